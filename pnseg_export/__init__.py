@@ -1,0 +1,1 @@
+"""Export of trained networks into bundles of ONNX graphs."""

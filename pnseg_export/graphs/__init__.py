@@ -1,0 +1,1 @@
+"""The networks as they are exported: tensors in, tensors out, nothing that depends on the data."""

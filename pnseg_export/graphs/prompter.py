@@ -1,0 +1,29 @@
+"""The prompter as a graph: image → points, class logits, region logits."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pnseg_export.graphs.axes import Tensors
+from pnseg_train.models.prompter import Prompter
+
+
+class PrompterGraph(nn.Module):
+    """``image`` (B, 3, H, W) → ``points`` (B, M, 2), ``class_logits`` (B, M, C + 1), ``region_logits`` (B, 1, H, W).
+
+    H and W are multiples of 32, so that every level of the pyramid is exactly half the one below.
+    """
+
+    def __init__(self, prompter: Prompter):
+        super().__init__()
+        self.inputs: Tensors = {"image": ["batch", 3, "height", "width"]}
+        self.outputs: Tensors = {
+            "points": ["batch", "anchors", 2],
+            "class_logits": ["batch", "anchors", prompter.num_classes + 1],
+            "region_logits": ["batch", 1, "height", "width"],
+        }
+        self.prompter = prompter
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output = self.prompter(image)
+        return output.points, output.class_logits, output.region_logits

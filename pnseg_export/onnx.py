@@ -1,0 +1,92 @@
+"""A torch module becomes an ONNX file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from pnseg_export.graphs.axes import Tensors, dynamic_shapes
+from pnseg_runtime.bundle import GraphFile, sha256_of
+
+# GridSample gives wrong results in TensorRT from opset 20 on.
+OPSET = 18
+
+
+class Graph(Protocol):
+    """A module that names its tensors and their axes."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+
+def export_graph(graph: Graph, example: Sequence[Tensor], path: Path) -> GraphFile:
+    """Export ``graph`` and check the file.
+
+    Args:
+        example: one tensor an input; no dynamic axis may be 1.
+        path: the ``.onnx`` file to write.
+
+    Returns:
+        the file's entry for a manifest.
+    """
+    module = cast(nn.Module, graph).eval()
+    shapes = dynamic_shapes(graph.inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module,
+            tuple(example),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=(shapes,) if _variadic(module) else shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    model = program.model_proto
+    _strip_notes(model)
+    for values, tensors in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
+        for value in values:
+            _name_axes(value, tensors[value.name])
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return GraphFile(
+        file=path.name, sha256=sha256_of(path), bytes=path.stat().st_size, inputs=graph.inputs, outputs=graph.outputs
+    )
+
+
+def _name_axes(value: onnx.ValueInfoProto, axes: list[int | str]) -> None:
+    # Give dynamic axes our names; a static axis must be the one that was declared.
+    for dim, axis in zip(value.type.tensor_type.shape.dim, axes, strict=True):
+        if isinstance(axis, str):
+            if not dim.dim_param:
+                raise ValueError(f"{value.name}: axis {axis} was exported with the fixed size {dim.dim_value}.")
+            dim.dim_param = axis
+        elif dim.dim_value != axis:
+            raise ValueError(f"{value.name}: exported with an axis of {dim.dim_param or dim.dim_value} where {axis} was declared.")
+
+
+def _variadic(module: nn.Module) -> bool:
+    code = type(module).forward.__code__
+    return bool(code.co_flags & 0x04)  # inspect.CO_VARARGS
+
+
+def _strip_notes(model: onnx.ModelProto) -> None:
+    # The exporter notes source lines and stack traces on every node: dead weight, and paths of the machine.
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""

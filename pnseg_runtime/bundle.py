@@ -1,0 +1,185 @@
+"""The bundle: a folder of graphs and one manifest, the only door between export and runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pnseg_runtime.errors import BundleError
+from pnseg_runtime.nuclei import NucleusClass
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+SHIPPED = Path(__file__).parent / "bundles"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GraphFile(_Frozen):
+    """One network on disk.
+
+    ``inputs`` and ``outputs`` map a tensor's name to its axes; a string axis is dynamic.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    inputs: dict[str, list[int | str]]
+    outputs: dict[str, list[int | str]]
+
+
+class Classes(_Frozen):
+    names: list[str]
+    colors: list[tuple[int, int, int]]
+
+
+class Normalisation(_Frozen):
+    """Applied to RGB values scaled to 0–1: (x - mean) / std."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class Prompting(_Frozen):
+    """How points are found and handed over (REFERENCE sections 1 and 3)."""
+
+    anchor_spacing: int = Field(ge=1, description="λ, px")
+    levels: int = Field(ge=1, description="L, feature levels sampled at an anchor")
+    pad_multiple: int = Field(32, ge=1, description="the prompter's image sides are mirrored up to this multiple, px")
+    nms_radius: float = Field(ge=0, description="px")
+    region_filter: bool = Field(description="mask-aided filtering of the points")
+    negatives: int = Field(ge=0, description="K, nearest other points handed over as negative prompts")
+
+
+class Masking(_Frozen):
+    """How masks are decoded and joined (section 3 of the method)."""
+
+    window: int = Field(256, description="side of a window, px")
+    overlap: int = Field(64, description="ε, px")
+    border: int = Field(7, description="a mask this close to an inner window border is cut, px")
+    nms_iou: float = Field(0.5, description="of two masks whose boxes overlap more, one goes")
+    score_threshold: float = Field(0.0, description="points with a lower class probability are dropped")
+    iou_threshold: float = Field(0.0, description="masks with a lower predicted IoU are dropped")
+
+
+class Provenance(_Frozen):
+    """How the bundle was made."""
+
+    checkpoints: dict[str, str] = Field(default_factory=dict, description="network → sha256 of its checkpoint")
+    tools: dict[str, str] = Field(default_factory=dict, description="package → version")
+    weights_licence: str = "unknown"
+    data_licences: list[str] = Field(default_factory=list)
+    attribution: list[str] = Field(default_factory=list)
+
+
+class Manifest(_Frozen):
+    """Everything the runtime must know about a model."""
+
+    format_version: int = FORMAT_VERSION
+    model: str
+    mpp: float = Field(gt=0, description="microns per pixel the model was trained at")
+    classes: Classes
+    normalisation: Normalisation = Normalisation()
+    prompting: Prompting
+    masking: Masking
+    graphs: dict[Literal["prompter", "encoder", "decoder"], GraphFile]
+    provenance: Provenance = Provenance()
+    parity: dict[str, Any] = Field(default_factory=dict, description="largest differences from PyTorch when it was made")
+    accuracy: dict[str, Any] = Field(default_factory=dict, description="metrics on named validation sets when it was made")
+
+    @property
+    def class_table(self) -> tuple[NucleusClass, ...]:
+        return tuple(NucleusClass(n, c) for n, c in zip(self.classes.names, self.classes.colors, strict=True))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened and verified bundle."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, name_or_path: str | Path) -> Bundle:
+        """Open a shipped bundle by name (``"nano"``) or any bundle by its folder.
+
+        Raises:
+            BundleError: no such bundle, a manifest that cannot be read or is newer than this
+                pnseg, or a file that is missing or not the one the manifest names.
+        """
+        folder = _locate(name_or_path)
+        manifest = read_manifest(folder / MANIFEST_NAME)
+        for graph in manifest.graphs.values():
+            _verify(folder, graph)
+        return cls(folder, manifest)
+
+    def path(self, graph: str) -> Path:
+        """Path of a network's file."""
+        return self.folder / self.manifest.graphs[graph].file  # type: ignore[index]
+
+
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with pnseg."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST_NAME}"))
+
+
+def _locate(name_or_path: str | Path) -> Path:
+    folder = Path(name_or_path)
+    if (folder / MANIFEST_NAME).is_file():
+        return folder
+    if (SHIPPED / folder.name / MANIFEST_NAME).is_file() and str(name_or_path) == folder.name:
+        return SHIPPED / folder.name
+    known = ", ".join(shipped_bundles()) or "none"
+    raise BundleError(
+        f"{name_or_path}: no bundle here (no {MANIFEST_NAME}); give a bundle's folder or the name of a shipped one ({known})."
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and validate a manifest.
+
+    Raises:
+        BundleError: see :meth:`Bundle.open`.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: the manifest cannot be read ({error}); export the bundle again.") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: made by a newer pnseg (manifest version {version}, this one reads up to {FORMAT_VERSION}); upgrade pnseg."
+        )
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(f"{path}: not a valid manifest ({where}: {first['msg']}); export the bundle again.") from error
+
+
+def _verify(folder: Path, graph: GraphFile) -> None:
+    path = folder / graph.file
+    if path.parent.resolve() != folder.resolve():
+        raise BundleError(f"{folder}: the manifest names a file outside the bundle ({graph.file}); export the bundle again.")
+    if not path.is_file():
+        raise BundleError(f"{path}: missing from the bundle; copy the whole folder or export the bundle again.")
+    if path.stat().st_size != graph.bytes or sha256_of(path) != graph.sha256:
+        raise BundleError(f"{path}: not the file its manifest names (SHA-256 differs); copy the bundle again.")

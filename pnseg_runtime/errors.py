@@ -1,0 +1,23 @@
+"""Errors a user can act on: one sentence that names the file and the remedy."""
+
+from __future__ import annotations
+
+
+class PnsegError(Exception):
+    """Base of every error that is shown to the user as one sentence, without a traceback."""
+
+
+class ImageError(PnsegError):
+    """An input image is missing, unreadable or of a kind that cannot be segmented."""
+
+
+class BundleError(PnsegError):
+    """A bundle is missing, damaged, or made for another version of pnseg."""
+
+
+class OutputError(PnsegError):
+    """A result cannot be written."""
+
+
+class BackendError(PnsegError):
+    """An inference backend that was asked for is missing or does not start."""

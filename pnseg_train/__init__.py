@@ -1,0 +1,1 @@
+"""Training of the prompter and the segmentor in PyTorch."""

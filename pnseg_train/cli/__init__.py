@@ -1,0 +1,1 @@
+"""Training verbs of the ``pnseg`` command."""

@@ -1,0 +1,92 @@
+"""Augmented crops for training, each determined by the seed and its number alone.
+
+Because item i is always the same crop, a run that stops and resumes goes on exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import tv_tensors
+
+from pnseg_train.augment import as_tv, colour, geometry, separate
+from pnseg_train.datasets import Sample
+from pnseg_train.recipes import Augment
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Crop(NamedTuple):
+    """Attributes: image (3, S, S) float32 normalised; instances (S, S) int64, 1..N; classes (S, S) int64."""
+
+    image: Tensor
+    instances: Tensor
+    classes: Tensor
+
+
+def normalise(image: Tensor) -> Tensor:
+    """uint8 RGB (..., 3, H, W) → float32 with ImageNet's mean and deviation."""
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    return (image.float() / 255.0 - mean) / std
+
+
+class Crops(Dataset[Crop]):
+    """An endless set of crops over several sets of samples.
+
+    A sample is drawn in proportion to its pixels.
+    """
+
+    def __init__(self, samples: list[Sample], augment: Augment, seed: int, length: int):
+        self.samples, self.seed, self.length = samples, seed, length
+        self.maps = [as_tv(sample) for sample in samples]
+        self.geometry = [
+            geometry(sample.median_diameter(), augment.crop, augment.diameter, augment.spread, augment.limits) for sample in samples
+        ]
+        self.colour = colour(augment.colour)
+        self.weights = torch.tensor([float(sample.instances.size) for sample in samples])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Crop:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(item_seed(self.seed, index))
+            chosen = int(torch.multinomial(self.weights, 1))
+            image, maps = self.geometry[chosen](*self.maps[chosen])
+            image = self.colour(image)
+        instances = separate(maps[0].as_subclass(Tensor))
+        classes = maps[1].as_subclass(Tensor).long()
+        return Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes)
+
+
+def item_seed(seed: int, index: int) -> int:
+    """A seed for item ``index`` of a run, well mixed."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class _From(Sampler[int]):
+    # Items start, start + 1, …: where a resumed run goes on.
+    def __init__(self, start: int, stop: int, stride: int, offset: int):
+        self.items = range(start + offset, stop, stride)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def loader(crops: Crops, batch: int, first_step: int, rank: int = 0, world: int = 1, workers: int = 0) -> DataLoader[Crop]:
+    """Batches from ``first_step`` on; with several processes each takes every ``world``-th item."""
+    items = _From(first_step * batch * world, len(crops) * world, world, rank)
+    return DataLoader(crops, batch_size=batch, sampler=items, num_workers=workers, drop_last=True)
+
+
+__all__ = ["Crop", "Crops", "item_seed", "loader", "normalise", "tv_tensors"]

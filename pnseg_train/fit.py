@@ -1,0 +1,200 @@
+"""The training loop: seeded by step, so that a run that stops goes on exactly where it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pnseg_runtime.errors import PnsegError
+from pnseg_train.checkpoints import Card, save_checkpoint
+from pnseg_train.crops import Crop, Crops, item_seed, loader
+from pnseg_train.datasets import Sample
+from pnseg_train.recipes import Plan
+from pnseg_train.tasks import Task
+
+log = logging.getLogger(__name__)
+STATE, METRICS = "state.pt", "metrics.jsonl"
+
+
+def learning_rate(step: int, plan: Plan) -> float:
+    """The rate at a step: linear warm-up, then the plan's schedule."""
+    if step < plan.warmup:
+        return plan.lr * (step + 1) / plan.warmup
+    if plan.schedule == "cosine":
+        progress = (step - plan.warmup) / max(plan.steps - plan.warmup, 1)
+        return plan.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return plan.lr * (0.1 if plan.schedule == "step" and step >= plan.step_at else 1.0)
+
+
+def make_optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """Adam or AdamW; the pretrained backbone at its own rate; no decay on norms and biases."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            factor = plan.backbone_lr if "backbone.blocks" in name or "backbone.conv_stem" in name else 1.0
+            decay = plan.weight_decay if parameter.ndim > 1 or plan.optimizer == "adam" else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    settings = [{"params": params, "factor": factor, "weight_decay": decay} for (factor, decay), params in groups.items()]
+    kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
+    return kind(settings, lr=plan.lr)
+
+
+def fit(
+    task: Task,
+    network: nn.Module,
+    card: Card,
+    train: list[Sample],
+    validation: list[Sample],
+    run: Path,
+    fabric: Fabric,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> Card:
+    """Train ``network`` and keep the last and the best checkpoint of its moving average in ``run``.
+
+    Args:
+        run: folder of the run; holds ``state.pt`` (to resume), ``metrics.jsonl``, ``best/``, ``last/``.
+            A run that was stopped goes on from its last state.
+        on_step: called after every step with the losses.
+
+    Returns:
+        the card of the best checkpoint.
+
+    Raises:
+        PnsegError: the folder holds a run of another recipe.
+    """
+    plan = task.plan
+    network, optimizer = fabric.setup(network, make_optimizer(network, plan))
+    for method in ("encode", "decode"):
+        if hasattr(network, method):
+            network.mark_forward_method(method)
+    average = AveragedModel(network.module, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
+    state = {"step": 0, "best": -math.inf, "seconds": 0.0}
+    run.mkdir(parents=True, exist_ok=True)
+    if (run / STATE).is_file():
+        _resume(run, card, network, optimizer, average, state)
+        log.info("resumed %s at step %d", run, state["step"])
+    crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
+    batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size))
+    best = card
+    with _progress(fabric, plan) as advance:
+        for step in range(int(state["step"]), plan.steps):
+            started = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, plan) * group["factor"]
+            torch.manual_seed(item_seed(plan.seed + 1, step * fabric.world_size + fabric.global_rank))
+            losses = train_step(task, network, optimizer, Crop(*fabric.to_device(next(batches))), fabric, plan)
+            if plan.ema and step >= plan.ema_from:
+                average.update_parameters(network.module)
+            elif step < plan.ema_from or not plan.ema:
+                average.module.load_state_dict(network.module.state_dict())
+            state["step"] = step + 1
+            state["seconds"] += time.perf_counter() - started
+            record: dict[str, Any] = {"step": step + 1, "lr": optimizer.param_groups[0]["lr"], **losses}
+            if fabric.is_global_zero and ((step + 1) % plan.validate_every == 0 or step + 1 == plan.steps):
+                metrics = _validate(task, average.module, validation)
+                record |= {f"val_{name}": value for name, value in metrics.items()}
+                now = card.model_copy(update={"step": step + 1, "metrics": metrics})
+                save_checkpoint(run / "last", average.module, now)
+                if metrics[task.score] > state["best"]:
+                    state["best"], best = metrics[task.score], now
+                    save_checkpoint(run / "best", average.module, now)
+                log.info("step %d: %s", step + 1, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
+            if fabric.is_global_zero:
+                _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
+                if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
+                    _save_state(run, card, network, optimizer, average, state)
+            advance(step + 1, losses)
+            if on_step:
+                on_step(step + 1, losses)
+    return best
+
+
+def train_step(
+    task: Task, network: Any, optimizer: torch.optim.Optimizer, crop: Crop, fabric: Fabric, plan: Plan
+) -> dict[str, float]:
+    """One update; the losses, and their sum as ``loss``."""
+    network.train()
+    optimizer.zero_grad(set_to_none=True)
+    with fabric.autocast():
+        losses = task.losses(network, crop)
+    total = torch.stack([term.float() for term in losses.values()]).sum()
+    fabric.backward(total)
+    if plan.clip:
+        fabric.clip_gradients(network, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
+    optimizer.step()
+    return {name: round(float(term.detach()), 5) for name, term in losses.items()} | {"loss": round(float(total.detach()), 5)}
+
+
+def _validate(task: Task, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
+    network.eval()
+    return task.validate(network, samples)
+
+
+def _save_state(
+    run: Path, card: Card, network: Any, optimizer: torch.optim.Optimizer, average: AveragedModel, state: dict[str, float]
+) -> None:
+    part = run / (STATE + ".part")
+    document = {
+        "network": network.module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.state_dict(),
+        "state": state,
+        "recipe": card.recipe.model_dump_json(),
+    }
+    torch.save(document, part)
+    part.replace(run / STATE)
+
+
+def _resume(
+    run: Path, card: Card, network: Any, optimizer: torch.optim.Optimizer, average: AveragedModel, state: dict[str, float]
+) -> None:
+    document = torch.load(run / STATE, map_location="cpu", weights_only=True)
+    if document["recipe"] != card.recipe.model_dump_json():
+        raise PnsegError(f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew.")
+    network.module.load_state_dict(document["network"])
+    optimizer.load_state_dict(document["optimizer"])
+    average.load_state_dict(document["average"])
+    state.update(document["state"])
+    metrics = run / METRICS
+    if metrics.is_file():  # what was logged after the state was saved will be done again
+        lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= state["step"]]
+        metrics.write_text("".join(line + "\n" for line in lines))
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+class _progress:
+    # A progress bar on a terminal, a log line now and then elsewhere.
+    def __init__(self, fabric: Fabric, plan: Plan):
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, disable=not fabric.is_global_zero)
+        self.plan = plan
+
+    def __enter__(self) -> Callable[[int, dict[str, float]], None]:
+        self.bar.start()
+        shown = self.bar.add_task("training", total=self.plan.steps) if self.bar.console.is_terminal else None
+
+        def advance(step: int, losses: dict[str, float]) -> None:
+            if shown is not None:
+                self.bar.update(shown, completed=step, description=f"loss {losses['loss']:.3f}")
+            elif step % 50 == 0:
+                log.info("step %d/%d: %s", step, self.plan.steps, ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
+
+        return advance
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()

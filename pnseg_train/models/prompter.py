@@ -1,0 +1,138 @@
+"""The prompter: one point and one class on every nucleus (paper section 3.1).
+
+Parameter names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PrompterOutput(NamedTuple):
+    """Raw outputs for B images with M anchors and C classes.
+
+    Attributes:
+        points: (B, M, 2) proposed points (x, y), px.
+        class_logits: (B, M, C + 1), background last.
+        region_logits: (B, 1, H, W) of the nuclear region.
+    """
+
+    points: Tensor
+    class_logits: Tensor
+    region_logits: Tensor
+
+
+class _Conv(nn.Module):
+    # Holds a convolution under the name that published checkpoints use.
+    def __init__(self, inputs: int, outputs: int, kernel: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out
+
+
+class FeaturePyramid(nn.Module):
+    """Feature pyramid: top-down over all levels, smoothed on the first ``outputs`` only."""
+
+    def __init__(self, inputs: tuple[int, ...], channels: int, outputs: int):
+        super().__init__()
+        self.lateral_convs = nn.ModuleList(_Conv(width, channels, 1) for width in inputs)
+        self.fpn_convs = nn.ModuleList(_Conv(channels, channels, 3) for _ in range(outputs))
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        levels = [lateral(feature) for lateral, feature in zip(self.lateral_convs, features, strict=True)]
+        for level in range(len(levels) - 1, 0, -1):
+            size = levels[level - 1].shape[-2:]
+            levels[level - 1] = levels[level - 1] + F.interpolate(levels[level], size=size, mode="nearest")
+        return [smooth(level) for smooth, level in zip(self.fpn_convs, levels, strict=False)]
+
+
+class PyramidBackbone(nn.Module):
+    """A backbone with two pyramids: one for the points, one for the nuclear region."""
+
+    def __init__(self, backbone: nn.Module, channels: int, levels: int):
+        super().__init__()
+        widths: tuple[int, ...] = backbone.channels  # type: ignore[assignment]
+        self.backbone = backbone
+        self.neck = FeaturePyramid(widths, channels, levels)
+        self.neck1 = FeaturePyramid(widths, channels, 1)
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        features = self.backbone(image)
+        return self.neck(features), self.neck1(features)[0]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with ReLU and dropout between them."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float = 0.1):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inputs, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+def anchor_grid(height: int, width: int, spacing: int, device: torch.device | None = None) -> Tensor:
+    """Anchors (x, y), px, centred in the image: (ceil(H/λ), ceil(W/λ), 2) float32."""
+    xs = torch.arange(-(-width // spacing), device=device) * spacing + (width % spacing or spacing) / 2
+    ys = torch.arange(-(-height // spacing), device=device) * spacing + (height % spacing or spacing) / 2
+    grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
+    return torch.stack([grid_x, grid_y], dim=-1).float()
+
+
+def sample_at(features: Tensor, points: Tensor, stride: int) -> Tensor:
+    """Bilinear features (B, C, h, w) at points (B, h, w, 2), px; zeros outside the map."""
+    height, width = features.shape[-2:]
+    size = torch.tensor([width, height], dtype=points.dtype, device=points.device)
+    grid = 2.0 * points / stride / size - 1.0
+    return F.grid_sample(features, grid.to(features.dtype), mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+class Prompter(nn.Module):
+    """Anchors that move onto nuclei, a class for each, and a map of the nuclear region.
+
+    Args:
+        backbone: gives features at strides 4, 8, 16 and 32.
+        channels: width of pyramids and heads.
+        levels: L, pyramid levels read at an anchor.
+        spacing: λ, distance of anchors, px.
+        num_classes: C, without background.
+    """
+
+    def __init__(self, backbone: nn.Module, channels: int, levels: int, spacing: int, num_classes: int):
+        super().__init__()
+        self.levels, self.spacing, self.num_classes = levels, spacing, num_classes
+        self.backbone = PyramidBackbone(backbone, channels, levels)
+        self.deform_layer = Mlp(channels, 2)
+        self.reg_head = Mlp(channels, 2)
+        self.cls_head = Mlp(channels, num_classes + 1)
+        self.conv = nn.Conv2d(channels * levels, channels, 3, padding=1)
+        # The last convolution's padding makes the map two pixels larger, as published weights expect.
+        self.mask_head = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 1, 1, padding=1)
+        )
+
+    def forward(self, image: Tensor) -> PrompterOutput:
+        """Raw outputs for normalised images (B, 3, H, W)."""
+        levels, region_features = self.backbone(image)
+        batch, _, height, width = image.shape
+        anchors = anchor_grid(height, width, self.spacing, image.device).expand(batch, -1, -1, -1)
+
+        at_anchors = sample_at(levels[0], anchors, 4).permute(0, 2, 3, 1)
+        deformed = anchors + self.deform_layer(at_anchors).float()
+
+        sampled = [sample_at(level, deformed, 4 << index) for index, level in enumerate(levels)]
+        decoded = self.conv(torch.cat(sampled, dim=1)).permute(0, 2, 3, 1)
+        points = deformed + self.reg_head(decoded).float()
+        class_logits = self.cls_head(decoded)
+
+        region = F.interpolate(self.mask_head(region_features), size=(height, width), mode="bilinear", align_corners=True)
+        return PrompterOutput(points.flatten(1, 2), class_logits.flatten(1, 2).float(), region.float())

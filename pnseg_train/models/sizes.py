@@ -1,0 +1,99 @@
+"""The sizes of the two networks, as data: B, L, H as in the paper, and nano for a laptop's CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from pnseg_train.models.backbones import ConvNeXtFeatures, Lite0Features
+from pnseg_train.models.conv_encoder import ConvImageEncoder
+from pnseg_train.models.mask_decoder import VotingMaskDecoder
+from pnseg_train.models.prompter import Prompter
+from pnseg_train.models.segmentor import Segmentor, sam_prompt_encoder, sam_segmentor
+
+
+@dataclass(frozen=True)
+class PrompterSize:
+    """Builds a backbone (with or without ImageNet weights) and names the width of the heads."""
+
+    backbone: Callable[[bool], nn.Module]
+    channels: int
+
+
+@dataclass(frozen=True)
+class VitSize:
+    """SAM's ViT: width, blocks, heads, blocks with global attention."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attn_indexes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConvSize:
+    """nano's segmentor: embedding channels, transformer MLP, detail channels, position frequency."""
+
+    width: int
+    mlp_width: int
+    detail: int
+    frequency: float
+
+
+def _convnext_small(pretrained: bool) -> nn.Module:
+    network = ConvNeXtFeatures()
+    if pretrained:
+        import timm
+
+        published = timm.create_model("convnext_small", pretrained=True).state_dict()
+        network.load_state_dict({k: v for k, v in published.items() if not k.startswith("head.")})
+    return network
+
+
+def _lite0(pretrained: bool) -> nn.Module:
+    return Lite0Features(pretrained=pretrained)
+
+
+_CONVNEXT = PrompterSize(_convnext_small, 256)
+
+PROMPTER_SIZES: dict[str, PrompterSize] = {
+    "B": _CONVNEXT,
+    "L": _CONVNEXT,
+    "H": _CONVNEXT,
+    "nano": PrompterSize(_lite0, 80),
+}
+
+SEGMENTOR_SIZES: dict[str, VitSize | ConvSize] = {
+    "B": VitSize(768, 12, 12, (2, 5, 8, 11)),
+    "L": VitSize(1024, 24, 16, (5, 11, 17, 23)),
+    "H": VitSize(1280, 32, 16, (7, 15, 23, 31)),
+    "nano": ConvSize(width=128, mlp_width=512, detail=16, frequency=2.0),
+}
+
+
+def build_prompter(size: str, *, levels: int, spacing: int, num_classes: int, pretrained: bool = False) -> Prompter:
+    """A prompter of a named size; L, λ and C are the dataset's.
+
+    Raises:
+        KeyError: an unknown size.
+    """
+    spec = PROMPTER_SIZES[size]
+    return Prompter(spec.backbone(pretrained), spec.channels, levels, spacing, num_classes)
+
+
+def build_segmentor(size: str, *, pretrained: bool = False) -> Segmentor:
+    """A segmentor of a named size. ``pretrained`` concerns nano's backbone; SAM's weights are imported.
+
+    Raises:
+        KeyError: an unknown size.
+    """
+    spec = SEGMENTOR_SIZES[size]
+    if isinstance(spec, VitSize):
+        return sam_segmentor(spec.embed_dim, spec.depth, spec.num_heads, spec.global_attn_indexes)
+    return Segmentor(
+        ConvImageEncoder(spec.width, spec.detail, pretrained),
+        sam_prompt_encoder(spec.width, spec.frequency),
+        VotingMaskDecoder(spec.width, spec.mlp_width, spec.detail),
+    )

@@ -1,0 +1,113 @@
+"""Training recipes: YAML files, validated, every field overridable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pnseg_runtime.errors import PnsegError
+
+RECIPES = Path(__file__).parent
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Plan(_Strict):
+    """How long and how fast a network is trained."""
+
+    steps: int
+    batch: int = 8
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-4
+    backbone_lr: float = Field(1.0, description="factor on the learning rate of the image backbone")
+    weight_decay: float = 1e-4
+    clip: float | None = Field(0.1, description="largest gradient norm")
+    warmup: int = Field(0, description="steps of linear warm-up")
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    step_at: int = Field(0, description="the step from which a 'step' schedule divides the rate by ten")
+    ema: float = Field(0.99, description="decay of the weights' moving average; 0 switches it off")
+    ema_from: int = Field(0, description="first averaged step")
+    precision: str = Field("32-true", description="Lightning Fabric's name of a precision, e.g. bf16-mixed")
+    validate_every: int = 250
+    checkpoint_every: int = 100
+    seed: int = 0
+
+
+class Augment(_Strict):
+    """Crops and their augmentation, see :mod:`pnseg_train.augment`."""
+
+    crop: int = 256
+    diameter: float = Field(20.0, description="half of the crops are scaled so that nuclei get this diameter, px")
+    spread: float = Field(0.3, description="standard deviation of the log of the scale")
+    limits: tuple[float, float] = (0.55, 2.5)
+    colour: float = Field(1.0, description="strength; 0 leaves colours alone")
+
+
+class PrompterRecipe(_Strict):
+    """The prompter and its loss (paper section 3.1)."""
+
+    levels: int = Field(3, description="L")
+    spacing: int = Field(8, description="λ, px")
+    background_weight: float = Field(0.4, description="β")
+    point_weight: float = 5e-3
+    region_weight: float = Field(1.0, description="auxiliary region task; 0 switches it off")
+    nms_radius: float = 12.0
+    region_filter: bool = Field(True, description="mask-aided filtering at inference")
+    plan: Plan
+
+
+class SegmentorRecipe(_Strict):
+    """The segmentor and its loss (paper section 3.2)."""
+
+    negatives: int = Field(1, description="K in training")
+    drop_negatives: float = Field(0.0, description="share of the prompts that get no negative")
+    test_negatives: int = Field(0, description="K at inference")
+    instances: int = Field(20, description="Z, prompts a crop at most")
+    central: float = Field(0.0, description="share of the points drawn near the centroid, as a prompter places them")
+    dice_each: bool = Field(False, description="Dice of each mask instead of the batch's")
+    vote_weight: float = Field(0.0, description="weight of the dense outputs' losses (nano)")
+    nms_iou: float = 0.5
+    plan: Plan
+
+
+class Recipe(_Strict):
+    """Everything that a training run needs but the data."""
+
+    size: Literal["B", "L", "H", "nano"]
+    classes: list[str]
+    colors: list[tuple[int, int, int]]
+    mpp: float = 0.25
+    augment: Augment = Augment()
+    prompter: PrompterRecipe
+    segmentor: SegmentorRecipe
+
+
+def read_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A shipped recipe by name, or any YAML file; ``overrides`` maps dotted fields to values.
+
+    Raises:
+        PnsegError: no such recipe, or a field that does not exist or does not fit.
+    """
+    path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else RECIPES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise PnsegError(f"{name_or_path}: no such recipe; give a YAML file or one of {known}.")
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for dotted, value in (overrides or {}).items():
+        _assign(document, dotted.split("."), value)
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PnsegError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; see the shipped recipes.") from error
+
+
+def _assign(document: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        document = document.setdefault(key, {})
+    document[keys[-1]] = value

@@ -1,0 +1,169 @@
+"""What is trained: a network, its loss on a batch of crops, and its score on validation images."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from pnseg_runtime.prompts import decode_points, filter_by_region, suppress_points
+from pnseg_train.augment import separate
+from pnseg_train.crops import Crop, normalise
+from pnseg_train.datasets import Sample
+from pnseg_train.losses import prompter_losses, segmentor_losses, soft_iou, vote_losses
+from pnseg_train.models.prompter import Prompter
+from pnseg_train.models.segmentor import WINDOW, Prompts, Segmentor, full_size
+from pnseg_train.recipes import Plan, Recipe
+from pnseg_train.targets import centroids, pixels_by_nucleus, random_prompts, vote_targets
+
+DETECTION_RADIUS = 12.0  # px at 40×, about 3 µm
+
+
+class Task(Protocol):
+    """A network with its loss and its validation; ``score`` names the metric that chooses the best."""
+
+    score: str
+    plan: Plan
+
+    def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]: ...
+
+    def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]: ...
+
+
+class PrompterTask:
+    """Points and classes (Eq. 3 and 4), judged by detection within 12 px."""
+
+    score = "f1"
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.plan = recipe.prompter, recipe.prompter.plan
+
+    def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
+        pixels = [pixels_by_nucleus(instances) for instances in crop.instances.cpu()]
+        kinds = [
+            classes.flatten()[(p.xy[:, 1] * classes.shape[1] + p.xy[:, 0]).long()[p.first]] - 1
+            for p, classes in zip(pixels, crop.classes.cpu(), strict=True)
+        ]
+        device = crop.image.device
+        return prompter_losses(
+            network(crop.image),
+            [centroids(p).to(device) for p in pixels],
+            [kind.to(device) for kind in kinds],
+            (crop.instances > 0).float()[:, None],
+            self.recipe.background_weight,
+            self.recipe.point_weight,
+            self.recipe.region_weight,
+        )
+
+    def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
+        hits = proposed = present = 0
+        for sample in samples:
+            found = find_points(network, sample.image, self.recipe.nms_radius, self.recipe.region_filter)
+            truth = centroids(pixels_by_nucleus(_consecutive(sample.instances))).numpy()
+            hits += count_hits(found, truth)
+            proposed, present = proposed + len(found), present + len(truth)
+        precision, recall = hits / max(proposed, 1), hits / max(present, 1)
+        return {"precision": precision, "recall": recall, "f1": 2 * hits / max(proposed + present, 1)}
+
+
+class SegmentorTask:
+    """Masks of point prompts (Eq. 2), judged by the IoU of prompts on centroids."""
+
+    score = "iou"
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.plan = recipe.segmentor, recipe.segmentor.plan
+
+    def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
+        recipe, device = self.recipe, crop.image.device
+        pixels = [pixels_by_nucleus(instances) for instances in crop.instances.cpu()]
+        drawn = [
+            random_prompts(p, image, recipe.instances, recipe.negatives, recipe.drop_negatives, recipe.central)
+            for image, p in enumerate(pixels)
+        ]
+        prompts = Prompts(*(torch.cat(part).to(device) for part in zip(*(prompts for prompts, _ in drawn), strict=True)))
+        ids = torch.cat([chosen + 1 for _, chosen in drawn]).to(device)
+        target = (crop.instances[prompts.image_index] == ids[:, None, None]).float()
+
+        features = network.encode(crop.image)  # type: ignore[operator]
+        terms: dict[str, Tensor] = {}
+        if recipe.vote_weight and features.votes is not None:
+            dense = vote_losses(
+                features.votes, features.detail[:, 0].float(), vote_targets(crop.instances.cpu(), [centroids(p) for p in pixels])
+            )
+            terms |= {name: recipe.vote_weight * term for name, term in dense.items()}
+        if len(ids):
+            output = network.decode(features, prompts)  # type: ignore[operator]
+            terms |= segmentor_losses(full_size(output.mask_logits), output.iou.float(), target, recipe.dice_each)
+        return terms
+
+    def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
+        ious = torch.cat([oracle_ious(network, sample) for sample in samples])
+        matched = ious > 0.5
+        return {
+            "iou": float(ious.mean()),
+            "oracle_dq": float(matched.float().mean()),
+            "oracle_sq": float(ious[matched].mean()) if matched.any() else 0.0,
+        }
+
+
+@torch.no_grad()
+def find_points(network: nn.Module, image: NDArray[np.uint8], radius: float, region_filter: bool) -> NDArray[np.float32]:
+    """(N, 2) points of a prompter on an image of any size, after filtering and NMS, px."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((0, -height % 32), (0, -width % 32), (0, 0)), mode="reflect")
+    device = next(network.parameters()).device
+    output = network(normalise(torch.from_numpy(padded).permute(2, 0, 1))[None].to(device))
+    proposals = decode_points(output.points[0].cpu().numpy(), output.class_logits[0].cpu().numpy(), (height, width))
+    if region_filter:
+        proposals = proposals.select(filter_by_region(proposals.coords, output.region_logits[0, 0].cpu().numpy()))
+    kept: NDArray[np.float32] = proposals.coords[suppress_points(proposals.coords, proposals.scores, radius)]
+    return kept
+
+
+@torch.no_grad()
+def oracle_ious(network: nn.Module, sample: Sample) -> Tensor:
+    """IoU of the masks of prompts on centroids, window by window without overlap: (N,)."""
+    device = next(network.parameters()).device
+    height, width = sample.instances.shape
+    ious = [torch.zeros(0)]
+    for top in range(0, max(height - 64, 1), WINDOW):
+        for left in range(0, max(width - 64, 1), WINDOW):
+            place = slice(max(min(top, height - WINDOW), 0), None), slice(max(min(left, width - WINDOW), 0), None)
+            image, labels = sample.image[place][:WINDOW, :WINDOW], sample.instances[place][:WINDOW, :WINDOW]
+            missing = ((0, WINDOW - labels.shape[0]), (0, WINDOW - labels.shape[1]))
+            instances = separate(torch.from_numpy(np.pad(labels, missing)))
+            pixels = pixels_by_nucleus(instances.long())
+            if not len(pixels.count):
+                continue
+            points = centroids(pixels)[:, None]
+            prompts = Prompts(points, torch.ones(points.shape[:2]), torch.zeros(len(points), dtype=torch.int64))
+            window = normalise(torch.from_numpy(np.pad(image, (*missing, (0, 0)), mode="reflect")).permute(2, 0, 1))[None]
+            output = network(window.to(device), Prompts(*(part.to(device) for part in prompts)))
+            masks = (full_size(output.mask_logits) > 0).float().cpu()
+            truth = (instances == torch.arange(1, len(points) + 1)[:, None, None]).float()
+            ious.append(soft_iou(masks, truth))
+    return torch.cat(ious)
+
+
+def count_hits(found: NDArray[np.float32], truth: NDArray[np.float32], radius: float = DETECTION_RADIUS) -> int:
+    """Pairs of a one-to-one matching of points with centroids at most ``radius`` px apart."""
+    if not len(found) or not len(truth):
+        return 0
+    distance = np.linalg.norm(found[:, None] - truth[None], axis=-1)
+    rows, columns = linear_sum_assignment(np.minimum(distance, 10 * radius))
+    return int((distance[rows, columns] <= radius).sum())
+
+
+def _consecutive(instances: NDArray[np.int32]) -> Tensor:
+    _, ids = np.unique(instances, return_inverse=True)
+    return torch.from_numpy(ids.reshape(instances.shape))
+
+
+def task_of(network: Prompter | Segmentor, recipe: Recipe) -> Task:
+    """The task that trains a network."""
+    return PrompterTask(recipe) if isinstance(network, Prompter) else SegmentorTask(recipe)
