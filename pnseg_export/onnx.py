@@ -52,6 +52,7 @@ def export_graph(graph: Graph, example: Sequence[Tensor], path: Path) -> GraphFi
             external_data=False,
             verbose=False,
         )
+    assert program is not None  # None is what the exporter gives when it writes the file itself
     model = program.model_proto
     _strip_notes(model)
     for values, tensors in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
@@ -72,7 +73,9 @@ def _name_axes(value: onnx.ValueInfoProto, axes: list[int | str]) -> None:
                 raise ValueError(f"{value.name}: axis {axis} was exported with the fixed size {dim.dim_value}.")
             dim.dim_param = axis
         elif dim.dim_value != axis:
-            raise ValueError(f"{value.name}: exported with an axis of {dim.dim_param or dim.dim_value} where {axis} was declared.")
+            raise ValueError(
+                f"{value.name}: exported with an axis of {dim.dim_param or dim.dim_value} where {axis} was declared."
+            )
 
 
 def _variadic(module: nn.Module) -> bool:

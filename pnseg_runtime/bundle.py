@@ -92,8 +92,12 @@ class Manifest(_Frozen):
     masking: Masking
     graphs: dict[Literal["prompter", "encoder", "decoder"], GraphFile]
     provenance: Provenance = Provenance()
-    parity: dict[str, Any] = Field(default_factory=dict, description="largest differences from PyTorch when it was made")
-    accuracy: dict[str, Any] = Field(default_factory=dict, description="metrics on named validation sets when it was made")
+    parity: dict[str, Any] = Field(
+        default_factory=dict, description="largest differences from PyTorch when it was made"
+    )
+    accuracy: dict[str, Any] = Field(
+        default_factory=dict, description="metrics on named validation sets when it was made"
+    )
 
     @property
     def class_table(self) -> tuple[NucleusClass, ...]:
@@ -148,7 +152,8 @@ def _locate(name_or_path: str | Path) -> Path:
         return SHIPPED / folder.name
     known = ", ".join(shipped_bundles()) or "none"
     raise BundleError(
-        f"{name_or_path}: no bundle here (no {MANIFEST_NAME}); give a bundle's folder or the name of a shipped one ({known})."
+        f"{name_or_path}: no bundle here (no {MANIFEST_NAME}); "
+        f"give a bundle's folder or the name of a shipped one ({known})."
     )
 
 
@@ -165,20 +170,25 @@ def read_manifest(path: Path) -> Manifest:
     version = document.get("format_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BundleError(
-            f"{path}: made by a newer pnseg (manifest version {version}, this one reads up to {FORMAT_VERSION}); upgrade pnseg."
+            f"{path}: made by a newer pnseg (manifest version {version}, this one reads up to {FORMAT_VERSION}); "
+            "upgrade pnseg."
         )
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleError(f"{path}: not a valid manifest ({where}: {first['msg']}); export the bundle again.") from error
+        raise BundleError(
+            f"{path}: not a valid manifest ({where}: {first['msg']}); export the bundle again."
+        ) from error
 
 
 def _verify(folder: Path, graph: GraphFile) -> None:
     path = folder / graph.file
     if path.parent.resolve() != folder.resolve():
-        raise BundleError(f"{folder}: the manifest names a file outside the bundle ({graph.file}); export the bundle again.")
+        raise BundleError(
+            f"{folder}: the manifest names a file outside the bundle ({graph.file}); export the bundle again."
+        )
     if not path.is_file():
         raise BundleError(f"{path}: missing from the bundle; copy the whole folder or export the bundle again.")
     if path.stat().st_size != graph.bytes or sha256_of(path) != graph.sha256:

@@ -67,4 +67,7 @@ class Nuclei:
         """Outlines of every nucleus along pixel edges, see :func:`pnseg_runtime.contours.outline`."""
         from pnseg_runtime.contours import outline
 
-        return [outline(mask, offset=(int(x0), int(y0))) for (x0, y0, _, _), mask in zip(self.boxes, self.masks, strict=True)]
+        return [
+            outline(mask, offset=(int(x0), int(y0)))
+            for (x0, y0, _, _), mask in zip(self.boxes, self.masks, strict=True)
+        ]

@@ -70,7 +70,9 @@ class ZoomCrop(v2.Transform):
 
     def _scale(self) -> float:
         jitter = math.exp(self.spread * float(torch.randn(())))
-        towards = self.diameter / self.median_diameter if float(torch.rand(())) < 0.5 and self.median_diameter > 0 else 1.0
+        towards = (
+            self.diameter / self.median_diameter if float(torch.rand(())) < 0.5 and self.median_diameter > 0 else 1.0
+        )
         return min(max(towards * jitter, self.limits[0]), self.limits[1])
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -91,7 +93,9 @@ class QuarterTurn(v2.Transform):
         return tv_tensors.wrap(torch.rot90(inpt, params["turns"], (-2, -1)), like=inpt)
 
 
-def geometry(median_diameter: float, size: int, diameter: float, spread: float, limits: tuple[float, float]) -> v2.Transform:
+def geometry(
+    median_diameter: float, size: int, diameter: float, spread: float, limits: tuple[float, float]
+) -> v2.Transform:
     """Crop, scale, turn, flip and bend: image and maps alike."""
     return v2.Compose([
         ZoomCrop(size, median_diameter, diameter, spread, limits),
@@ -111,7 +115,7 @@ def colour(strength: float) -> v2.Transform:
         v2.RandomApply([v2.GaussianBlur(7, sigma=(0.3, 1.6))], p=0.25 * s),
         v2.RandomApply([v2.RandomAdjustSharpness(2.5, p=1.0)], p=0.15 * s),
         v2.RandomApply([v2.JPEG(quality=(35, 95))], p=0.15 * s),
-        v2.RandomApply([v2.ToDtype(torch.float32, scale=True), v2.GaussianNoise(sigma=0.03), v2.ToDtype(torch.uint8, scale=True)], p=0.2 * s),
+        v2.RandomApply([v2.GaussianNoise(sigma=0.03)], p=0.2 * s),
     ])  # fmt: skip
 
 

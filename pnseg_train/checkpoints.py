@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -68,9 +69,11 @@ def load_checkpoint(folder: Path) -> tuple[Prompter | Segmentor, Card]:
     network = build(card)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         first = str(error).splitlines()[0]
-        raise PnsegError(f"{folder / WEIGHTS}: the weights do not fit the card ({first}); train or import it again.") from error
+        raise PnsegError(
+            f"{folder / WEIGHTS}: the weights do not fit the card ({first}); train or import it again."
+        ) from error
     network.eval()
     return network, card
 
@@ -86,7 +89,9 @@ def read_card(folder: Path) -> Card:
         return Card.model_validate(document)
     except (OSError, ValueError, ValidationError) as error:
         first = str(error).splitlines()[0]
-        raise PnsegError(f"{folder}: not a checkpoint ({first}); expected {WEIGHTS} and {CARD} of a training run.") from error
+        raise PnsegError(
+            f"{folder}: not a checkpoint ({first}); expected {WEIGHTS} and {CARD} of a training run."
+        ) from error
 
 
 def weights_digest(folder: Path) -> str:

@@ -47,7 +47,8 @@ class Crops(Dataset[Crop]):
         self.samples, self.seed, self.length = samples, seed, length
         self.maps = [as_tv(sample) for sample in samples]
         self.geometry = [
-            geometry(sample.median_diameter(), augment.crop, augment.diameter, augment.spread, augment.limits) for sample in samples
+            geometry(sample.median_diameter(), augment.crop, augment.diameter, augment.spread, augment.limits)
+            for sample in samples
         ]
         self.colour = colour(augment.colour)
         self.weights = torch.tensor([float(sample.instances.size) for sample in samples])
@@ -83,7 +84,9 @@ class _From(Sampler[int]):
         return len(self.items)
 
 
-def loader(crops: Crops, batch: int, first_step: int, rank: int = 0, world: int = 1, workers: int = 0) -> DataLoader[Crop]:
+def loader(
+    crops: Crops, batch: int, first_step: int, rank: int = 0, world: int = 1, workers: int = 0
+) -> DataLoader[Crop]:
     """Batches from ``first_step`` on; with several processes each takes every ``world``-th item."""
     items = _From(first_step * batch * world, len(crops) * world, world, rank)
     return DataLoader(crops, batch_size=batch, sampler=items, num_workers=workers, drop_last=True)

@@ -24,7 +24,12 @@ def draw_curves(run: Path, smooth: int = 50) -> Path:
         left.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, "valid"), label=name, linewidth=1)
     left.set(xlabel="step", ylabel=f"loss (mean of {smooth} steps)", yscale="log")
     for name in sorted({name for line in scored for name in line if name.startswith("val_")}):
-        right.plot([line["step"] for line in scored], [line[name] for line in scored], marker=".", label=name.removeprefix("val_"))
+        right.plot(
+            [line["step"] for line in scored],
+            [line[name] for line in scored],
+            marker=".",
+            label=name.removeprefix("val_"),
+        )
     right.set(xlabel="step", ylabel="validation", ylim=(0, 1))
     for axes in (left, right):
         axes.grid(alpha=0.3)

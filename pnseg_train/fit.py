@@ -45,7 +45,9 @@ def make_optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
             factor = plan.backbone_lr if "backbone.blocks" in name or "backbone.conv_stem" in name else 1.0
             decay = plan.weight_decay if parameter.ndim > 1 or plan.optimizer == "adam" else 0.0
             groups.setdefault((factor, decay), []).append(parameter)
-    settings = [{"params": params, "factor": factor, "weight_decay": decay} for (factor, decay), params in groups.items()]
+    settings = [
+        {"params": params, "factor": factor, "weight_decay": decay} for (factor, decay), params in groups.items()
+    ]
     kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
     return kind(settings, lr=plan.lr)
 
@@ -74,30 +76,31 @@ def fit(
         PnsegError: the folder holds a run of another recipe.
     """
     plan = task.plan
-    network, optimizer = fabric.setup(network, make_optimizer(network, plan))
+    bare = network
+    wrapped, optimizer = fabric.setup(network, make_optimizer(network, plan))
     for method in ("encode", "decode"):
-        if hasattr(network, method):
-            network.mark_forward_method(method)
-    average = AveragedModel(network.module, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
+        if hasattr(bare, method):
+            wrapped.mark_forward_method(method)
+    average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
     state = {"step": 0, "best": -math.inf, "seconds": 0.0}
     run.mkdir(parents=True, exist_ok=True)
     if (run / STATE).is_file():
-        _resume(run, card, network, optimizer, average, state)
+        _resume(run, card, bare, optimizer, average, state)
         log.info("resumed %s at step %d", run, state["step"])
     crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
     batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size))
     best = card
-    with _progress(fabric, plan) as advance:
+    with _Progress(fabric, plan) as advance:
         for step in range(int(state["step"]), plan.steps):
             started = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, plan) * group["factor"]
             torch.manual_seed(item_seed(plan.seed + 1, step * fabric.world_size + fabric.global_rank))
-            losses = train_step(task, network, optimizer, Crop(*fabric.to_device(next(batches))), fabric, plan)
+            losses = train_step(task, wrapped, optimizer, Crop(*fabric.to_device(next(batches))), fabric, plan)
             if plan.ema and step >= plan.ema_from:
-                average.update_parameters(network.module)
-            elif step < plan.ema_from or not plan.ema:
-                average.module.load_state_dict(network.module.state_dict())
+                average.update_parameters(bare)
+            else:
+                average.module.load_state_dict(bare.state_dict())
             state["step"] = step + 1
             state["seconds"] += time.perf_counter() - started
             record: dict[str, Any] = {"step": step + 1, "lr": optimizer.param_groups[0]["lr"], **losses}
@@ -113,7 +116,7 @@ def fit(
             if fabric.is_global_zero:
                 _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
                 if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
-                    _save_state(run, card, network, optimizer, average, state)
+                    _save_state(run, card, bare, optimizer, average, state)
             advance(step + 1, losses)
             if on_step:
                 on_step(step + 1, losses)
@@ -133,7 +136,9 @@ def train_step(
     if plan.clip:
         fabric.clip_gradients(network, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
     optimizer.step()
-    return {name: round(float(term.detach()), 5) for name, term in losses.items()} | {"loss": round(float(total.detach()), 5)}
+    return {name: round(float(term.detach()), 5) for name, term in losses.items()} | {
+        "loss": round(float(total.detach()), 5)
+    }
 
 
 def _validate(task: Task, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
@@ -142,11 +147,16 @@ def _validate(task: Task, network: nn.Module, samples: list[Sample]) -> dict[str
 
 
 def _save_state(
-    run: Path, card: Card, network: Any, optimizer: torch.optim.Optimizer, average: AveragedModel, state: dict[str, float]
+    run: Path,
+    card: Card,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel,
+    state: dict[str, float],
 ) -> None:
     part = run / (STATE + ".part")
     document = {
-        "network": network.module.state_dict(),
+        "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.state_dict(),
         "state": state,
@@ -157,12 +167,19 @@ def _save_state(
 
 
 def _resume(
-    run: Path, card: Card, network: Any, optimizer: torch.optim.Optimizer, average: AveragedModel, state: dict[str, float]
+    run: Path,
+    card: Card,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel,
+    state: dict[str, float],
 ) -> None:
     document = torch.load(run / STATE, map_location="cpu", weights_only=True)
     if document["recipe"] != card.recipe.model_dump_json():
-        raise PnsegError(f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew.")
-    network.module.load_state_dict(document["network"])
+        raise PnsegError(
+            f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew."
+        )
+    network.load_state_dict(document["network"])
     optimizer.load_state_dict(document["optimizer"])
     average.load_state_dict(document["average"])
     state.update(document["state"])
@@ -177,7 +194,7 @@ def _append(path: Path, record: dict[str, Any]) -> None:
         stream.write(json.dumps(record) + "\n")
 
 
-class _progress:
+class _Progress:
     # A progress bar on a terminal, a log line now and then elsewhere.
     def __init__(self, fabric: Fabric, plan: Plan):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

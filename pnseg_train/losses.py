@@ -68,7 +68,9 @@ def prompter_losses(
     }
 
 
-def segmentor_losses(logits: Tensor, iou: Tensor, target: Tensor, dice_each: bool, focal_weight: float = 20.0) -> dict[str, Tensor]:
+def segmentor_losses(
+    logits: Tensor, iou: Tensor, target: Tensor, dice_each: bool, focal_weight: float = 20.0
+) -> dict[str, Tensor]:
     """The terms of Eq. 2, already weighted.
 
     Args:

@@ -17,12 +17,12 @@ class Pixels(NamedTuple):
     Attributes:
         xy: (F, 2) float32 coordinates, px.
         first: (N,) index of each nucleus's first pixel.
-        count: (N,) pixels of each nucleus.
+        area: (N,) pixels of each nucleus.
     """
 
     xy: Tensor
     first: Tensor
-    count: Tensor
+    area: Tensor
 
 
 def pixels_by_nucleus(instances: Tensor) -> Pixels:
@@ -38,9 +38,9 @@ def pixels_by_nucleus(instances: Tensor) -> Pixels:
 
 def centroids(pixels: Pixels) -> Tensor:
     """(N, 2) mean (x, y) of each nucleus, px."""
-    owner = torch.repeat_interleave(torch.arange(len(pixels.count)), pixels.count)
-    total = torch.zeros(len(pixels.count), 2).index_add_(0, owner, pixels.xy)
-    return total / pixels.count[:, None]
+    owner = torch.repeat_interleave(torch.arange(len(pixels.area)), pixels.area)
+    total = torch.zeros(len(pixels.area), 2).index_add_(0, owner, pixels.xy)
+    return total / pixels.area[:, None]
 
 
 def random_points(pixels: Pixels, averaged: int = 1) -> Tensor:
@@ -49,11 +49,13 @@ def random_points(pixels: Pixels, averaged: int = 1) -> Tensor:
     One gives any foreground pixel, as in the paper; more give points about the centroid, where a
     prompter puts them.
     """
-    picked = pixels.first[:, None] + (torch.rand(len(pixels.count), averaged) * pixels.count[:, None]).long()
+    picked = pixels.first[:, None] + (torch.rand(len(pixels.area), averaged) * pixels.area[:, None]).long()
     return pixels.xy[picked].mean(dim=1).round()
 
 
-def random_prompts(pixels: Pixels, image: int, limit: int, negatives: int, drop: float, central: float) -> tuple[Prompts, Tensor]:
+def random_prompts(
+    pixels: Pixels, image: int, limit: int, negatives: int, drop: float, central: float
+) -> tuple[Prompts, Tensor]:
     """Training prompts of one crop, and which nuclei they stand on.
 
     Args:
@@ -66,7 +68,7 @@ def random_prompts(pixels: Pixels, image: int, limit: int, negatives: int, drop:
     Returns:
         the prompts, and (P,) nuclei, counted from 0.
     """
-    number = len(pixels.count)
+    number = len(pixels.area)
     near = torch.rand(number, 1) < central
     points = torch.where(near, random_points(pixels, averaged=6), random_points(pixels))
     chosen = torch.randperm(number)[:limit]

@@ -85,7 +85,9 @@ class SegmentorTask:
             random_prompts(p, image, recipe.instances, recipe.negatives, recipe.drop_negatives, recipe.central)
             for image, p in enumerate(pixels)
         ]
-        prompts = Prompts(*(torch.cat(part).to(device) for part in zip(*(prompts for prompts, _ in drawn), strict=True)))
+        prompts = Prompts(
+            *(torch.cat(part).to(device) for part in zip(*(prompts for prompts, _ in drawn), strict=True))
+        )
         ids = torch.cat([chosen + 1 for _, chosen in drawn]).to(device)
         target = (crop.instances[prompts.image_index] == ids[:, None, None]).float()
 
@@ -93,7 +95,9 @@ class SegmentorTask:
         terms: dict[str, Tensor] = {}
         if recipe.vote_weight and features.votes is not None:
             dense = vote_losses(
-                features.votes, features.detail[:, 0].float(), vote_targets(crop.instances.cpu(), [centroids(p) for p in pixels])
+                features.votes,
+                features.detail[:, 0].float(),
+                vote_targets(crop.instances.cpu(), [centroids(p) for p in pixels]),
             )
             terms |= {name: recipe.vote_weight * term for name, term in dense.items()}
         if len(ids):
@@ -112,7 +116,9 @@ class SegmentorTask:
 
 
 @torch.no_grad()
-def find_points(network: nn.Module, image: NDArray[np.uint8], radius: float, region_filter: bool) -> NDArray[np.float32]:
+def find_points(
+    network: nn.Module, image: NDArray[np.uint8], radius: float, region_filter: bool
+) -> NDArray[np.float32]:
     """(N, 2) points of a prompter on an image of any size, after filtering and NMS, px."""
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % 32), (0, -width % 32), (0, 0)), mode="reflect")
@@ -138,11 +144,13 @@ def oracle_ious(network: nn.Module, sample: Sample) -> Tensor:
             missing = ((0, WINDOW - labels.shape[0]), (0, WINDOW - labels.shape[1]))
             instances = separate(torch.from_numpy(np.pad(labels, missing)))
             pixels = pixels_by_nucleus(instances.long())
-            if not len(pixels.count):
+            if not len(pixels.area):
                 continue
             points = centroids(pixels)[:, None]
             prompts = Prompts(points, torch.ones(points.shape[:2]), torch.zeros(len(points), dtype=torch.int64))
-            window = normalise(torch.from_numpy(np.pad(image, (*missing, (0, 0)), mode="reflect")).permute(2, 0, 1))[None]
+            window = normalise(torch.from_numpy(np.pad(image, (*missing, (0, 0)), mode="reflect")).permute(2, 0, 1))[
+                None
+            ]
             output = network(window.to(device), Prompts(*(part.to(device) for part in prompts)))
             masks = (full_size(output.mask_logits) > 0).float().cpu()
             truth = (instances == torch.arange(1, len(points) + 1)[:, None, None]).float()

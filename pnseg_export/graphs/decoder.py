@@ -42,14 +42,17 @@ class PointEmbedding(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """What the encoder gave, plus ``point_coords`` (P, 1+K, 2), ``point_labels`` (P, 1+K), ``image_index`` (P,)
-    → ``mask_logits`` (P, m, m), ``iou`` (P,).
+    """Masks of P prompts on what the encoder gave of their windows.
+
+    Adds ``point_coords`` (P, 1 + K, 2), ``point_labels`` (P, 1 + K) and ``image_index`` (P,) to the
+    encoder's tensors; gives ``mask_logits`` (P, m, m) and ``iou`` (P,).
     """
 
     def __init__(self, segmentor: Segmentor):
         super().__init__()
         self.decoder = segmentor.mask_decoder
         self.points = PointEmbedding(segmentor.prompt_encoder)
+        self.positions: Tensor
         self.register_buffer("positions", segmentor.prompt_encoder.get_dense_pe().detach())
         self.inputs: Tensors = feature_tensors(segmentor) | {
             "point_coords": ["prompts", "points", 2],

@@ -52,7 +52,9 @@ The same command goes on where a stopped run was. With several GPUs, start it wi
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's].")
 @click.option("--accelerator", default="auto", show_default=True, help="cpu, cuda, …")
 @click.option("--devices", default="auto", show_default=True, help="Number of devices.")
-@click.option("--pretrained/--no-pretrained", default=True, show_default=True, help="Start the backbone from ImageNet weights.")
+@click.option(
+    "--pretrained/--no-pretrained", default=True, show_default=True, help="Start the backbone from ImageNet weights."
+)
 def train(
     network: str,
     recipe_name: str,
@@ -74,11 +76,13 @@ def train(
     validation = [sample for folder in folders for sample in read_folder(folder, "val")]
     _refuse_leak(training, validation)
     plan = getattr(recipe, network).plan
-    fabric = Fabric(accelerator=accelerator, devices=devices if devices == "auto" else int(devices), precision=plan.precision)
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices if devices == "auto" else int(devices), precision=plan.precision
+    )
     fabric.launch()
     torch.manual_seed(plan.seed)
     card = Card(
-        network=network,  # type: ignore[arg-type]
+        network=network,
         recipe=recipe,
         data=[folder.resolve().name for folder in folders],
         licences=sorted({licence for folder in folders for licence in _licences(folder)}),
@@ -122,5 +126,9 @@ def _log_to(path: Path) -> None:
 def _describe_run(out: Path, recipe: Recipe) -> None:
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     environment = {tool: version(tool) for tool in TOOLS}
-    environment |= {"python": platform.python_version(), "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+    environment |= {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
     (out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")

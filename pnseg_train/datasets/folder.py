@@ -27,7 +27,9 @@ def read_folder(folder: Path, split: str | None = None) -> list[Sample]:
     rows = [row for row in _index(folder) if split is None or row.get("split") == split]
     if not rows:
         wanted = f"no image of the split {split!r}" if split else "no image"
-        raise ImageError(f"{folder}: {wanted} found; expected images/*.png, labels/*.png and index.csv with a split column.")
+        raise ImageError(
+            f"{folder}: {wanted} found; expected images/*.png, labels/*.png and index.csv with a split column."
+        )
     return [_read(folder, row) for row in rows]
 
 
@@ -44,9 +46,11 @@ def _read(folder: Path, row: dict[str, str]) -> Sample:
     image = _pixels(folder / "images" / f"{name}.png", cv2.IMREAD_COLOR)[:, :, ::-1]
     instances = _pixels(folder / "labels" / f"{name}.png", cv2.IMREAD_UNCHANGED)
     if instances.shape != image.shape[:2]:
-        raise ImageError(f"{folder / 'labels' / name}.png: {instances.shape} px, its image has {image.shape[:2]}; export it again.")
+        raise ImageError(
+            f"{folder / 'labels' / name}.png: {instances.shape} px, its image has {image.shape[:2]}; export it again."
+        )
     class_file = folder / "classes" / f"{name}.png"
-    classes = _pixels(class_file, cv2.IMREAD_UNCHANGED) if class_file.is_file() else instances > 0
+    classes = _pixels(class_file, cv2.IMREAD_UNCHANGED) if class_file.is_file() else (instances != 0)
     return Sample(
         name=name,
         image=np.ascontiguousarray(image),

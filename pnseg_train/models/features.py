@@ -22,4 +22,5 @@ class ImageFeatures(NamedTuple):
 
     def repeat(self, image_index: Tensor) -> ImageFeatures:
         """One entry a prompt: row i is that of image ``image_index[i]``."""
-        return ImageFeatures(*(None if feature is None else feature.index_select(0, image_index) for feature in self))
+        votes, detail = (None if part is None else part.index_select(0, image_index) for part in self[1:])
+        return ImageFeatures(self.embedding.index_select(0, image_index), votes, detail)

@@ -44,7 +44,9 @@ class PointMaskDecoder(MaskDecoder):
             logits (P, 4h, 4w), predicted IoU (P,), mask token (P, C).
         """
         outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(prompts.shape[0], -1, -1)
-        tokens, image = self.transformer(embedding, positions.expand_as(embedding), torch.cat([outputs, prompts], dim=1))
+        tokens, image = self.transformer(
+            embedding, positions.expand_as(embedding), torch.cat([outputs, prompts], dim=1)
+        )
         upscaled = self.output_upscaling(image.transpose(1, 2).reshape(embedding.shape))
         mask_token = tokens[:, 1]
         weights = self.output_hypernetworks_mlps[0](mask_token)

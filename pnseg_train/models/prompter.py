@@ -73,7 +73,9 @@ class Mlp(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dropout: float = 0.1):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inputs, outputs))
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, inputs), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inputs, outputs)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x)
@@ -117,7 +119,10 @@ class Prompter(nn.Module):
         self.conv = nn.Conv2d(channels * levels, channels, 3, padding=1)
         # The last convolution's padding makes the map two pixels larger, as published weights expect.
         self.mask_head = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 1, 1, padding=1)
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, 1, 1, padding=1),
         )
 
     def forward(self, image: Tensor) -> PrompterOutput:
@@ -134,5 +139,7 @@ class Prompter(nn.Module):
         points = deformed + self.reg_head(decoded).float()
         class_logits = self.cls_head(decoded)
 
-        region = F.interpolate(self.mask_head(region_features), size=(height, width), mode="bilinear", align_corners=True)
+        region = F.interpolate(
+            self.mask_head(region_features), size=(height, width), mode="bilinear", align_corners=True
+        )
         return PrompterOutput(points.flatten(1, 2), class_logits.flatten(1, 2).float(), region.float())

@@ -20,7 +20,9 @@ class ResizedImageEncoder(ImageEncoderViT):
     relative positions linearly, which SAM's own attention does.
     """
 
-    def __init__(self, embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...], window_size: int = 14):
+    def __init__(
+        self, embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...], window_size: int = 14
+    ):
         super().__init__(
             img_size=SAM_IMAGE_SIZE,
             patch_size=PATCH,

@@ -104,7 +104,9 @@ def read_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
         return Recipe.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        raise PnsegError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; see the shipped recipes.") from error
+        raise PnsegError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; see the shipped recipes."
+        ) from error
 
 
 def _assign(document: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -1,0 +1,47 @@
+# Two commands for a fresh clone: `make demo` and `make test`. Both need Python 3.10–3.13 and nothing else.
+
+PYTHON ?= python3
+PIP_FLAGS := --quiet --disable-pip-version-check
+RUNTIME := $(shell find pnseg_runtime -type f -not -name '*.pyc')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test clean python
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
+
+demo: .venv-demo/.done ## outline the nuclei of the sample images, in an environment without PyTorch
+	.venv-demo/bin/pnseg predict pnseg_runtime/samples --out demo
+	@echo
+	@echo "Look at demo/*.overlay.png; labels, GeoJSON and tables lie beside them."
+
+test: .venv-test/.done ## check style, types and import rules, and run all tests
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+	.venv-test/bin/lint-imports
+	.venv-test/bin/python -m pytest
+
+clean: ## remove the environments and everything the commands wrote
+	rm -rf .venv-demo .venv-test demo pnseg-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# The demo installs a copy of the package, so it is installed again when the runtime has changed.
+.venv-demo/.done: pyproject.toml $(RUNTIME) | python
+	@echo "Installing the runtime into .venv-demo ..."
+	@rm -f $@
+	@$(PYTHON) -m venv .venv-demo
+	@.venv-demo/bin/python -m pip install $(PIP_FLAGS) .
+	@touch $@
+
+# The tests run on the checkout itself, so only new requirements call for an installation.
+.venv-test/.done: pyproject.toml | python
+	@echo "Installing everything the tests need into .venv-test; PyTorch with CUDA takes about 6 GB ..."
+	@rm -f $@
+	@$(PYTHON) -m venv .venv-test
+	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --editable '.[train,export,dev]'
+	@touch $@
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.10 to 3.13 is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }

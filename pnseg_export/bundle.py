@@ -1,0 +1,136 @@
+"""Checkpoints → bundle: three graphs, one manifest, checked on real tiles before anything is kept."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pnseg_export.graphs.decoder import DecoderGraph
+from pnseg_export.graphs.encoder import EncoderGraph
+from pnseg_export.graphs.prompter import PrompterGraph
+from pnseg_export.onnx import export_graph
+from pnseg_export.parity import TOLERANCE, Tile, agreement, largest, tensor_differences
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, Manifest, Provenance
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.sessions import open_sessions
+from pnseg_train.checkpoints import load_checkpoint, weights_digest
+from pnseg_train.inference import manifest_of, torch_sessions
+from pnseg_train.models.prompter import Prompter
+from pnseg_train.models.segmentor import WINDOW, Segmentor
+
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "segment-anything", "timm")
+
+
+def load_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Manifest]:
+    """The two trained networks and a manifest that has no graphs yet.
+
+    Raises:
+        PnsegError: a folder that is not such a checkpoint, or two that were trained for different classes.
+    """
+    first, first_card = load_checkpoint(prompter)
+    second, second_card = load_checkpoint(segmentor)
+    if not isinstance(first, Prompter):
+        raise PnsegError(f"{prompter}: holds a {first_card.network}; give the prompter's checkpoint first.")
+    if not isinstance(second, Segmentor):
+        raise PnsegError(f"{segmentor}: holds a {second_card.network}; give the segmentor's checkpoint second.")
+    recipe = first_card.recipe.model_copy(update={"segmentor": second_card.recipe.segmentor})
+    manifest = manifest_of(recipe)
+    provenance = Provenance(
+        checkpoints={"prompter": weights_digest(prompter), "segmentor": weights_digest(segmentor)},
+        tools={tool: version(tool) for tool in TOOLS},
+        data_licences=sorted({*first_card.licences, *second_card.licences}),
+    )
+    return first, second, manifest.model_copy(update={"provenance": provenance})
+
+
+def export_graphs(prompter: Prompter, segmentor: Segmentor, folder: Path) -> dict[str, GraphFile]:
+    """Write the three ONNX files into ``folder``."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, WINDOW, WINDOW + 64, generator=generator)
+    windows = image[..., :WINDOW].contiguous()
+    encoder = EncoderGraph(segmentor)
+    with torch.no_grad():
+        features = encoder(windows)
+    coords = WINDOW * torch.rand(5, 2, 2, generator=generator)
+    prompts = (coords, torch.tensor([[1.0, 0.0]]).repeat(5, 1), torch.tensor([0, 0, 1, 1, 1]))
+    return {
+        "prompter": export_graph(PrompterGraph(prompter), (image,), folder / "prompter.onnx"),
+        "encoder": export_graph(encoder, (windows,), folder / "encoder.onnx"),
+        "decoder": export_graph(DecoderGraph(segmentor), (*features, *prompts), folder / "decoder.onnx"),
+    }
+
+
+def export_bundle(
+    prompter: Prompter,
+    segmentor: Segmentor,
+    manifest: Manifest,
+    out: Path,
+    tiles: Sequence[Tile],
+    overwrite: bool = False,
+) -> Manifest:
+    """Export a pair of networks, check the graphs against them, and only then put the bundle at ``out``.
+
+    Args:
+        tiles: real images, (H, W, 3) uint8 RGB.
+
+    Returns:
+        the manifest as written.
+
+    Raises:
+        PnsegError: ``out`` exists, or a graph differs from its network by more than the tolerance.
+    """
+    if out.exists() and not overwrite:
+        raise PnsegError(f"{out}: exists already; give another --out, or --overwrite.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        folder = Path(scratch)
+        manifest = manifest.model_copy(update={"graphs": export_graphs(prompter, segmentor, folder)})
+        write_manifest(folder, manifest)
+        manifest = manifest.model_copy(update={"parity": check(folder, prompter, segmentor, tiles)})
+        write_manifest(folder, manifest)
+        if out.exists():
+            shutil.rmtree(out)
+        shutil.copytree(folder, out)
+    return manifest
+
+
+def check(folder: Path, prompter: Prompter, segmentor: Segmentor, tiles: Sequence[Tile]) -> dict[str, Any]:
+    """Largest differences from PyTorch over the tiles, for the manifest.
+
+    Raises:
+        PnsegError: a difference above :data:`pnseg_export.parity.TOLERANCE`.
+    """
+    bundle = Bundle.open(folder)
+    sessions = open_sessions(bundle)
+    candidate = Segmenter(bundle, sessions=sessions)
+    reference = Segmenter(bundle, sessions=torch_sessions(prompter, segmentor))
+    differences, agreed = [], []
+    for tile in tiles:
+        points = candidate.predict(tile).points
+        differences.append(tensor_differences(sessions, bundle.manifest, prompter, segmentor, tile, points))
+        agreed.append(agreement(reference, candidate, tile))
+    found = largest(differences)
+    for name, limit in TOLERANCE.items():
+        if found.get(name, 0.0) > limit:
+            raise PnsegError(
+                f"{name} of the exported graph differs from PyTorch by {found[name]:.2g}, allowed is {limit:g}."
+            )
+    return {
+        "tiles": len(tiles),
+        "largest_difference": found,
+        "nuclei_pytorch": sum(int(row["nuclei_reference"]) for row in agreed),
+        "nuclei_graphs": sum(int(row["nuclei"]) for row in agreed),
+        "pq_against_pytorch": min((row["pq"] for row in agreed), default=1.0),
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``."""
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Export verbs of the ``pnseg`` command."""

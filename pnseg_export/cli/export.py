@@ -1,0 +1,64 @@
+"""``pnseg export``: two checkpoints become a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pnseg_export.bundle import export_bundle, load_pair
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.images import read_image
+
+SAMPLES = Path(__file__).parents[2] / "pnseg_runtime" / "samples"
+
+EXAMPLES = """
+\b
+Examples:
+  pnseg export runs/nano/prompter/best runs/nano/segmentor/best --out bundles/mine
+  pnseg export P S --out bundles/mine --tiles validation/images
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("prompter", type=click.Path(path_type=Path))
+@click.argument("segmentor", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
+@click.option("--name", help="Name of the model [default: its size].")
+@click.option(
+    "--tiles",
+    type=click.Path(path_type=Path, exists=True),
+    default=SAMPLES,
+    help="Folder of real images on which graphs and PyTorch are compared [default: the sample images].",
+)
+@click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
+@click.option("--attribution", multiple=True, help="Whom to name: a data set or pretrained weights; may be repeated.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+def export(
+    prompter: Path,
+    segmentor: Path,
+    out: Path,
+    name: str | None,
+    tiles: Path,
+    licence: str,
+    attribution: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Turn the checkpoints PROMPTER and SEGMENTOR into a bundle of ONNX graphs.
+
+    The graphs are compared with PyTorch on real tiles; a bundle that differs is not written.
+    """
+    images = [
+        read_image(path).pixels for path in sorted(tiles.iterdir()) if path.suffix.lower() in {".png", ".jpg", ".tif"}
+    ]
+    if not images:
+        raise PnsegError(f"{tiles}: no .png, .jpg or .tif image to compare on; give another --tiles.")
+    first, second, manifest = load_pair(prompter, segmentor)
+    provenance = manifest.provenance.model_copy(update={"weights_licence": licence, "attribution": list(attribution)})
+    manifest = manifest.model_copy(update={"provenance": provenance, "model": name or manifest.model})
+    manifest = export_bundle(first, second, manifest, out, images, overwrite)
+    for graph, file in manifest.graphs.items():
+        click.echo(f"{graph:9} {file.file:16} {file.bytes / 1e6:6.1f} MB")
+    differences = ", ".join(f"{k} {v:.1e}" for k, v in manifest.parity["largest_difference"].items())
+    click.echo(f"largest difference from PyTorch on {len(images)} tiles: {differences}")
+    click.echo(f"{out}: {sum(file.bytes for file in manifest.graphs.values()) / 1e6:.1f} MB")

@@ -1,0 +1,53 @@
+"""pnseg's runtime: nuclei in histology images, without PyTorch.
+
+>>> import pnseg_runtime
+>>> segmenter = pnseg_runtime.load("nano")
+>>> nuclei = segmenter.predict(rgb)
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pnseg_runtime.nuclei import Nuclei
+
+if TYPE_CHECKING:
+    from pnseg_runtime.pipeline import Segmenter
+
+__all__ = ["Nuclei", "Segmenter", "__version__", "load"]
+
+try:
+    __version__ = version("pnseg")
+except PackageNotFoundError:  # run from a checkout
+    __version__ = "0.1.0"
+
+
+def load(name_or_path: str | Path = "nano", backend: str = "onnxruntime", **options: Any) -> Segmenter:
+    """Open a bundle for prediction.
+
+    Args:
+        name_or_path: a shipped bundle's name, or a bundle's folder.
+        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`.
+        options: fields of :class:`pnseg_runtime.options.Options`.
+
+    Raises:
+        BundleError: no such bundle, or one that is damaged or newer than this pnseg.
+        BackendError: the backend is unknown, missing or does not start.
+        TypeError, ValueError: an option that does not exist or makes no sense.
+    """
+    from pnseg_runtime.bundle import Bundle
+    from pnseg_runtime.options import Options
+    from pnseg_runtime.pipeline import Segmenter
+
+    return Segmenter(Bundle.open(name_or_path), Options(**options), backend)
+
+
+def __getattr__(name: str) -> Any:
+    # SciPy, OpenCV and pydantic are loaded when a segmenter is wanted, not for --help.
+    if name == "Segmenter":
+        from pnseg_runtime.pipeline import Segmenter
+
+        return Segmenter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

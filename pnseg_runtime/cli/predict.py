@@ -1,0 +1,153 @@
+"""``pnseg predict``: images in, nuclei out, one bad image never stopping the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from pnseg_runtime import load
+from pnseg_runtime.cli.group import Failure, show_error
+from pnseg_runtime.cli.inputs import Job, plan
+from pnseg_runtime.cli.log import LOGGER
+from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.images import read_image
+from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.outputs import KINDS, Prediction, write_outputs
+from pnseg_runtime.outputs.atomic import make_folder
+
+
+class Predictor(Protocol):
+    """What the verb asks of a model; :class:`pnseg_runtime.pipeline.Segmenter` is one."""
+
+    def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None) -> Nuclei: ...
+
+
+def _kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        named = ", ".join(unknown) or "an empty list"
+        raise click.BadParameter(f"{named} is no kind of output; choose from {', '.join(KINDS)}.", ctx, param)
+    return kinds
+
+
+_EPILOG = """\b
+Examples:
+  pnseg predict tile.png
+  pnseg predict tiles/ --out results --only geojson,csv
+  pnseg predict a.tif b.tif --bundle my_bundle/ --mpp 0.25
+
+\b
+Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupted.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...", type=click.Path(path_type=Path))
+@click.option("--bundle", default="nano", show_default=True, help="A shipped bundle's name or a bundle's folder.")
+@click.option(
+    "--out",
+    "folder",
+    default="pnseg-out",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for results.",
+)
+@click.option(
+    "--only",
+    "kinds",
+    callback=_kinds,
+    metavar="KIND,...",
+    default=",".join(KINDS),
+    show_default=True,
+    help="Kinds of output to write.",
+)
+@click.option(
+    "--mpp",
+    type=click.FloatRange(0.01, 100),
+    help="Microns per pixel, for measurements in µm; else what a file states.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Processor threads; else as many as there are cores.")
+@click.option(
+    "--assignment",
+    type=click.Choice(["central", "all"]),
+    help="Decode a point in the window that holds it most centrally, or in all that hold it.",
+)
+@click.option("--negatives", type=click.IntRange(0), metavar="K", help="Negative prompts a nucleus; else the bundle's.")
+@click.option("--recursive", is_flag=True, help="Look into folders inside a folder too.")
+@click.option("--overwrite/--no-overwrite", default=True, show_default=True, help="Replace results of an earlier run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def predict(
+    images: tuple[Path, ...],
+    bundle: str,
+    folder: Path,
+    kinds: tuple[str, ...],
+    mpp: float | None,
+    threads: int | None,
+    assignment: str | None,
+    negatives: int | None,
+    recursive: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Outline the nuclei in images.
+
+    Writes a label map, GeoJSON for QuPath, a table as CSV and Parquet, and an overlay for every
+    IMAGE, and for every image in a FOLDER.
+    """
+    make_folder(folder)
+    given: dict[str, Any] = {"threads": threads, "assignment": assignment, "negatives": negatives}
+    segmenter = load(bundle, **{name: value for name, value in given.items() if value is not None})
+    jobs = plan(images, folder, kinds, recursive)
+    results = [_run(job, segmenter, mpp, overwrite) for job in _with_progress(jobs)]
+    done = [result for result in results if isinstance(result, Done)]
+    failed = [result for result in results if isinstance(result, Failed)]
+    if as_json:
+        print_json(bundle, done, failed)
+    elif done:
+        print_table(done)
+    if failed:
+        raise Failure(f"{len(failed)} of {len(results)} images failed")
+
+
+def _run(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> Done | Failed:
+    """Segment and write one image; whatever goes wrong is told in one sentence."""
+    try:
+        return _segment(job, segmenter, mpp, overwrite)
+    except PnsegError as error:
+        sentence = str(error)
+    except MemoryError:
+        sentence = f"{job.image}: does not fit into memory; cut the region of interest out of it first."
+    except Exception as error:  # a fault of ours or a library's must not take the other images with it
+        LOGGER.debug("unexpected error", exc_info=True)
+        sentence = f"{job.image}: unexpected {type(error).__name__} ({error}); run pnseg -v predict for the details."
+    show_error(sentence)
+    return Failed(job.image, sentence)
+
+
+def _segment(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> Done:
+    if job.problem is not None:
+        raise job.problem
+    image = read_image(job.image)
+    start = perf_counter()
+    nuclei = segmenter.predict(image.pixels, mpp=image.mpp if mpp is None else mpp)
+    seconds = perf_counter() - start
+    write_outputs(Prediction(image.pixels, nuclei), job.outputs, overwrite)
+    return Done(job.image, nuclei.shape, len(nuclei), seconds, job.outputs)
+
+
+def _with_progress(jobs: Sequence[Job]) -> Iterator[Job]:
+    console = Console(stderr=True)
+    if len(jobs) < 2 or not console.is_terminal:
+        yield from jobs
+        return
+    yield from track(jobs, description="predict", console=console, transient=True)

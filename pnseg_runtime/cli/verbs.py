@@ -1,0 +1,36 @@
+"""The verbs of ``pnseg``: what each is called, where it lives and what it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Attributes:
+        name: the word typed after ``pnseg``.
+        target: ``module:attribute`` of its click command.
+        help: one line for the list of verbs, so that listing imports nothing.
+        extra: the optional dependencies it needs, None if the plain installation suffices.
+    """
+
+    name: str
+    target: str
+    help: str
+    extra: str | None = None
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("predict", "pnseg_runtime.cli.predict:predict", "Outline the nuclei in images."),
+    Verb("info", "pnseg_runtime.cli.info:info", "Show what a bundle holds and where it comes from."),
+    Verb("train", "pnseg_train.cli.train:train", "Train a prompter or a segmentor.", extra="train"),
+    Verb(
+        "evaluate", "pnseg_train.cli.evaluate:evaluate", "Measure PQ and AJI against annotated images.", extra="train"
+    ),
+    Verb("export", "pnseg_export.cli.export:export", "Turn checkpoints into a bundle.", extra="export"),
+)
+
+# Import name → what users call it, where the two differ.
+LIBRARY_NAMES = {"torch": "PyTorch", "yaml": "PyYAML", "lightning_fabric": "Lightning Fabric", "onnx": "ONNX"}

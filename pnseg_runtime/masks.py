@@ -1,0 +1,225 @@
+"""Masks: from mask logits to what is visible of each nucleus in the image (§3.3).
+
+Boxes are (N, 4) int32, (x0, y0, x1, y1) with x1 and y1 exclusive, in image px. A mask is a boolean
+array of its box's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pnseg_runtime.nuclei import Mask
+from pnseg_runtime.suppress import descending, greedy_suppress
+
+Boxes = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class DecodedMasks:
+    """P masks, any number of them for one point.
+
+    Attributes:
+        points: (P,) index of the point that each was decoded for.
+        ious: (P,) float32, predicted IoU.
+        boxes: (P, 4).
+        masks: P masks.
+    """
+
+    points: NDArray[np.intp]
+    ious: NDArray[np.float32]
+    boxes: Boxes
+    masks: list[Mask]
+
+    def select(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> DecodedMasks:
+        """The masks chosen by a mask or by indices."""
+        indices = np.arange(len(self.points))[which]
+        return DecodedMasks(self.points[which], self.ious[which], self.boxes[which], [self.masks[i] for i in indices])
+
+    @staticmethod
+    def joined(parts: list[DecodedMasks]) -> DecodedMasks:
+        """All masks of any number of parts, in order."""
+        return DecodedMasks(
+            np.concatenate([np.empty(0, np.intp), *(part.points for part in parts)]),
+            np.concatenate([np.empty(0, np.float32), *(part.ious for part in parts)]),
+            np.concatenate([np.empty((0, 4), np.int32), *(part.boxes for part in parts)]),
+            [mask for part in parts for mask in part.masks],
+        )
+
+
+def upsample(logits: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """(h, w) float32 → (h · factor, w · factor), bilinear with half-pixel centres (``align_corners=False``)."""
+    height, width = logits.shape
+    resized = cv2.resize(logits, (width * factor, height * factor), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.float32)
+
+
+def crop_masks(
+    logits: NDArray[np.float32], origins: NDArray[np.integer], window: int, shape: tuple[int, int]
+) -> tuple[Boxes, list[Mask]]:
+    """Masks where the upsampled logits are positive, each cut to its box.
+
+    An upsampled logit is a mean of its nearest low-resolution ones, so it is positive only next to
+    a positive one: the box of those, grown by one, is all that is upsampled. The result is that of
+    upsampling everything. Pixels beyond the image belong to the padding and are left out.
+
+    Args:
+        logits: (P, m, m) float32, m a divisor of ``window``.
+        origins: (P, 2) int, (x, y) of the window of each, px.
+        window: side of the windows, px.
+        shape: (height, width) of the image, px.
+
+    Returns:
+        (P, 4) boxes and P masks; a mask without a pixel has an empty box.
+    """
+    factor = window // logits.shape[-1]
+    boxes = np.zeros((len(logits), 4), np.int32)
+    masks: list[Mask] = []
+    for index, ((x0, y0, x1, y1), (x, y)) in enumerate(zip(_positive_boxes(logits), origins, strict=True)):
+        low = logits[index, y0:y1, x0:x1]
+        part: Mask = np.greater(upsample(low, factor), 0) if low.size else np.zeros((0, 0), np.bool_)
+        left, top = int(x) + int(x0) * factor, int(y) + int(y0) * factor
+        box, mask = tighten(part[: max(shape[0] - top, 0), : max(shape[1] - left, 0)], (left, top))
+        boxes[index] = box
+        masks.append(mask)
+    return boxes, masks
+
+
+def _positive_boxes(logits: NDArray[np.float32]) -> NDArray[np.intp]:
+    """(P, 4) box of each mask's positive logits, grown by one within the mask; empty where there are none."""
+    size = logits.shape[-1]
+    spans = []
+    for axis in (1, 2):  # first the columns, then the rows
+        used: NDArray[np.bool_] = np.any(logits > 0, axis=axis)
+        start = np.maximum(used.argmax(axis=1) - 1, 0)
+        stop = np.minimum(size - used[:, ::-1].argmax(axis=1) + 1, size)
+        spans.append((start, np.where(used.any(axis=1), stop, start)))
+    (x0, x1), (y0, y1) = spans
+    return np.stack([x0, y0, x1, y1], axis=1)
+
+
+def tighten(mask: Mask, offset: tuple[int, int]) -> tuple[tuple[int, int, int, int], Mask]:
+    """A mask that lies at ``offset`` (x, y), cut to its true pixels, and its box; both are empty if it has none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return (offset[0], offset[1], offset[0], offset[1]), np.zeros((0, 0), np.bool_)
+    x0, x1, y0, y1 = int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
+    return (offset[0] + x0, offset[1] + y0, offset[0] + x1, offset[1] + y1), mask[y0:y1, x0:x1]
+
+
+def touches_inner_border(
+    boxes: Boxes, origins: NDArray[np.integer], window: int, shape: tuple[int, int], margin: int = 7
+) -> NDArray[np.bool_]:
+    """Whether a mask is likely cut by its window: its box comes near a window border inside the image.
+
+    Window borders that are image borders do not count, since nothing is cut there.
+
+    Args:
+        boxes: (P, 4).
+        origins: (P, 2) int, (x, y) of the window of each, px.
+        window: px.
+        shape: (height, width) of the image, px.
+        margin: px between the box's outermost pixel and the border, inclusive.
+
+    Returns:
+        (P,) bool.
+    """
+    first, last, ends = boxes[:, :2], boxes[:, 2:] - 1, origins + window
+    low = (first - origins <= margin) & (origins > 0)
+    high = (ends - last <= margin) & (ends < np.array(shape[::-1]))
+    touched: NDArray[np.bool_] = np.any(low | high, axis=1)
+    return touched
+
+
+def best_per_point(points: NDArray[np.integer], ious: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Of all masks of one point, the one with the highest predicted IoU (the first of equal ones).
+
+    Args:
+        points: (P,) int, the point each mask was decoded for.
+        ious: (P,) float32, predicted IoU.
+
+    Returns:
+        Indices of the chosen masks, one for each point that has any, by point.
+    """
+    order = np.lexsort((np.arange(len(points)), -ious, points))
+    _, first = np.unique(points[order], return_index=True)
+    return order[first]
+
+
+def box_iou(first: Boxes, second: Boxes) -> NDArray[np.float64]:
+    """(…) IoU of boxes (…, 4) and (…, 4), 0 for two empty ones."""
+    first, second = first.astype(np.int64), second.astype(np.int64)
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    intersection = np.maximum(sides, 0).prod(axis=-1)
+    union = sum((box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (first, second)) - intersection
+    return intersection / np.maximum(union, 1)
+
+
+def suppress_boxes(boxes: Boxes, ious: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Box NMS over all classes by predicted IoU: a kept box removes those that overlap it by more.
+
+    Args:
+        boxes: (N, 4).
+        ious: (N,) float32, predicted IoU of the masks.
+        threshold: of the boxes' IoU, 0–1.
+
+    Returns:
+        (N,) bool, true for the boxes that stay.
+    """
+    pairs = _near_pairs(boxes, threshold)
+    overlap = box_iou(boxes[pairs[:, 0]], boxes[pairs[:, 1]])
+    return greedy_suppress(ious, pairs[overlap > threshold])
+
+
+def _near_pairs(boxes: Boxes, threshold: float) -> NDArray[np.intp]:
+    """(M, 2) every pair whose IoU can exceed the threshold t, and some more.
+
+    Along an axis with sides a ≥ b and centres d apart, IoU > t needs an overlap over t·a; it is at
+    most (a + b)/2 − d ≤ a − d, so d < (1 − t)·a. Each box looks as far as its own longer side allows;
+    the larger one of a pair sees the other.
+    """
+    if not len(boxes):
+        return np.empty((0, 2), np.intp)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    reach = (1 - threshold) * (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    found = cKDTree(centres).query_ball_point(centres, reach, p=np.inf)
+    pairs = np.stack([np.repeat(np.arange(len(boxes)), [len(near) for near in found]), np.concatenate(found)], axis=1)
+    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]].astype(np.intp), axis=1)
+    return np.unique(pairs, axis=0)
+
+
+def paint(
+    boxes: Boxes, masks: list[Mask], ious: NDArray[np.float32], shape: tuple[int, int]
+) -> tuple[NDArray[np.intp], Boxes, list[Mask]]:
+    """Paint masks in ascending predicted IoU, so that a more confident one covers a less confident one.
+
+    Args:
+        boxes: (N, 4), inside the image.
+        masks: N masks.
+        ious: (N,) float32, predicted IoU; of equal ones the lower index covers.
+        shape: (height, width) of the image, px.
+
+    Returns:
+        Indices of the nuclei of which something is visible, by descending predicted IoU, and the
+        boxes and masks of what is visible of them.
+    """
+    order = descending(ious)
+    labels = np.zeros(shape, np.int32)
+    for index in order[::-1]:
+        x0, y0, x1, y1 = boxes[index]
+        labels[y0:y1, x0:x1][masks[index]] = index + 1
+    kept: list[int] = []
+    visible_boxes: list[tuple[int, int, int, int]] = []
+    visible_masks: list[Mask] = []
+    for index in order:
+        x0, y0, x1, y1 = boxes[index].tolist()
+        box, mask = tighten(labels[y0:y1, x0:x1] == index + 1, (x0, y0))
+        if mask.size:
+            kept.append(index)
+            visible_boxes.append(box)
+            visible_masks.append(mask)
+    return np.array(kept, np.intp), np.array(visible_boxes, np.int32).reshape(-1, 4), visible_masks

@@ -1,0 +1,87 @@
+"""How to predict: what can be chosen at run time, apart from the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pnseg_runtime.bundle import Manifest
+
+Assignment = Literal["central", "all"]
+
+#: Coarsest stride of the prompter's features, px: macro-tiles start on this grid.
+COARSEST_STRIDE = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of a prediction; None stands for what the bundle's manifest says.
+
+    Attributes:
+        threads: CPU threads of an operator, None for the physical cores at hand.
+        window_batch: windows that go through the encoder together.
+        prompt_batch: prompts that go through the decoder together.
+        assignment: ``"central"`` decodes each point in the one window that holds it most centrally,
+            ``"all"`` in every window that holds it, of which the mask with the highest predicted
+            IoU stays (the reference implementation's way).
+        negatives: K, nearest other points handed over as negative prompts.
+        nms_radius: of the point NMS, px.
+        region_filter: mask-aided filtering of the points.
+        nms_iou: of two masks whose boxes overlap more, one goes.
+        score_threshold: points with a lower class probability are dropped.
+        iou_threshold: masks with a lower predicted IoU are dropped.
+        macro_tile: longest side that the prompter sees whole, px, a multiple of 32.
+        macro_margin: context around the part of a macro-tile whose points count, px, a multiple of 32.
+
+    Raises:
+        ValueError: a choice that makes no sense.
+    """
+
+    threads: int | None = None
+    window_batch: int = 8
+    prompt_batch: int = 256
+    assignment: Assignment = "central"
+    negatives: int | None = None
+    nms_radius: float | None = None
+    region_filter: bool | None = None
+    nms_iou: float | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    macro_tile: int = 1536
+    macro_margin: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "window_batch", "prompt_batch", "macro_tile"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}.")
+        for name in ("negatives", "nms_radius", "macro_margin"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, but is {value}.")
+        for name in ("nms_iou", "score_threshold"):
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not at {value}.")
+        if self.assignment not in ("central", "all"):
+            raise ValueError(f'assignment must be "central" or "all", not "{self.assignment}".')
+        if self.macro_tile % COARSEST_STRIDE or self.macro_margin % COARSEST_STRIDE:
+            raise ValueError(f"macro_tile and macro_margin must be multiples of {COARSEST_STRIDE} px.")
+        if self.macro_tile <= 2 * self.macro_margin:
+            raise ValueError("macro_tile must be more than twice macro_margin.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a prediction follows: the manifest's values, or the ones chosen instead."""
+
+    negatives: int
+    nms_radius: float
+    region_filter: bool
+    nms_iou: float
+    score_threshold: float
+    iou_threshold: float
+
+    @classmethod
+    def of(cls, manifest: Manifest, options: Options) -> Settings:
+        """Every option that is not None, otherwise what the manifest says."""
+        said = manifest.prompting.model_dump() | manifest.masking.model_dump()
+        chosen = {name: getattr(options, name) for name in cls.__dataclass_fields__}
+        return cls(**{name: said[name] if value is None else value for name, value in chosen.items()})

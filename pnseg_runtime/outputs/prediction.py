@@ -1,0 +1,38 @@
+"""An image and its nuclei, as the writers take them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pnseg_runtime.measure import Measurements, measure
+from pnseg_runtime.nuclei import Nuclei
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One segmented image.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, the image.
+        nuclei: what was found in it.
+    """
+
+    pixels: NDArray[np.uint8]
+    nuclei: Nuclei
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        """Shape measurements in px, one entry a nucleus."""
+        return measure(self.nuclei)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hex SHA-256 of the image's size and pixels: the same image has it under any file name."""
+        digest = hashlib.sha256(repr(self.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()

@@ -1,0 +1,191 @@
+"""Image → nuclei: the method's inference (§3.3), each step a verb that lives in the module its name says.
+
+The networks' tensors, by name:
+
+* prompter: ``image (B, 3, H, W)`` → ``points (B, M, 2)``, ``class_logits (B, M, C + 1)``,
+  ``region_logits (B, 1, H, W)``; H and W multiples of the manifest's ``pad_multiple``.
+* encoder: ``image (B, 3, window, window)`` → whatever the decoder needs of a window, B first.
+* decoder: that, ``point_coords (P, n, 2)``, ``point_labels (P, n)`` and ``image_index (P,)``, the
+  window among the B of each prompt → ``mask_logits (P, m, m)``, ``iou (P,)``.
+
+Images are RGB scaled to 0–1 and normalised; all tensors are float32, ``image_index`` is int64.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pnseg_runtime.assign import batches, window_prompts
+from pnseg_runtime.bundle import Bundle, Normalisation
+from pnseg_runtime.clock import Clock
+from pnseg_runtime.errors import ImageError
+from pnseg_runtime.masks import DecodedMasks, best_per_point, crop_masks, paint, suppress_boxes, touches_inner_border
+from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.options import Options, Settings
+from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region, image_anchors, suppress_points
+from pnseg_runtime.sessions import Sessions, open_sessions
+from pnseg_runtime.windows import cut, macro_tiles, mirror, windows
+
+Pixels = NDArray[np.uint8]
+
+
+class Segmenter:
+    """A bundle that is ready to predict; as a context manager it lets go of the networks at the end."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: Options | None = None,
+        backend: str = "onnxruntime",
+        sessions: Sessions | None = None,
+    ) -> None:
+        """Open a bundle's networks.
+
+        Args:
+            bundle: an opened bundle.
+            options: choices other than the defaults.
+            backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`.
+            sessions: networks that are already open, in place of the backend's.
+
+        Raises:
+            BackendError: the backend is unknown, missing or does not start.
+            BundleError: a network cannot be read.
+        """
+        self.manifest = bundle.manifest
+        self.options = options or Options()
+        self.settings = Settings.of(bundle.manifest, self.options)
+        self._sessions = sessions or open_sessions(bundle, backend, self.options.threads)
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the networks; the segmenter cannot predict any more."""
+        del self._sessions
+
+    def predict(self, rgb: Pixels, mpp: float | None = None) -> Nuclei:
+        """Find every nucleus of an image and outline it (§3.3).
+
+        Args:
+            rgb: (H, W, 3) uint8, of any size from 1×1.
+            mpp: microns per pixel, handed on to the result.
+
+        Raises:
+            ImageError: the array is not such an image.
+            BackendError: the backend fails.
+        """
+        shape = check_image(rgb)
+        clock = Clock()
+        with clock("total"):
+            points = self._find_points(rgb, shape, clock)
+            found = self._decode_masks(rgb, shape, points, clock)
+            with clock("masks"):
+                found = found.select(best_per_point(found.points, found.ious))
+                found = found.select(found.ious >= self.settings.iou_threshold)
+                found = found.select(suppress_boxes(found.boxes, found.ious, self.settings.nms_iou))
+                visible, boxes, masks = paint(found.boxes, found.masks, found.ious, shape)
+        points, ious = points.select(found.points[visible]), found.ious[visible]
+        return Nuclei(
+            shape=shape,
+            points=points.coords,
+            classes=points.classes,
+            scores=points.scores,
+            ious=ious,
+            boxes=boxes,
+            masks=tuple(masks),
+            class_table=self.manifest.class_table,
+            mpp=mpp,
+            timings=clock.seconds,
+        )
+
+    def _find_points(self, rgb: Pixels, shape: tuple[int, int], clock: Clock) -> PointPrompts:
+        """One point a nucleus; the prompter sees the image whole up to a limit, in macro-tiles beyond."""
+        parts = []
+        for tile in macro_tiles(shape, self.options.macro_tile, self.options.macro_margin):
+            x0, y0, x1, y1 = tile.view
+            part = self._propose_points(rgb[y0:y1, x0:x1], (y1 - y0, x1 - x0), clock).shifted((x0, y0))
+            parts.append(part.select(tile.owns(part.coords)))
+        with clock("points"):
+            points = PointPrompts.joined(parts)
+            return points.select(suppress_points(points.coords, points.scores, self.settings.nms_radius))
+
+    def _propose_points(self, rgb: Pixels, shape: tuple[int, int], clock: Clock) -> PointPrompts:
+        """What the prompter makes of one view, before NMS."""
+        prompting = self.manifest.prompting
+        with clock("prepare"):
+            padded = _rounded_up(shape, prompting.pad_multiple)
+            image = normalise(mirror(rgb, padded)[None], self.manifest.normalisation)
+        with clock("prompter"):
+            raw = self._sessions.prompter({"image": image})
+        with clock("points"):
+            coords = image_anchors(raw["points"][0], padded, shape, prompting.anchor_spacing)
+            logits = image_anchors(raw["class_logits"][0], padded, shape, prompting.anchor_spacing)
+            points = decode_points(coords, logits, shape)
+            points = points.select(points.scores >= self.settings.score_threshold)
+            if self.settings.region_filter:
+                points = points.select(filter_by_region(points.coords, raw["region_logits"][0, 0]))
+        return points
+
+    def _decode_masks(self, rgb: Pixels, shape: tuple[int, int], points: PointPrompts, clock: Clock) -> DecodedMasks:
+        """Every mask of every point, with and without negative prompts, that its window does not cut."""
+        masking, settings, parts = self.manifest.masking, self.settings, []
+        with clock("prepare"):
+            origins = windows(shape, masking.window, masking.overlap)
+            passes = window_prompts(
+                points.coords, origins, masking.window, shape, settings.negatives, self.options.assignment
+            )
+        for batch in batches(passes[0], self.options.window_batch):
+            with clock("prepare"):
+                images = normalise(cut(rgb, origins[batch], masking.window), self.manifest.normalisation)
+            with clock("encoder"):
+                features = self._sessions.encoder({"image": images})
+            for prompts in (part for each in passes for part in each.within(batch, self.options.prompt_batch)):
+                with clock("decoder"):
+                    raw = self._sessions.decoder({**features, **prompts.tensors(batch)})
+                with clock("masks"):
+                    corners = origins[prompts.windows]
+                    boxes, masks = crop_masks(raw["mask_logits"], corners, masking.window, shape)
+                    whole = ~touches_inner_border(boxes, corners, masking.window, shape, masking.border)
+                    found = DecodedMasks(prompts.points, raw["iou"], boxes, masks)
+                    parts.append(found.select(whole & (boxes[:, 0] < boxes[:, 2])))
+        return DecodedMasks.joined(parts)
+
+
+def check_image(rgb: Pixels) -> tuple[int, int]:
+    """(height, width) of an RGB image.
+
+    Raises:
+        ImageError: anything but a (H, W, 3) uint8 array with at least one pixel.
+    """
+    if not isinstance(rgb, np.ndarray):
+        raise ImageError(f"An image must be a NumPy array, not {type(rgb).__name__}; convert it with numpy.asarray.")
+    if np.issubdtype(rgb.dtype, np.inexact) and not np.isfinite(rgb).all():
+        raise ImageError("The image has values that are not finite (NaN or infinite); replace them first.")
+    if rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ImageError(f"An image must have the shape (height, width, 3), not {rgb.shape}; convert it to RGB.")
+    if rgb.dtype != np.uint8:
+        raise ImageError(f"An image must be uint8 with values from 0 to 255, not {rgb.dtype}; scale and convert it.")
+    height, width, _ = rgb.shape
+    if not height or not width:
+        raise ImageError(f"The image has no pixels (its shape is {rgb.shape}); give one of at least 1×1.")
+    return height, width
+
+
+def normalise(rgb: Pixels, normalisation: Normalisation) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) float32: scaled to 0–1, less the mean, divided by the standard deviation."""
+    mean, std = (np.array(values, np.float32) for values in (normalisation.mean, normalisation.std))
+    scaled = (rgb.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _rounded_up(shape: tuple[int, int], multiple: int) -> tuple[int, int]:
+    height, width = (-(-side // multiple) * multiple for side in shape)
+    return height, width

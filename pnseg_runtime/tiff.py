@@ -1,0 +1,149 @@
+"""TIFF → 8-bit samples and microns per pixel, whatever the compression, sample width and plane order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from tifffile import PHOTOMETRIC
+
+from pnseg_runtime.colour import Samples, UnsupportedImage, to_8_bit, unit_to_8_bit
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
+
+# (colour space, number of colour samples) → layout of the samples, before alpha.
+_LAYOUTS = {
+    (PHOTOMETRIC.MINISBLACK, 1): "L",
+    (PHOTOMETRIC.MINISWHITE, 1): "L",
+    (PHOTOMETRIC.PALETTE, 1): "RGB",
+    (PHOTOMETRIC.RGB, 3): "RGB",
+    (PHOTOMETRIC.YCBCR, 3): "RGB",  # JPEG only: its decoder returns RGB
+    (PHOTOMETRIC.SEPARATED, 4): "CMYK",
+}
+_JPEG = (6, 7, 33003, 33005, 33007, 34892)  # compressions that carry YCbCr and are decoded to RGB
+_ALPHA = {1: "a", 2: "A"}  # extra sample's kind → premultiplied or straight alpha; any other kind is left out
+_MICRONS = ("micron", "microns", "um", "µm", "μm", "\\u00B5m")
+
+
+def read_tiff(path: Path, max_pixels: int) -> tuple[Samples, str, float | None]:
+    """Read the image of a TIFF, at full resolution if it is a pyramid.
+
+    Returns:
+        samples (H, W) or (H, W, S) uint8, their layout (a key of
+        :data:`pnseg_runtime.colour.TO_RGB`), and microns per pixel if the file's metadata states it.
+
+    Raises:
+        UnsupportedImage: a stack, or a colour space or sample type that has no RGB meaning.
+        Exception: whatever tifffile raises on a damaged file.
+    """
+    with tifffile.TiffFile(path) as tif:
+        series = tif.series[0]
+        page = series.keyframe
+        if series.axes not in ("YX", "YXS", "SYX"):
+            size = "×".join(str(n) for n in series.shape)
+            raise UnsupportedImage(
+                f"it is a stack ({size}, axes {series.axes}), not one image; save the plane you want"
+            )
+        height, width = (series.shape[series.axes.index(axis)] for axis in "YX")
+        if height * width > max_pixels:
+            raise UnsupportedImage(too_large(width, height, max_pixels))
+        _check_complete(page, path.stat().st_size)
+        array = series.asarray()
+        if series.axes == "SYX":
+            array = np.moveaxis(array, 0, -1)
+        samples, layout = _normalise(array, page)
+        return samples, layout, _stated_mpp(tif, page)
+
+
+def too_large(width: int, height: int, max_pixels: int) -> str:
+    """The reason given for an image that is not read whole."""
+    return (
+        f"{width}×{height} px is more than is read whole ({max_pixels // 1_000_000} megapixels); "
+        "cut the region of interest out of it first"
+    )
+
+
+def _check_complete(page: Any, file_size: int) -> None:
+    # tifffile pads some short segments with zeros, which would be taken for tissue.
+    ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False))
+    if max(ends, default=0) > file_size or not any(page.databytecounts):
+        raise EOFError("pixel data end early")
+
+
+def _normalise(array: NDArray[Any], page: Any) -> tuple[Samples, str]:
+    """Bring decoded samples to 8 bits and one of the known layouts."""
+    photometric, extra = page.photometric, [int(kind) for kind in page.extrasamples]
+    colors = page.samplesperpixel - len(extra)
+    layout = _LAYOUTS.get((photometric, colors))
+    if layout is None or (photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG):
+        name = getattr(photometric, "name", photometric)
+        raise UnsupportedImage(f"its colour space ({name}, {page.samplesperpixel} samples) is not RGB; save it as RGB")
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+    if photometric == PHOTOMETRIC.PALETTE:
+        index = array if array.ndim == 2 else array[..., 0]
+        return _palette(page.colormap)[index], layout
+    samples = _eight_bit(array, bits)
+    if samples.ndim == 3 and samples.shape[2] == 1:
+        samples = samples[..., 0]
+    if photometric == PHOTOMETRIC.MINISWHITE:
+        samples = 255 - samples
+    if not extra:
+        return samples, layout
+    alpha = _ALPHA.get(extra[0], "") if layout != "CMYK" else ""
+    kept = samples[..., : colors + len(alpha)]
+    return (kept[..., 0] if kept.shape[2] == 1 else kept), layout + alpha
+
+
+def _eight_bit(array: NDArray[Any], bits: int) -> Samples:
+    if array.dtype == np.bool_:
+        return to_8_bit(array.astype(np.uint8), 1)
+    if array.dtype in (np.uint8, np.uint16):
+        return to_8_bit(array, 2**bits - 1)
+    if array.dtype.kind == "f":
+        return unit_to_8_bit(array)
+    raise UnsupportedImage(f"its samples are {array.dtype}; save it with 8 or 16 bits a channel")
+
+
+def _palette(colormap: NDArray[np.uint16]) -> Samples:
+    """(3, 2^bits) 16-bit → (2^bits, 3) 8-bit; some writers store 8-bit values unscaled."""
+    return to_8_bit(colormap.T, 255 if colormap.max() < 256 else 65535)
+
+
+def _stated_mpp(tif: tifffile.TiffFile, page: Any) -> float | None:
+    """Microns per pixel by OME-XML, ImageJ or Aperio; the resolution tags alone (DPI) are never one."""
+    if tif.is_ome:
+        return _ome_mpp(tif.ome_metadata or "")
+    if tif.is_imagej:
+        metadata = tif.imagej_metadata or {}
+        return _imagej_mpp(str(metadata.get("unit", "")), page.tags.get("XResolution"), page.tags.get("YResolution"))
+    stated = re.search(r"\bMPP\s*=\s*([\d.]+)", page.description) if page.description.startswith("Aperio") else None
+    return credible_mpp(stated[1], stated[1]) if stated else None
+
+
+def _ome_mpp(xml: str) -> float | None:
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
+    stated = dict(re.findall(r'\b(PhysicalSize[XY](?:Unit)?)="([^"]*)"', pixels[0])) if pixels else {}
+    if any(stated.get(f"PhysicalSize{axis}Unit", "µm") not in _MICRONS for axis in "XY"):
+        return None
+    return credible_mpp(stated.get("PhysicalSizeX", ""), stated.get("PhysicalSizeY", ""))
+
+
+def _imagej_mpp(unit: str, x_tag: Any, y_tag: Any) -> float | None:
+    if unit not in _MICRONS or x_tag is None or y_tag is None:
+        return None
+    (x_pixels, x_units), (y_pixels, y_units) = x_tag.value, y_tag.value
+    return credible_mpp(x_units / max(x_pixels, 1), y_units / max(y_pixels, 1))
+
+
+def credible_mpp(x: float | str, y: float | str) -> float | None:
+    """The mean of both sides of a pixel, µm, or None if they are no square pixel of a light microscope."""
+    try:
+        width, height = float(x), float(y)
+    except ValueError:
+        return None
+    square = abs(width - height) <= 0.01 * max(abs(width), abs(height))
+    return (width + height) / 2 if square and 0.05 <= width <= 5 else None

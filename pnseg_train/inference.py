@@ -1,0 +1,64 @@
+"""Checkpoints run by the runtime's own pipeline, in PyTorch instead of an exported graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pnseg_runtime.bundle import Classes, Manifest, Masking, Prompting
+from pnseg_runtime.sessions import Runner, Sessions
+from pnseg_train.models.features import ImageFeatures
+from pnseg_train.models.prompter import Prompter
+from pnseg_train.models.segmentor import Prompts, Segmentor
+from pnseg_train.recipes import Recipe
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def torch_sessions(prompter: Prompter, segmentor: Segmentor) -> Sessions:
+    """The three networks under the names and tensors of an exported bundle."""
+    return Sessions(
+        prompter=_runner(lambda image: prompter(image)._asdict()),
+        encoder=_runner(lambda image: {k: v for k, v in segmentor.encode(image)._asdict().items() if v is not None}),
+        decoder=_runner(lambda **tensors: _decode(segmentor, **tensors)),
+    )
+
+
+def _decode(
+    segmentor: Segmentor,
+    point_coords: torch.Tensor,
+    point_labels: torch.Tensor,
+    image_index: torch.Tensor,
+    **features: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    return segmentor.decode(ImageFeatures(**features), Prompts(point_coords, point_labels, image_index))._asdict()
+
+
+def _runner(network: Any) -> Runner:
+    @torch.no_grad()
+    def run(inputs: Arrays) -> Arrays:
+        outputs = network(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()})
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    return run
+
+
+def manifest_of(recipe: Recipe) -> Manifest:
+    """What the runtime must know of a pair trained by a recipe; graphs are filled in by the export."""
+    return Manifest(
+        model=recipe.size,
+        mpp=recipe.mpp,
+        classes=Classes(names=recipe.classes, colors=recipe.colors),
+        prompting=Prompting(
+            anchor_spacing=recipe.prompter.spacing,
+            levels=recipe.prompter.levels,
+            nms_radius=recipe.prompter.nms_radius,
+            region_filter=recipe.prompter.region_filter,
+            negatives=recipe.segmentor.test_negatives,
+        ),
+        masking=Masking(nms_iou=recipe.segmentor.nms_iou),
+        graphs={},
+    )

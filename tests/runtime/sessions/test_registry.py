@@ -1,0 +1,32 @@
+import subprocess
+import sys
+
+import pytest
+
+from pnseg_runtime import sessions
+from pnseg_runtime.errors import BackendError
+from pnseg_runtime.sessions import BACKENDS, Backend, open_sessions
+from tests.fakes import fake_bundle
+
+
+def test_an_unknown_backend_is_told_with_the_known_ones():
+    with pytest.raises(BackendError, match="abacus.*onnxruntime"):
+        open_sessions(fake_bundle(), "abacus")
+
+
+def test_a_backend_whose_package_is_missing_says_what_to_install(monkeypatch):
+    absent = Backend("absent", "pnseg_runtime.sessions.absent", "absent", "pip install absent")
+    monkeypatch.setitem(sessions.BACKENDS, "absent", absent)
+    with pytest.raises(BackendError, match="pip install absent"):
+        open_sessions(fake_bundle(), "absent")
+
+
+def test_every_backend_stands_under_its_own_name():
+    assert all(name == backend.name for name, backend in BACKENDS.items())
+
+
+@pytest.mark.parametrize("module", ["pnseg_runtime", "pnseg_runtime.sessions"])
+def test_nothing_heavy_is_imported_before_it_is_used(module):
+    code = f"import sys, {module}; print(sorted({{'onnxruntime', 'torch', 'cv2', 'scipy'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow.csv
+import pytest
+import tifffile
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pnseg_runtime.cli import cli
+from pnseg_runtime.cli.group import LazyGroup, load_verb
+from pnseg_runtime.cli.verbs import VERBS, Verb
+from pnseg_runtime.errors import BundleError
+from pnseg_runtime.outputs import KINDS
+from tests.runtime.made import SAMPLES, DarkSpotModel, dark_spots, sample
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Put a model made by hand in the place of a bundle; returns what it was loaded with."""
+    seen: dict[str, Any] = {"model": DarkSpotModel()}
+
+    def load(bundle: str, **options: Any) -> DarkSpotModel:
+        seen.update(bundle=bundle, options=options)
+        return seen["model"]
+
+    monkeypatch.setattr("pnseg_runtime.cli.predict.load", load)
+    return seen
+
+
+# The group
+
+
+def test_help_lists_every_verb_and_imports_none() -> None:
+    code = (
+        "import sys; from pnseg_runtime.cli import cli; cli(['--help'], standalone_mode=False);"
+        "sys.exit(any(name.endswith(('cli.predict', 'cli.info')) or name.startswith(('torch', 'pnseg_train'))"
+        " for name in sys.modules))"
+    )
+    finished = python(code)
+    assert finished.returncode == 0
+    for verb in VERBS:
+        assert f"  {verb.name} " in finished.stdout
+        assert verb.help.split()[0] in finished.stdout
+
+
+def test_the_version_is_printed() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("pnseg ")
+
+
+def test_an_unknown_verb_is_wrong_usage() -> None:
+    assert run("guess").exit_code == 2
+
+
+def test_a_verb_whose_extra_is_missing_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needs_torch.py").write_text("import torch.nn\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    group = LazyGroup("pnseg", [*VERBS, Verb("fit", "needs_torch:fit", "Fit.", extra="train")])
+    result = CliRunner().invoke(group, ["fit"])
+    assert result.exit_code == 2
+    assert result.stderr == 'Error: pnseg fit needs PyTorch: pip install "pnseg[train]"\n'
+    assert CliRunner().invoke(group, ["info", "--help"]).exit_code == 0
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_missing_extra() -> None:
+    with pytest.raises(ModuleNotFoundError, match="pnseg_train"):
+        load_verb(Verb("fit", "pnseg_train.no_such_module:fit", "Fit.", extra="train"))
+
+
+def test_a_library_the_plain_installation_brings_is_never_an_extra() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        load_verb(Verb("look", "no_such_library:look", "Look."))
+
+
+def test_completion_imports_no_verb() -> None:
+    context = click.Context(cli, resilient_parsing=True)
+    for verb in VERBS:
+        command = cli.get_command(context, verb.name)
+        assert command is not None
+        assert command.help == verb.help
+
+
+def group_of(callback: Any, monkeypatch: pytest.MonkeyPatch) -> LazyGroup:
+    monkeypatch.setattr("pnseg_runtime.cli.group.load_verb", lambda verb: click.Command("do", callback=callback))
+    return LazyGroup("pnseg", [Verb("do", "nowhere:do", "Do.")])
+
+
+def test_an_error_of_pnseg_is_one_line_and_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise BundleError("b/: no bundle here; export one.")
+
+    result = CliRunner().invoke(group_of(fail, monkeypatch), ["do"])
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: b/: no bundle here; export one.\n")
+
+
+def test_an_interruption_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(group_of(interrupt, monkeypatch), ["do"])
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+# predict
+
+
+def test_a_folder_gives_all_outputs_of_its_images(loaded: dict[str, Any], tmp_path: Path) -> None:
+    result = run("predict", SAMPLES, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    stems = sorted(path.stem for path in SAMPLES.glob("*.png"))
+    expected = sorted(f"{stem}{kind.suffix}" for stem in stems for kind in KINDS.values())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
+    assert len(loaded["model"].asked) == len(stems) == 6
+
+
+def test_outputs_hold_the_nuclei_of_the_model(loaded: dict[str, Any], tmp_path: Path) -> None:
+    run("predict", SAMPLES / "he_pink.png", "--out", tmp_path)
+    nuclei = dark_spots(sample("he_pink"))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "he_pink.labels.tif"), nuclei.instance_map())
+    assert pyarrow.csv.read_csv(tmp_path / "he_pink.csv").num_rows == len(nuclei)
+    features = json.loads((tmp_path / "he_pink.geojson").read_text(encoding="utf-8"))["features"]
+    assert len(features) == len(nuclei)
+
+
+def test_the_table_has_a_row_an_image_and_a_total(loaded: dict[str, Any], tmp_path: Path) -> None:
+    result = run("predict", SAMPLES, "--out", tmp_path)
+    heading, *rows = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    assert heading == ["image", "size", "(px)", "nuclei", "seconds", "Mpx/s"]
+    assert [row[0] for row in rows[:-1]] == sorted(path.name for path in SAMPLES.glob("*.png"))
+    assert {row[1] for row in rows[:-1]} == {"320×256"}
+    assert rows[-1][:2] == ["6", "images"]
+    assert int(rows[-1][2]) == sum(int(row[2]) for row in rows[:-1])
+
+
+def test_a_pipe_gets_no_colour_and_standard_error_stays_silent(loaded: dict[str, Any], tmp_path: Path) -> None:
+    result = run("predict", SAMPLES, "--out", tmp_path)
+    assert "\x1b" not in result.output
+    assert result.stderr == ""
+
+
+def test_a_long_file_name_is_not_folded_in_a_pipe(loaded: dict[str, Any], tmp_path: Path) -> None:
+    name = "a slide with a very long name " * 5 + ".png"
+    Image.fromarray(sample()).save(tmp_path / name)
+    result = run("predict", tmp_path / name, "--out", tmp_path / "out")
+    assert any(line.startswith(name) and "320×256" in line for line in result.stdout.splitlines())
+
+
+def test_json_names_sizes_counts_and_files(loaded: dict[str, Any], tmp_path: Path) -> None:
+    result = run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--only", "csv", "--json")
+    document = json.loads(result.stdout)
+    (image,) = document["images"]
+    assert (image["width"], image["height"]) == (320, 256)
+    assert image["nuclei"] == len(dark_spots(sample("he_pink")))
+    assert image["outputs"] == {"csv": str(tmp_path / "he_pink.csv")}
+    assert document["failed"] == []
+
+
+def test_only_the_kinds_asked_for_are_written(loaded: dict[str, Any], tmp_path: Path) -> None:
+    run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--only", "labels,geojson")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["he_pink.geojson", "he_pink.labels.tif"]
+
+
+@pytest.mark.parametrize("kinds", ["masks", "labels,masks", ""])
+def test_an_unknown_kind_is_wrong_usage_and_lists_the_known(kinds: str, loaded: dict[str, Any], tmp_path: Path) -> None:
+    result = run("predict", SAMPLES, "--out", tmp_path, "--only", kinds)
+    assert result.exit_code == 2
+    assert "choose from labels, geojson, csv, parquet, overlay" in result.stderr.replace("\n", " ")
+
+
+def test_options_reach_the_model_only_when_they_are_given(loaded: dict[str, Any], tmp_path: Path) -> None:
+    run("predict", SAMPLES / "he_pink.png", "--out", tmp_path)
+    assert (loaded["bundle"], loaded["options"]) == ("nano", {})
+    run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--bundle", "b", "--threads", 2, "--negatives", 0)
+    assert (loaded["bundle"], loaded["options"]) == ("b", {"threads": 2, "negatives": 0})
+    run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--assignment", "all")
+    assert loaded["options"] == {"assignment": "all"}
+
+
+def test_the_users_mpp_goes_before_the_files(loaded: dict[str, Any], tmp_path: Path) -> None:
+    image = tmp_path / "tile.tif"
+    tifffile.imwrite(image, sample(), photometric="rgb", description="Aperio|MPP = 0.5", metadata=None)
+    for options in ([], ["--mpp", "0.25"]):
+        assert run("predict", image, "--out", tmp_path / "out", *options).exit_code == 0
+    assert [mpp for _, mpp in loaded["model"].asked] == [0.5, 0.25]
+
+
+def test_results_of_an_earlier_run_in_the_same_folder_are_no_input(loaded: dict[str, Any], tmp_path: Path) -> None:
+    Image.fromarray(sample()).save(tmp_path / "tile.png")
+    for _ in range(2):
+        assert run("predict", tmp_path, "--out", tmp_path).exit_code == 0
+    assert len(loaded["model"].asked) == 2
+
+
+def test_folders_inside_are_looked_into_only_when_asked(loaded: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.fromarray(sample()).save(tmp_path / "in" / "a.png")
+    Image.fromarray(sample()).save(tmp_path / "in" / "deep" / "b.PNG")
+    for options, names in (([], ["a"]), (["--recursive"], ["a", "b"])):
+        run("predict", tmp_path / "in", "--out", tmp_path / "out", "--only", "csv", "--overwrite", *options)
+        assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == names
+
+
+def test_a_file_named_twice_is_predicted_once(loaded: dict[str, Any], tmp_path: Path) -> None:
+    result = run("predict", SAMPLES / "he_pink.png", SAMPLES, SAMPLES / "he_pink.png", "--out", tmp_path)
+    assert result.exit_code == 0
+    assert len(loaded["model"].asked) == 6

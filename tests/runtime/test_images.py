@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pnseg_runtime import images
+from pnseg_runtime.colour import cmyk_to_rgb, premultiplied_on_white, rgba_on_white, to_8_bit
+from pnseg_runtime.errors import ImageError
+from pnseg_runtime.images import read_image
+from pnseg_runtime.tiff import credible_mpp
+from tests.runtime.made import SAMPLES, sample
+
+RGB = sample("he_pink")
+GREY = RGB[..., 0]
+GREY_RGB = np.repeat(GREY[..., None], 3, axis=2)
+LINEAR = np.stack([np.arange(256, dtype=np.uint16) * 257] * 3)
+
+
+def with_fourth(value: int) -> np.ndarray:
+    return np.dstack([RGB, np.full(GREY.shape, value, np.uint8)])
+
+
+LOSSLESS_TIFFS: dict[str, tuple[np.ndarray, dict[str, Any], np.ndarray]] = {
+    "plain": (RGB, {"photometric": "rgb"}, RGB),
+    "lzw": (RGB, {"photometric": "rgb", "compression": "lzw"}, RGB),
+    "tiled deflate": (RGB, {"photometric": "rgb", "compression": "deflate", "tile": (64, 64)}, RGB),
+    "zstd": (RGB, {"photometric": "rgb", "compression": "zstd"}, RGB),
+    "planar": (np.moveaxis(RGB, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}, RGB),
+    "16-bit": (RGB.astype(np.uint16) * 257, {"photometric": "rgb"}, RGB),
+    "big-endian 16-bit": (RGB.astype(np.uint16) * 257, {"photometric": "rgb", "byteorder": ">"}, RGB),
+    "bigtiff": (RGB, {"photometric": "rgb", "bigtiff": True}, RGB),
+    "grey": (GREY, {"photometric": "minisblack"}, GREY_RGB),
+    "16-bit grey": (GREY.astype(np.uint16) * 257, {"photometric": "minisblack"}, GREY_RGB),
+    "white is zero": (GREY, {"photometric": "miniswhite"}, 255 - GREY_RGB),
+    "one bit": (GREY > 128, {"photometric": "minisblack"}, np.where(GREY_RGB > 128, 255, 0)),
+    "palette": (GREY, {"photometric": "palette", "colormap": LINEAR}, GREY_RGB),
+    "opaque": (with_fourth(255), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, RGB),
+    "transparent": (with_fourth(0), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, np.full_like(RGB, 255)),
+    "unused fourth sample": (with_fourth(0), {"photometric": "rgb", "extrasamples": ["unspecified"]}, RGB),
+    "cmyk": (with_fourth(0), {"photometric": "separated"}, 255 - RGB),
+    "float": ((RGB / 255).astype(np.float32), {"photometric": "rgb"}, RGB),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS_TIFFS)
+def test_a_tiff_of_every_kind_gives_its_pixels_as_8_bit_rgb(kind: str, tmp_path: Path) -> None:
+    stored, options, expected = LOSSLESS_TIFFS[kind]
+    tifffile.imwrite(tmp_path / "image.tif", stored, **options)
+    pixels = read_image(tmp_path / "image.tif").pixels
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tif"])
+def test_lossless_formats_agree_to_the_pixel(suffix: str, tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"image.{suffix}")
+    np.testing.assert_array_equal(read_image(tmp_path / f"image.{suffix}").pixels, RGB)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jp2", "webp"])
+def test_lossy_formats_stay_close(suffix: str, tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"image.{suffix}", quality=95)
+    error = np.abs(read_image(tmp_path / f"image.{suffix}").pixels.astype(int) - RGB)
+    assert error.mean() < 3
+
+
+def test_jpeg_inside_a_tiff_stays_close(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", RGB, photometric="rgb", compression="jpeg", tile=(64, 64))
+    error = np.abs(read_image(tmp_path / "image.tif").pixels.astype(int) - RGB)
+    assert error.mean() < 3
+
+
+def test_a_cmyk_jpeg_comes_back_in_its_colours(tmp_path: Path) -> None:
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "image.jpg", quality=95)
+    assert np.abs(read_image(tmp_path / "image.jpg").pixels.astype(int) - RGB).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_a_grey_png_is_replicated(mode: str, tmp_path: Path) -> None:
+    image = Image.fromarray(RGB).convert(mode)
+    image.save(tmp_path / "image.png")
+    expected = np.asarray(image.convert("L"))
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png").pixels, np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", ["png", "pgm"])
+def test_16_bit_grey_is_divided_by_257(suffix: str, tmp_path: Path) -> None:
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / f"image.{suffix}")
+    np.testing.assert_array_equal(read_image(tmp_path / f"image.{suffix}").pixels, GREY_RGB)
+
+
+def test_a_16_bit_rgb_png_is_right_to_one_level(tmp_path: Path) -> None:
+    deep = RGB.astype(np.uint16) * 257 - (RGB > 0) * np.uint16(100)
+    (tmp_path / "image.png").write_bytes(imagecodecs.png_encode(deep))
+    difference = read_image(tmp_path / "image.png").pixels - deep / 257
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_palette_png_shows_its_colours(tmp_path: Path) -> None:
+    image = Image.fromarray(RGB).convert("P", palette=Image.Palette.ADAPTIVE)
+    image.save(tmp_path / "image.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png").pixels, np.asarray(image.convert("RGB")))
+
+
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
+    rgba = with_fourth(255)
+    rgba[:50, :50, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "image.png")
+    pixels = read_image(tmp_path / "image.png").pixels
+    assert (pixels[:50, :50] == 255).all()
+    np.testing.assert_array_equal(pixels[50:], RGB[50:])
+
+
+def test_an_exif_orientation_does_not_turn_the_pixels(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "image.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png").pixels, RGB)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (10, 3000), (3000, 10)])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_tiny_or_narrow_image_keeps_its_shape(shape: tuple[int, int], suffix: str, tmp_path: Path) -> None:
+    Image.fromarray(np.full((*shape, 3), 200, np.uint8)).save(tmp_path / f"image.{suffix}")
+    assert read_image(tmp_path / f"image.{suffix}").pixels.shape == (*shape, 3)
+
+
+def test_a_pyramid_gives_its_full_resolution(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "image.tif") as writer:
+        writer.write(RGB, subifds=1, photometric="rgb")
+        writer.write(RGB[::2, ::2], subfiletype=1, photometric="rgb")
+    np.testing.assert_array_equal(read_image(tmp_path / "image.tif").pixels, RGB)
+
+
+UNSUPPORTED: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
+    "z-stack": (np.stack([GREY] * 3), {"photometric": "minisblack"}, "stack"),
+    "stack of RGB": (np.stack([RGB] * 2), {"photometric": "rgb"}, "stack"),
+    "ImageJ stack": (np.stack([GREY] * 3), {"imagej": True, "metadata": {"axes": "ZYX"}}, "stack"),
+    "NaN": (np.where(RGB > 200, np.nan, 0.5).astype(np.float32), {"photometric": "rgb"}, "NaN"),
+    "float beyond 1": (RGB.astype(np.float32), {"photometric": "rgb"}, "0–1"),
+    "32-bit": (RGB.astype(np.int32), {"photometric": "rgb"}, "int32"),
+    "CIELAB": (RGB, {"photometric": "cielab"}, "CIELAB"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_a_tiff_without_one_rgb_meaning_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    stored, options, word = UNSUPPORTED[kind]
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, stored, **options)
+    with pytest.raises(ImageError, match=word) as caught:
+        read_image(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "jp2", "tif"])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.95])
+def test_a_truncated_file_is_never_read_as_tissue(suffix: str, kept: float, tmp_path: Path) -> None:
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    Image.fromarray(RGB).save(whole)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(ImageError, match=r"damaged or incomplete|not an image"):
+        read_image(cut)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate", "jpeg"])
+def test_a_truncated_tiff_is_never_padded(compression: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", compression=compression, rowsperstrip=16)
+    data = path.read_bytes()
+    path.write_bytes(data[:-500])
+    with pytest.raises(ImageError, match="damaged or incomplete"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no such file"), (b"", "empty"), (b"nuclei, alas", "not an image"), (b"\x93NUMPY\x01\x00", "not an image")],
+)
+def test_what_is_no_image_is_named_with_a_remedy(content: bytes | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError, match=words) as caught:
+        read_image(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert ";" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="folder"):
+        read_image(tmp_path)
+
+
+def test_a_path_that_cannot_exist_is_one_sentence() -> None:
+    with pytest.raises(ImageError):
+        read_image("a" * 5000 + ".png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_an_image_over_the_limit_is_refused_before_it_is_decoded(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"image.{suffix}")
+    monkeypatch.setattr(images, "MAX_PIXELS", 320 * 256 - 1)
+    with pytest.raises(ImageError, match="320×256 px is more than is read whole"):
+        read_image(tmp_path / f"image.{suffix}")
+    monkeypatch.setattr(images, "MAX_PIXELS", 320 * 256)
+    assert read_image(tmp_path / f"image.{suffix}").pixels.shape == RGB.shape
+
+
+def test_pillows_own_limit_neither_stops_an_image_nor_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.fromarray(RGB).save(tmp_path / "image.png")
+    assert read_image(tmp_path / "image.png").pixels.shape == RGB.shape
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_programs_posing_as_images_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+    with pytest.raises(ImageError, match="not an image"):
+        read_image(tmp_path / "image.png")
+
+
+OME = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
+MPP_TIFFS: dict[str, tuple[dict[str, Any], float | None]] = {
+    "OME": ({"ome": True, "metadata": OME | {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}}, 0.25),
+    "OME in mm": ({"ome": True, "metadata": OME | {"PhysicalSizeXUnit": "mm", "PhysicalSizeYUnit": "mm"}}, None),
+    "OME not square": ({"ome": True, "metadata": OME | {"PhysicalSizeY": 0.5}}, None),
+    "OME absurd": ({"ome": True, "metadata": OME | {"PhysicalSizeX": 350.0, "PhysicalSizeY": 350.0}}, None),
+    "ImageJ": ({"imagej": True, "resolution": (2, 2), "metadata": {"unit": "um", "axes": "YXS"}}, 0.5),
+    "ImageJ in inches": ({"imagej": True, "resolution": (2, 2), "metadata": {"unit": "inch", "axes": "YXS"}}, None),
+    "Aperio": ({"description": "Aperio Image\r\n320x256|AppMag = 20|MPP = 0.4990", "metadata": None}, 0.499),
+    "DPI": ({"resolution": (101600, 101600), "resolutionunit": "INCH", "metadata": None}, None),
+}
+
+
+@pytest.mark.parametrize("kind", MPP_TIFFS)
+def test_microns_per_pixel_come_from_metadata_that_state_them(kind: str, tmp_path: Path) -> None:
+    options, expected = MPP_TIFFS[kind]
+    tifffile.imwrite(tmp_path / "image.tif", RGB, photometric="rgb", **options)
+    assert read_image(tmp_path / "image.tif").mpp == pytest.approx(expected)
+
+
+def test_the_samples_are_rgb_tiles_without_a_pixel_size() -> None:
+    read = [read_image(path) for path in sorted(SAMPLES.glob("*.png"))]
+    assert [image.pixels.shape for image in read] == [(256, 320, 3)] * 6
+    assert {image.mpp for image in read} == {None}
+
+
+@given(st.floats(allow_nan=True), st.floats(allow_nan=True))
+def test_an_mpp_is_credible_only_for_square_pixels_of_a_light_microscope(x: float, y: float) -> None:
+    mpp = credible_mpp(x, y)
+    assert mpp is None or (0.049 < mpp < 5.1 and abs(x - y) <= 0.0101 * max(x, y))
+
+
+@given(st.integers(1, 16), st.data())
+def test_scaling_keeps_the_ends_and_the_order(bits: int, data: st.DataObject) -> None:
+    peak = 2**bits - 1
+    values = np.array([*sorted(data.draw(st.lists(st.integers(0, peak), min_size=1))), peak], np.uint16)
+    scaled = to_8_bit(np.concatenate([[np.uint16(0)], values]), peak)
+    assert scaled[0] == 0
+    assert scaled[-1] == 255
+    assert (np.diff(scaled.astype(int)) >= 0).all()
+    np.testing.assert_allclose(scaled[1:], values / peak * 255, atol=0.5 + 1e-9)
+
+
+@given(st.lists(st.integers(0, 255), min_size=4, max_size=4))
+def test_alpha_and_ink_match_their_formula_to_the_nearest_level(sample_: list[int]) -> None:
+    pixel = np.array(sample_, np.uint8).reshape(1, 1, 4)
+    color, fourth = pixel[0, 0, :3] / 255, sample_[3] / 255
+    np.testing.assert_allclose(rgba_on_white(pixel)[0, 0], 255 * (color * fourth + 1 - fourth), atol=0.5 + 1e-9)
+    np.testing.assert_allclose(cmyk_to_rgb(pixel)[0, 0], 255 * (1 - color) * (1 - fourth), atol=0.5 + 1e-9)
+
+
+@given(st.lists(st.integers(0, 255), min_size=3, max_size=3), st.integers(0, 255))
+def test_premultiplied_alpha_agrees_with_straight_alpha(color: list[int], alpha: int) -> None:
+    straight = np.array([*color, alpha], np.uint8).reshape(1, 1, 4)
+    multiplied = straight.copy()
+    multiplied[..., :3] = (straight[..., :3].astype(int) * alpha + 127) // 255
+    difference = premultiplied_on_white(multiplied).astype(int) - rgba_on_white(straight)
+    assert np.abs(difference).max() <= 1

@@ -1,0 +1,210 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from pnseg_runtime.masks import (
+    DecodedMasks,
+    best_per_point,
+    box_iou,
+    crop_masks,
+    paint,
+    suppress_boxes,
+    tighten,
+    touches_inner_border,
+    upsample,
+)
+from tests import golden
+
+WINDOW = 256
+
+
+def bilinear(logits, factor):
+    """Upsampling written out: half-pixel centres, the edge repeated."""
+    size = logits.shape[-1]
+    source = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
+    low = source.astype(int)
+    high = np.minimum(low + 1, size - 1)
+    weight = source - low
+    rows = logits[:, low] * (1 - weight)[None, :, None] + logits[:, high] * weight[None, :, None]
+    return rows[:, :, low] * (1 - weight) + rows[:, :, high] * weight
+
+
+def blobs(seed, size, count=4):
+    """Smooth random logits with a few positive regions, also at the borders."""
+    noise = np.random.default_rng(seed).normal(size=(count, size, size))
+    return np.stack([gaussian_filter(n, size / 16) * size / 8 - 0.2 for n in noise]).astype(np.float32)
+
+
+def full_size(boxes, masks, shape):
+    maps = np.zeros((len(masks), *shape), bool)
+    for canvas, (x0, y0, x1, y1), mask in zip(maps, boxes, masks, strict=True):
+        canvas[y0:y1, x0:x1] = mask
+    return maps
+
+
+def test_upsampled_logits_are_those_of_the_reference_implementation():
+    recorded = golden.arrays("segmentor_tiny")
+    for row, expected in zip(recorded["pred_masks_rows"], recorded["pred_masks"], strict=True):
+        np.testing.assert_allclose(upsample(recorded["low_res_masks"][row, 0], 4), expected, atol=1e-6)
+
+
+def test_cropped_masks_are_the_positive_part_of_the_full_upsampling_of_recorded_logits():
+    logits = golden.arrays("segmentor_tiny")["low_res_masks"][:, 0]
+    boxes, masks = crop_masks(logits, np.zeros((len(logits), 2), int), WINDOW, (WINDOW, WINDOW))
+    expected = np.stack([upsample(low, 4) for low in logits]) > 0
+    np.testing.assert_array_equal(full_size(boxes, masks, (WINDOW, WINDOW)), expected)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([64, 128]))
+def test_cropped_masks_are_the_positive_part_of_the_full_upsampling(seed, size):
+    logits = blobs(seed, size)
+    boxes, masks = crop_masks(logits, np.zeros((len(logits), 2), int), WINDOW, (WINDOW, WINDOW))
+    expected = bilinear(logits.astype(np.float64), WINDOW // size)
+    decided = np.abs(expected) > 1e-5  # nearer to 0 the last bit of float32 decides
+    found = full_size(boxes, masks, (WINDOW, WINDOW))
+    np.testing.assert_array_equal(found[decided], expected[decided] > 0)
+
+
+def test_masks_agree_with_pytorch():
+    torch = pytest.importorskip("torch")
+    logits = blobs(7, 64)
+    full = torch.nn.functional.interpolate(
+        torch.from_numpy(logits)[:, None], (WINDOW, WINDOW), mode="bilinear", align_corners=False
+    )
+    boxes, masks = crop_masks(logits, np.zeros((len(logits), 2), int), WINDOW, (WINDOW, WINDOW))
+    np.testing.assert_array_equal(full_size(boxes, masks, (WINDOW, WINDOW)), full[:, 0].numpy() > 0)
+
+
+@given(st.integers(0, 10_000), st.tuples(st.integers(1, 400), st.integers(1, 400)))
+def test_masks_lie_where_their_window_lies_and_end_at_the_image(seed, shape):
+    rng = np.random.default_rng(seed)
+    logits = blobs(seed, 64)
+    origins = np.stack([rng.integers(0, max(side - WINDOW, 0) + 1, len(logits)) for side in shape[::-1]], axis=1)
+    boxes, masks = crop_masks(logits, origins, WINDOW, shape)
+    for low, (x, y), box, mask in zip(logits, origins, boxes, masks, strict=True):
+        canvas = np.zeros((y + WINDOW, x + WINDOW), bool)
+        canvas[y:, x:] = upsample(low, 4) > 0
+        np.testing.assert_array_equal(full_size([box], [mask], shape)[0], _fitted(canvas, shape))
+        if mask.size:
+            assert mask[0].any()
+            assert mask[-1].any()
+            assert mask[:, 0].any()
+            assert mask[:, -1].any()
+
+
+def _fitted(canvas, shape):
+    fitted = np.zeros(shape, bool)
+    part = canvas[: shape[0], : shape[1]]
+    fitted[: part.shape[0], : part.shape[1]] = part
+    return fitted
+
+
+def test_a_mask_without_a_positive_logit_is_empty():
+    boxes, masks = crop_masks(np.full((1, 64, 64), -1, np.float32), np.array([[5, 6]]), WINDOW, (300, 300))
+    x0, y0, x1, y1 = boxes[0]
+    assert (x1 - x0, y1 - y0) == (0, 0)
+    assert masks[0].size == 0
+
+
+def test_tightening_keeps_the_true_pixels_in_their_place():
+    mask = np.zeros((5, 6), bool)
+    mask[1, 2] = mask[3, 4] = True
+    box, cropped = tighten(mask, (10, 20))
+    assert box == (12, 21, 15, 24)
+    assert cropped.tolist() == [[True, False, False], [False, False, False], [False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("box", "touches"),
+    [
+        ((60, 60, 200, 200), False),
+        ((0, 60, 40, 200), False),  # at the image's left border
+        ((60, 60, 248, 200), False),
+        ((60, 60, 256, 200), True),
+        ((60, 0, 250, 200), True),
+    ],
+)
+def test_only_borders_inside_the_image_cut_masks(box, touches):
+    found = touches_inner_border(np.array([box], np.int32), np.array([[0, 0]]), WINDOW, (256, 448))
+    assert found.tolist() == [touches]
+
+
+@pytest.mark.parametrize(("edge", "touches"), [(249, False), (250, True), (256, True)])
+def test_the_margin_is_inclusive_on_the_far_side(edge, touches):
+    box = np.array([[100, 100, edge, 120]], np.int32)
+    assert touches_inner_border(box, np.array([[0, 0]]), WINDOW, (256, 448)).tolist() == [touches]
+
+
+@pytest.mark.parametrize(("start", "touches"), [(192, True), (199, True), (200, False)])
+def test_the_margin_is_inclusive_on_the_near_side(start, touches):
+    box = np.array([[start, 100, 230, 120]], np.int32)
+    assert touches_inner_border(box, np.array([[192, 0]]), WINDOW, (256, 448)).tolist() == [touches]
+
+
+def test_the_best_mask_of_a_point_has_the_highest_predicted_iou_and_of_equal_ones_is_the_first():
+    points, ious = np.array([3, 1, 3, 1, 3]), np.array([0.5, 0.7, 0.9, 0.7, 0.9], np.float32)
+    assert best_per_point(points, ious).tolist() == [1, 2]
+
+
+@st.composite
+def random_boxes(draw):
+    count = draw(st.integers(0, 30))
+    side = st.one_of(st.integers(1, 12), st.integers(1, 80))
+    rows = [
+        (x, y, x + w, y + h)
+        for x, y, w, h in draw(
+            st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), side, side), min_size=count, max_size=count)
+        )
+    ]
+    scores = draw(st.lists(st.sampled_from([0.2, 0.5, 0.7, 0.9]), min_size=count, max_size=count))
+    return np.array(rows, np.int32).reshape(-1, 4), np.array(scores, np.float32)
+
+
+@given(random_boxes(), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]))
+def test_box_nms_agrees_with_the_full_matrix_of_overlaps(boxes_and_scores, threshold):
+    boxes, scores = boxes_and_scores
+    overlap = box_iou(boxes[:, None], boxes[None])
+    expected = np.ones(len(boxes), bool)
+    for index in np.argsort(-scores, kind="stable"):
+        if expected[index]:
+            expected[overlap[index] > threshold] = False
+            expected[index] = True
+    np.testing.assert_array_equal(suppress_boxes(boxes, scores, threshold), expected)
+
+
+def test_box_iou_counts_pixels():
+    first, second = np.array([0, 0, 4, 4], np.int32), np.array([2, 0, 6, 4], np.int32)
+    assert box_iou(first, second) == pytest.approx(8 / 24)
+    assert box_iou(first, np.array([4, 0, 8, 4], np.int32)) == 0
+
+
+@given(random_boxes())
+def test_painting_shows_the_most_confident_nucleus_of_every_pixel(boxes_and_scores):
+    boxes, scores = boxes_and_scores
+    masks = [np.ones((y1 - y0, x1 - x0), bool) for x0, y0, x1, y1 in boxes]
+    order, visible_boxes, visible = paint(boxes, masks, scores, (130, 130))
+    assert (np.diff(scores[order]) <= 0).all()
+    shown = full_size(visible_boxes, visible, (130, 130))
+    assert shown.sum(axis=0).max(initial=0) <= 1
+    assert all(mask.any() for mask in visible)
+    winner = np.full((130, 130), -1)
+    for index in sorted(range(len(boxes)), key=lambda i: (scores[i], -i)):
+        x0, y0, x1, y1 = boxes[index]
+        winner[y0:y1, x0:x1] = index
+    for index, mask in zip(order, shown, strict=True):
+        np.testing.assert_array_equal(mask, winner == index)
+    assert set(order) == set(np.unique(winner)) - {-1}
+
+
+def test_a_nucleus_that_is_covered_completely_goes():
+    boxes = np.array([[2, 2, 4, 4], [0, 0, 9, 9]], np.int32)
+    masks = [np.ones((2, 2), bool), np.ones((9, 9), bool)]
+    kept, _, _ = paint(boxes, masks, np.array([0.1, 0.9], np.float32), (10, 10))
+    assert kept.tolist() == [1]
+
+
+def test_joining_no_masks_gives_an_empty_table():
+    empty = DecodedMasks.joined([])
+    assert (empty.points.shape, empty.ious.shape, empty.boxes.shape, empty.masks) == ((0,), (0,), (0, 4), [])

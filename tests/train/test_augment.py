@@ -1,0 +1,93 @@
+"""Crops keep image and maps aligned to the pixel."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pnseg_train.augment import StainJitter, as_tv, geometry, separate
+from pnseg_train.crops import Crops
+from pnseg_train.datasets import Sample, read_folder
+from pnseg_train.recipes import Augment
+from tests import golden
+
+
+def drawn_sample(height: int = 200, width: int = 260) -> Sample:
+    """Nuclei painted in their own colour: the image says which pixel belongs to which nucleus."""
+    rng = np.random.default_rng(3)
+    instances = np.zeros((height, width), np.int32)
+    ys, xs = np.mgrid[:height, :width]
+    for value in range(1, 25):
+        y, x, radius = rng.integers(0, height), rng.integers(0, width), rng.integers(5, 14)
+        instances[(ys - y) ** 2 + (xs - x) ** 2 < radius**2] = value
+    image = np.repeat((instances[..., None] * 10).astype(np.uint8), 3, axis=2)
+    return Sample("drawn", image, instances, (instances > 0).astype(np.uint8))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31))
+def test_image_and_maps_stay_aligned_through_the_geometry(seed):
+    torch.manual_seed(seed)
+    sample = drawn_sample()
+    image, maps = geometry(sample.median_diameter(), 128, 20.0, 0.3, (0.55, 2.5))(*as_tv(sample))
+    assert image.shape == (3, 128, 128)
+    assert maps.shape == (2, 128, 128)
+    assert torch.equal(maps[0] > 0, maps[1] > 0)
+    # Away from edges, where colours mix, a pixel's colour is that of its nucleus.
+    solid = torch.from_numpy(_interior(maps[0].numpy()))
+    difference = (image[0].int() - 10 * maps[0].int()).abs()[solid]
+    assert solid.sum() == 0 or float((difference <= 12).float().mean()) > 0.97
+
+
+def _interior(labels: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
+    return (ndimage.maximum_filter(labels, 5) == labels) & (ndimage.minimum_filter(labels, 5) == labels)
+
+
+def test_separate_gives_consecutive_ids_to_connected_pieces():
+    instances = torch.zeros(20, 20, dtype=torch.int32)
+    instances[0:5, 0:5] = 7
+    instances[10:15, 10:15] = 7
+    instances[0:5, 10:15] = 3
+    instances[19, 19] = 9
+    result = separate(instances)
+    assert sorted(result.unique().tolist()) == [0, 1, 2, 3]
+    assert result[0, 0] != result[12, 12]
+    assert result[19, 19] == 0
+
+
+def test_stain_jitter_leaves_maps_alone_and_changes_colours():
+    torch.manual_seed(0)
+    sample = read_folder(golden.TILES, None)[0]
+    image, maps = as_tv(sample)
+    changed, same = StainJitter(0.3, 0.05)(image, maps)
+    assert torch.equal(same, maps)
+    assert 1 < float((changed.int() - image.int()).abs().float().mean()) < 100
+
+
+def test_no_stain_jitter_gives_the_image_back():
+    image, _ = as_tv(read_folder(golden.TILES, None)[0])
+    assert (StainJitter(0.0, 0.0)(image).int() - image.int()).abs().max() <= 1
+
+
+def test_a_crop_depends_on_seed_and_number_alone():
+    samples = read_folder(golden.TILES, None)
+    first, second = (Crops(samples, Augment(), seed=4, length=10) for _ in range(2))
+    torch.manual_seed(1)
+    a = first[3]
+    torch.manual_seed(2)
+    second[7]
+    b = second[3]
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not torch.equal(a.image, first[4].image)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_crops_of_real_tiles_have_consecutive_instances(index):
+    crop = Crops(read_folder(golden.TILES, None), Augment(), seed=0, length=10)[index]
+    ids = crop.instances.unique().tolist()
+    assert ids == list(range(len(ids)))
+    assert crop.image.shape == (3, 256, 256)
+    assert torch.isfinite(crop.image).all()

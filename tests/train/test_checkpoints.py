@@ -1,0 +1,49 @@
+import json
+
+import pytest
+import torch
+
+from pnseg_runtime.errors import PnsegError
+from pnseg_train.checkpoints import CARD, WEIGHTS, Card, build, load_checkpoint, save_checkpoint
+from pnseg_train.recipes import read_recipe
+
+
+@pytest.fixture
+def saved(tmp_path):
+    card = Card(network="segmentor", recipe=read_recipe("nano"), step=7, metrics={"iou": 0.5})
+    network = build(card)
+    save_checkpoint(tmp_path / "best", network, card)
+    return tmp_path / "best", network, card
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(saved):
+    folder, network, card = saved
+    loaded, loaded_card = load_checkpoint(folder)
+    assert loaded_card == card
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert not loaded.training
+
+
+def test_a_checkpoint_is_tensors_and_json_only(saved):
+    folder, *_ = saved
+    assert sorted(path.name for path in folder.iterdir()) == [CARD, WEIGHTS]
+    json.loads((folder / CARD).read_text())
+
+
+def test_weights_of_another_network_are_refused(saved):
+    folder, _, card = saved
+    (folder / CARD).write_text(card.model_copy(update={"network": "prompter"}).model_dump_json())
+    with pytest.raises(PnsegError, match="do not fit"):
+        load_checkpoint(folder)
+
+
+def test_truncated_weights_are_refused(saved):
+    folder, *_ = saved
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
+    with pytest.raises(PnsegError, match=WEIGHTS):
+        load_checkpoint(folder)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(PnsegError, match="not a checkpoint"):
+        load_checkpoint(tmp_path)

@@ -1,0 +1,57 @@
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from pnseg_runtime.errors import ImageError
+from pnseg_train.datasets import read_folder
+from tests import golden
+
+
+def test_splits_are_read_from_the_index():
+    everything = read_folder(golden.TILES)
+    assert len(everything) == 6
+    by_split = [read_folder(golden.TILES, split) for split in ("train", "val", "test")]
+    assert sorted(s.name for part in by_split for s in part) == sorted(s.name for s in everything)
+
+
+def test_samples_have_colours_in_rgb_order_and_all_nuclei():
+    sample = read_folder(golden.TILES, "val")[0]
+    assert sample.image.shape == (256, 320, 3)
+    assert len(np.unique(sample.instances)) - 1 == 34  # as its index says
+    # Purple tissue: less green than red and blue.
+    assert sample.image[..., 1].mean() < min(sample.image[..., 0].mean(), sample.image[..., 2].mean())
+
+
+def test_a_folder_without_an_index_has_no_splits(tmp_path):
+    for part in ("images", "labels"):
+        shutil.copytree(golden.TILES / part, tmp_path / part)
+    assert len(read_folder(tmp_path)) == 6
+    with pytest.raises(ImageError, match="val"):
+        read_folder(tmp_path, "val")
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated", "small"])
+def test_a_broken_label_is_named(fault, tmp_path):
+    for part in ("images", "labels"):
+        shutil.copytree(golden.TILES / part, tmp_path / part)
+    label = sorted((tmp_path / "labels").iterdir())[2]
+    if fault == "missing":
+        label.unlink()
+    elif fault == "truncated":
+        label.write_bytes(label.read_bytes()[:60])
+    else:
+        cv2.imwrite(str(label), np.zeros((10, 10), np.uint16))
+    with pytest.raises(ImageError, match=label.stem):
+        read_folder(tmp_path)
+
+
+def test_median_diameter_is_that_of_equal_discs():
+    from pnseg_train.datasets import Sample
+
+    ys, xs = np.mgrid[:64, :64]
+    instances = ((ys - 32) ** 2 + (xs - 32) ** 2 < 10**2).astype(np.int32)
+    blank = np.zeros((64, 64, 3), np.uint8)
+    assert Sample("disc", blank, instances, instances.astype(np.uint8)).median_diameter() == pytest.approx(20, abs=0.3)
+    assert np.isnan(Sample("none", blank, 0 * instances, instances.astype(np.uint8)).median_diameter())

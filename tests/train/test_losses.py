@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pnseg_train.losses import dice_loss, focal_loss, prompter_losses, soft_iou, vote_losses
+from pnseg_train.models.prompter import PrompterOutput
+from pnseg_train.targets import VoteTargets
+
+
+def test_focal_loss_without_focus_is_cross_entropy():
+    logits, target = torch.randn(4, 8, 8), (torch.rand(4, 8, 8) > 0.7).float()
+    assert focal_loss(logits, target, gamma=0.0) == pytest.approx(
+        float(F.binary_cross_entropy_with_logits(logits, target))
+    )
+
+
+def test_focal_loss_of_one_pixel_is_the_formula():
+    p = 1 / (1 + math.exp(-0.8))
+    assert float(focal_loss(torch.tensor([0.8]), torch.tensor([1.0]))) == pytest.approx(-((1 - p) ** 2) * math.log(p))
+
+
+def test_perfect_masks_have_no_dice_loss_and_unit_iou():
+    target = (torch.rand(3, 16, 16) > 0.5).float()
+    assert float(dice_loss(target, target)) == pytest.approx(0, abs=1e-6)
+    assert soft_iou(target, target).tolist() == pytest.approx([1, 1, 1])
+
+
+def test_dice_of_each_mask_weighs_small_nuclei_like_large_ones():
+    target = torch.zeros(2, 32, 32)
+    target[0, :30, :30] = 1
+    target[1, :2, :2] = 1
+    missed = target.clone()
+    missed[1] = 0
+    assert float(dice_loss(missed, target)) < 0.01
+    assert float(dice_loss(missed, target, each=True)) > 0.3
+
+
+def test_prompter_losses_follow_equation_four():
+    points = torch.tensor([[[10.0, 10.0], [50.0, 50.0], [90.0, 90.0]]])
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [0.5, 0.0]]])
+    region = torch.zeros(1, 1, 4, 4)
+    terms = prompter_losses(
+        PrompterOutput(points, logits, region),
+        centroids=[torch.tensor([[13.0, 14.0]])],
+        classes=[torch.tensor([0])],
+        region=torch.zeros(1, 1, 4, 4),
+        background_weight=0.4,
+    )
+    # The first anchor is matched; the error is 3² + 4²; one nucleus.
+    assert float(terms["point"]) == pytest.approx(5e-3 * 25)
+    nll = -torch.log_softmax(logits[0], -1)
+    expected = (nll[0, 0] + 0.4 * nll[1, 1] + 0.4 * nll[2, 1]) / (1 + 0.4 + 0.4)
+    assert float(terms["class"]) == pytest.approx(float(expected))
+    assert float(terms["region"]) == pytest.approx(0.25 * math.log(2))
+
+
+def test_an_image_without_nuclei_has_a_finite_loss():
+    output = PrompterOutput(
+        torch.rand(1, 5, 2, requires_grad=True), torch.randn(1, 5, 2, requires_grad=True), torch.randn(1, 1, 8, 8)
+    )
+    terms = prompter_losses(
+        output, [torch.zeros(0, 2)], [torch.zeros(0).long()], torch.zeros(1, 1, 8, 8), background_weight=0.4
+    )
+    total = sum(terms.values())
+    total.backward()
+    assert torch.isfinite(total)
+    assert float(terms["point"]) == 0
+
+
+def test_votes_outside_nuclei_cost_nothing():
+    owned = torch.zeros(1, 4, 4)
+    owned[0, 0, 0] = 1
+    targets = VoteTargets(torch.full((1, 2, 4, 4), 7.0), owned, owned)
+    votes = torch.full((1, 2, 4, 4), 100.0)
+    votes[0, :, 0, 0] = 7.0
+    assert float(vote_losses(votes, torch.zeros(1, 4, 4), targets)["vote"]) == 0
+    votes[0, :, 0, 0] = 9.0
+    assert float(vote_losses(votes, torch.zeros(1, 4, 4), targets)["vote"]) > 0

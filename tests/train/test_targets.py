@@ -1,0 +1,67 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pnseg_train.targets import centroids, pixels_by_nucleus, random_points, random_prompts, vote_targets
+
+
+def label_map() -> torch.Tensor:
+    instances = torch.zeros(32, 48, dtype=torch.int64)
+    instances[2:6, 3:9] = 1
+    instances[20:30, 40:47] = 2
+    instances[10:12, 20:22] = 3
+    return instances
+
+
+def test_centroids_are_mean_pixel_coordinates():
+    expected = torch.tensor([[5.5, 3.5], [43.0, 24.5], [20.5, 10.5]])
+    assert torch.equal(centroids(pixels_by_nucleus(label_map())), expected)
+
+
+@given(st.integers(0, 2**31))
+def test_random_points_lie_inside_their_nuclei(seed):
+    torch.manual_seed(seed)
+    instances = label_map()
+    for averaged in (1, 6):  # these nuclei are convex, so a mean of pixels stays inside, too
+        x, y = random_points(pixels_by_nucleus(instances), averaged).long().T
+        assert instances[y, x].tolist() == [1, 2, 3]
+
+
+@given(st.integers(0, 2**31), st.integers(0, 3), st.integers(1, 4))
+def test_prompts_name_their_nucleus_and_the_nearest_others(seed, negatives, limit):
+    torch.manual_seed(seed)
+    instances = label_map()
+    prompts, chosen = random_prompts(pixels_by_nucleus(instances), 5, limit, negatives, drop=0.0, central=0.0)
+    assert len(chosen) == min(limit, 3) == len(set(chosen.tolist()))
+    assert (prompts.image_index == 5).all()
+    x, y = prompts.coords[:, 0].long().T
+    assert torch.equal(instances[y, x], chosen + 1)
+    given_negatives = min(negatives, 2)
+    assert (prompts.labels[:, 1 : 1 + given_negatives] == 0).all()
+    assert (prompts.labels[:, 1 + given_negatives :] == -1).all()
+    for row, nucleus in zip(prompts.coords[:, 1 : 1 + given_negatives].long(), chosen, strict=True):
+        others = [int(instances[y, x]) - 1 for x, y in row.tolist()]
+        assert int(nucleus) not in others
+        assert len(set(others)) == len(others)
+        assert -1 not in others
+
+
+def test_dropped_negatives_are_missing_points():
+    prompts, _ = random_prompts(pixels_by_nucleus(label_map()), 0, 3, 1, drop=1.0, central=0.5)
+    assert (prompts.labels[:, 1] == -1).all()
+    assert (prompts.coords[:, 1] == 0).all()
+
+
+def test_a_crop_without_nuclei_gives_no_prompts():
+    prompts, chosen = random_prompts(pixels_by_nucleus(torch.zeros(8, 8).long()), 0, 4, 1, 0.5, 0.5)
+    assert len(chosen) == len(prompts.coords) == 0
+
+
+def test_votes_point_to_the_centroid_of_the_own_nucleus():
+    instances = label_map()[None]
+    targets = vote_targets(instances, [centroids(pixels_by_nucleus(instances[0]))])
+    assert targets.centroid.shape == (1, 2, 16, 24)
+    assert targets.centroid[0, :, 2, 2].tolist() == [5.5, 3.5]
+    assert targets.owned[0, 2, 2] == 1
+    assert targets.owned[0, 0, 0] == 0
+    assert targets.inside.mean() * 32 * 48 == (instances > 0).sum()
