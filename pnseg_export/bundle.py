@@ -20,34 +20,27 @@ from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, Manifest, Pro
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.sessions import open_sessions
-from pnseg_train.checkpoints import load_checkpoint, weights_digest
-from pnseg_train.inference import manifest_of, torch_sessions
+from pnseg_train.checkpoints import read_card, weights_digest
+from pnseg_train.inference import load_pair, manifest_of, torch_sessions
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Segmentor
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "segment-anything", "timm")
 
 
-def load_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Manifest]:
+def describe_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Manifest]:
     """The two trained networks and a manifest that has no graphs yet.
 
     Raises:
-        PnsegError: a folder that is not such a checkpoint, or two that were trained for different classes.
+        PnsegError: a folder that is not such a checkpoint.
     """
-    first, first_card = load_checkpoint(prompter)
-    second, second_card = load_checkpoint(segmentor)
-    if not isinstance(first, Prompter):
-        raise PnsegError(f"{prompter}: holds a {first_card.network}; give the prompter's checkpoint first.")
-    if not isinstance(second, Segmentor):
-        raise PnsegError(f"{segmentor}: holds a {second_card.network}; give the segmentor's checkpoint second.")
-    recipe = first_card.recipe.model_copy(update={"segmentor": second_card.recipe.segmentor})
-    manifest = manifest_of(recipe)
+    first, second, recipe = load_pair(prompter, segmentor)
     provenance = Provenance(
         checkpoints={"prompter": weights_digest(prompter), "segmentor": weights_digest(segmentor)},
         tools={tool: version(tool) for tool in TOOLS},
-        data_licences=sorted({*first_card.licences, *second_card.licences}),
+        data_licences=sorted({*read_card(prompter).licences, *read_card(segmentor).licences}),
     )
-    return first, second, manifest.model_copy(update={"provenance": provenance})
+    return first, second, manifest_of(recipe).model_copy(update={"provenance": provenance})
 
 
 def export_graphs(prompter: Prompter, segmentor: Segmentor, folder: Path) -> dict[str, GraphFile]:

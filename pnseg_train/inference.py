@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pnseg_runtime.bundle import Classes, Manifest, Masking, Prompting
+from pnseg_runtime.bundle import Bundle, Classes, Manifest, Masking, Prompting
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.options import Options
+from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.sessions import Runner, Sessions
+from pnseg_train.checkpoints import load_checkpoint
 from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Prompts, Segmentor
@@ -62,3 +67,28 @@ def manifest_of(recipe: Recipe) -> Manifest:
         masking=Masking(nms_iou=recipe.segmentor.nms_iou),
         graphs={},
     )
+
+
+def open_checkpoints(prompter: Path, segmentor: Path, options: Options | None = None) -> Segmenter:
+    """The runtime's pipeline on two checkpoints.
+
+    Raises:
+        PnsegError: a folder that is not such a checkpoint.
+    """
+    first, second, recipe = load_pair(prompter, segmentor)
+    return Segmenter(Bundle(prompter, manifest_of(recipe)), options, sessions=torch_sessions(first, second))
+
+
+def load_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Recipe]:
+    """Both networks, and the recipe of the first with the segmentor's part of the second.
+
+    Raises:
+        PnsegError: a folder that is not such a checkpoint.
+    """
+    first, first_card = load_checkpoint(prompter)
+    second, second_card = load_checkpoint(segmentor)
+    if not isinstance(first, Prompter):
+        raise PnsegError(f"{prompter}: holds a {first_card.network}; give the prompter's checkpoint first.")
+    if not isinstance(second, Segmentor):
+        raise PnsegError(f"{segmentor}: holds a {second_card.network}; give the segmentor's checkpoint second.")
+    return first, second, first_card.recipe.model_copy(update={"segmentor": second_card.recipe.segmentor})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pnseg_train.models.segmentor import Prompts
@@ -106,3 +108,10 @@ def vote_targets(instances: Tensor, places: list[Tensor], stride: int = 2) -> Vo
     cells = instances[:, ::stride, ::stride]
     maps = [torch.cat([torch.zeros(1, 2), xy])[cell].permute(2, 0, 1) for cell, xy in zip(cells, places, strict=True)]
     return VoteTargets(torch.stack(maps), (cells > 0).float(), inside)
+
+
+def label_centroids(labels: NDArray[np.int32]) -> NDArray[np.float32]:
+    """(N, 2) mean (x, y) of every nucleus of a label map with any ids, px."""
+    _, ids = np.unique(np.append(labels.ravel(), 0), return_inverse=True)
+    instances = torch.from_numpy(ids[:-1].reshape(labels.shape))
+    return centroids(pixels_by_nucleus(instances)).numpy()

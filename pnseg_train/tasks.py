@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from pnseg_runtime.metrics import match_points
 from pnseg_runtime.prompts import decode_points, filter_by_region, suppress_points
 from pnseg_train.augment import separate
 from pnseg_train.crops import Crop, normalise
@@ -18,9 +18,7 @@ from pnseg_train.losses import prompter_losses, segmentor_losses, soft_iou, vote
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Prompts, Segmentor, full_size
 from pnseg_train.recipes import Plan, Recipe
-from pnseg_train.targets import centroids, pixels_by_nucleus, random_prompts, vote_targets
-
-DETECTION_RADIUS = 12.0  # px at 40×, about 3 µm
+from pnseg_train.targets import centroids, label_centroids, pixels_by_nucleus, random_prompts, vote_targets
 
 
 class Task(Protocol):
@@ -63,8 +61,8 @@ class PrompterTask:
         hits = proposed = present = 0
         for sample in samples:
             found = find_points(network, sample.image, self.recipe.nms_radius, self.recipe.region_filter)
-            truth = centroids(pixels_by_nucleus(_consecutive(sample.instances))).numpy()
-            hits += count_hits(found, truth)
+            truth = label_centroids(sample.instances)
+            hits += len(match_points(truth, found).pairs)
             proposed, present = proposed + len(found), present + len(truth)
         precision, recall = hits / max(proposed, 1), hits / max(present, 1)
         return {"precision": precision, "recall": recall, "f1": 2 * hits / max(proposed + present, 1)}
@@ -156,20 +154,6 @@ def oracle_ious(network: nn.Module, sample: Sample) -> Tensor:
             truth = (instances == torch.arange(1, len(points) + 1)[:, None, None]).float()
             ious.append(soft_iou(masks, truth))
     return torch.cat(ious)
-
-
-def count_hits(found: NDArray[np.float32], truth: NDArray[np.float32], radius: float = DETECTION_RADIUS) -> int:
-    """Pairs of a one-to-one matching of points with centroids at most ``radius`` px apart."""
-    if not len(found) or not len(truth):
-        return 0
-    distance = np.linalg.norm(found[:, None] - truth[None], axis=-1)
-    rows, columns = linear_sum_assignment(np.minimum(distance, 10 * radius))
-    return int((distance[rows, columns] <= radius).sum())
-
-
-def _consecutive(instances: NDArray[np.int32]) -> Tensor:
-    _, ids = np.unique(instances, return_inverse=True)
-    return torch.from_numpy(ids.reshape(instances.shape))
 
 
 def task_of(network: Prompter | Segmentor, recipe: Recipe) -> Task:

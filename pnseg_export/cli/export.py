@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pnseg_export.bundle import export_bundle, load_pair
+from pnseg_export.bundle import export_bundle, describe_pair
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
 
@@ -53,7 +53,7 @@ def export(
     ]
     if not images:
         raise PnsegError(f"{tiles}: no .png, .jpg or .tif image to compare on; give another --tiles.")
-    first, second, manifest = load_pair(prompter, segmentor)
+    first, second, manifest = describe_pair(prompter, segmentor)
     provenance = manifest.provenance.model_copy(update={"weights_licence": licence, "attribution": list(attribution)})
     manifest = manifest.model_copy(update={"provenance": provenance, "model": name or manifest.model})
     manifest = export_bundle(first, second, manifest, out, images, overwrite)

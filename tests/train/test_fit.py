@@ -11,7 +11,7 @@ from pnseg_train.checkpoints import Card, build, load_checkpoint
 from pnseg_train.datasets import read_folder
 from pnseg_train.fit import fit, learning_rate
 from pnseg_train.recipes import Plan, read_recipe
-from pnseg_train.tasks import count_hits, task_of
+from pnseg_train.tasks import task_of
 from tests import golden
 
 
@@ -88,12 +88,3 @@ def test_learning_rate_warms_up_and_follows_its_schedule():
     assert learning_rate(99, plan) == pytest.approx(0.01, abs=0.01)
     step = Plan(steps=100, lr=1.0, schedule="step", step_at=50)
     assert [learning_rate(49, step), learning_rate(50, step)] == pytest.approx([1.0, 0.1])
-
-
-def test_a_nucleus_is_hit_by_one_point_only():
-    import numpy as np
-
-    truth = np.array([[10.0, 10.0], [100.0, 100.0]])
-    assert count_hits(np.array([[11.0, 10.0], [9.0, 10.0], [100.0, 112.0]]), truth) == 2
-    assert count_hits(np.array([[100.0, 112.1]]), truth) == 0
-    assert count_hits(np.zeros((0, 2)), truth) == 0

@@ -10,7 +10,7 @@ from tests.fakes import fake_bundle
 
 
 def test_an_unknown_backend_is_told_with_the_known_ones():
-    with pytest.raises(BackendError, match="abacus.*onnxruntime"):
+    with pytest.raises(BackendError, match=r"abacus.*onnxruntime"):
         open_sessions(fake_bundle(), "abacus")
 
 
