@@ -21,7 +21,8 @@ class Stopped(Exception):
 
 def small_recipe(network: str, steps: int = 6):
     overrides = {
-        "augment.crop": 128 if network == "prompter" else 256,
+        "augment.crop": 128 if network == "prompter" else 256,  # the segmentor's window
+        "segmentor.instances": 4,
         f"{network}.plan.steps": steps,
         f"{network}.plan.batch": 2,
         f"{network}.plan.warmup": 0,

@@ -1,0 +1,83 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.nuclei import NucleusClass, Nuclei
+from pnseg_runtime.options import Options
+from pnseg_train.cli import evaluate as verb
+from pnseg_train.datasets import Sample, read_folder
+from pnseg_train.evaluate import evaluate_sample, mean
+from pnseg_train.targets import label_centroids
+from tests import golden
+
+
+def oracle(sample: Sample, keep: int | None = None) -> Nuclei:
+    """The annotation itself as a prediction, or its first ``keep`` nuclei."""
+    ids = np.unique(sample.instances)[1:][:keep]
+    boxes, masks = [], []
+    for value in ids:
+        ys, xs = np.nonzero(sample.instances == value)
+        x0, y0, x1, y1 = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+        boxes.append((x0, y0, x1, y1))
+        masks.append(sample.instances[y0:y1, x0:x1] == value)
+    count = len(ids)
+    return Nuclei(
+        shape=sample.instances.shape,
+        points=label_centroids(sample.instances)[:count],
+        classes=np.zeros(count, np.int64),
+        scores=np.ones(count, np.float32),
+        ious=np.ones(count, np.float32),
+        boxes=np.array(boxes, np.int32),
+        masks=tuple(masks),
+        class_table=(NucleusClass("nucleus", (255, 0, 0)),),
+    )
+
+
+@pytest.fixture
+def sample() -> Sample:
+    return read_folder(golden.TILES, "val")[0]
+
+
+def test_the_annotation_itself_is_perfect(sample):
+    row = evaluate_sample(lambda _: oracle(sample), sample)
+    assert {row[name] for name in ("pq", "aji", "aji_plus", "dice", "f1")} == {1.0}
+    assert row["nuclei"] == row["found"] == 34
+
+
+def test_missed_nuclei_lower_recall_and_quality_alone(sample):
+    row = evaluate_sample(lambda _: oracle(sample, keep=17), sample)
+    assert row["precision"] == row["sq"] == 1.0
+    assert row["recall"] == 0.5
+    assert row["pq"] == row["dq"] == pytest.approx(2 * 17 / (17 + 34))
+
+
+def test_mean_is_over_images():
+    assert mean([{"pq": 0.0, "f1": 1.0}, {"pq": 0.5, "f1": 0.0}]) == {"pq": 0.25, "f1": 0.5}
+
+
+class _Fixed:
+    def __init__(self, sample):
+        self.sample = sample
+
+    def predict(self, rgb):
+        assert np.array_equal(rgb, self.sample.image)
+        return oracle(self.sample)
+
+
+def test_the_verb_prints_every_set_and_its_protocol(sample, monkeypatch):
+    monkeypatch.setattr(verb, "open_model", lambda model, options: _Fixed(sample))
+    arguments = ["nano", "--data", str(golden.TILES), "--split", "val"]
+    table = CliRunner().invoke(verb.evaluate, arguments, catch_exceptions=False)
+    assert "1.0000" in table.stdout
+    assert "IoU > 0.5" in table.stdout
+    document = json.loads(CliRunner().invoke(verb.evaluate, [*arguments, "--json"]).stdout)
+    assert document["sets"]["cc0_tiles"]["mean"]["pq"] == 1.0
+    assert list(document["sets"]["cc0_tiles"]["rows"]) == [sample.name]
+
+
+def test_three_folders_are_no_model():
+    with pytest.raises(PnsegError, match="one bundle"):
+        verb.open_model(["a", "b", "c"], Options())
