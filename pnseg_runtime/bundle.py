@@ -56,6 +56,7 @@ class Prompting(_Frozen):
     pad_multiple: int = Field(32, ge=1, description="the prompter's image sides are mirrored up to this multiple, px")
     nms_radius: float = Field(ge=0, description="px")
     region_filter: bool = Field(description="mask-aided filtering of the points")
+    sensitivity: float = Field(0.0, description="taken from the background's class logit: more finds more nuclei")
     negatives: int = Field(ge=0, description="K, nearest other points handed over as negative prompts")
 
 
@@ -65,6 +66,7 @@ class Masking(_Frozen):
     window: int = Field(256, description="side of a window, px")
     overlap: int = Field(64, description="ε, px")
     border: int = Field(7, description="a mask this close to an inner window border is cut, px")
+    tidy: bool = Field(False, description="a mask is cut to its largest piece, and its holes are filled")
     nms_iou: float = Field(0.5, description="of two masks whose boxes overlap more, one goes")
     score_threshold: float = Field(0.0, description="points with a lower class probability are dropped")
     iou_threshold: float = Field(0.0, description="masks with a lower predicted IoU are dropped")

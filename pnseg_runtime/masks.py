@@ -111,6 +111,16 @@ def tighten(mask: Mask, offset: tuple[int, int]) -> tuple[tuple[int, int, int, i
     return (offset[0] + x0, offset[1] + y0, offset[0] + x1, offset[1] + y1), mask[y0:y1, x0:x1]
 
 
+def largest_piece(mask: Mask, fill: bool = False) -> Mask:
+    """The connected piece of the largest area of a mask, of the same shape; with its holes, or filled."""
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not outlines or (len(outlines) == 1 and not fill):
+        return mask
+    filled = [cv2.drawContours(np.zeros(mask.shape, np.uint8), [outline], 0, 1, cv2.FILLED) > 0 for outline in outlines]
+    largest = max(filled, key=lambda piece: int((piece & mask).sum()))
+    return largest if fill else largest & mask
+
+
 def touches_inner_border(
     boxes: Boxes, origins: NDArray[np.integer], window: int, shape: tuple[int, int], margin: int = 7
 ) -> NDArray[np.bool_]:
@@ -192,8 +202,18 @@ def _near_pairs(boxes: Boxes, threshold: float) -> NDArray[np.intp]:
     return np.unique(pairs, axis=0)
 
 
+def tidied(found: DecodedMasks) -> DecodedMasks:
+    """Every mask cut to its largest piece, holes filled, in a box that fits."""
+    pairs = [
+        tighten(largest_piece(mask, fill=True), (int(x0), int(y0)))
+        for (x0, y0, _, _), mask in zip(found.boxes, found.masks, strict=True)
+    ]
+    boxes = np.array([box for box, _ in pairs], np.int32).reshape(-1, 4)
+    return DecodedMasks(found.points, found.ious, boxes, [mask for _, mask in pairs])
+
+
 def paint(
-    boxes: Boxes, masks: list[Mask], ious: NDArray[np.float32], shape: tuple[int, int]
+    boxes: Boxes, masks: list[Mask], ious: NDArray[np.float32], shape: tuple[int, int], tidy: bool = False
 ) -> tuple[NDArray[np.intp], Boxes, list[Mask]]:
     """Paint masks in ascending predicted IoU, so that a more confident one covers a less confident one.
 
@@ -202,6 +222,7 @@ def paint(
         masks: N masks.
         ious: (N,) float32, predicted IoU; of equal ones the lower index covers.
         shape: (height, width) of the image, px.
+        tidy: of a nucleus that others cut into pieces only the largest is kept.
 
     Returns:
         Indices of the nuclei of which something is visible, by descending predicted IoU, and the
@@ -217,7 +238,8 @@ def paint(
     visible_masks: list[Mask] = []
     for index in order:
         x0, y0, x1, y1 = boxes[index].tolist()
-        box, mask = tighten(labels[y0:y1, x0:x1] == index + 1, (x0, y0))
+        left = labels[y0:y1, x0:x1] == index + 1
+        box, mask = tighten(largest_piece(left) if tidy else left, (x0, y0))
         if mask.size:
             kept.append(index)
             visible_boxes.append(box)

@@ -25,8 +25,10 @@ class Options:
             ``"all"`` in every window that holds it, of which the mask with the highest predicted
             IoU stays (the reference implementation's way).
         negatives: K, nearest other points handed over as negative prompts.
+        sensitivity: taken from the background's class logit; more finds more nuclei, and more that are none.
         nms_radius: of the point NMS, px.
         region_filter: mask-aided filtering of the points.
+        tidy: a mask is cut to its largest piece, and its holes are filled.
         nms_iou: of two masks whose boxes overlap more, one goes.
         score_threshold: points with a lower class probability are dropped.
         iou_threshold: masks with a lower predicted IoU are dropped.
@@ -42,8 +44,10 @@ class Options:
     prompt_batch: int = 256
     assignment: Assignment = "central"
     negatives: int | None = None
+    sensitivity: float | None = None
     nms_radius: float | None = None
     region_filter: bool | None = None
+    tidy: bool | None = None
     nms_iou: float | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
@@ -73,8 +77,10 @@ class Settings:
     """What a prediction follows: the manifest's values, or the ones chosen instead."""
 
     negatives: int
+    sensitivity: float
     nms_radius: float
     region_filter: bool
+    tidy: bool
     nms_iou: float
     score_threshold: float
     iou_threshold: float

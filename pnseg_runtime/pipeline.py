@@ -22,7 +22,15 @@ from pnseg_runtime.assign import batches, window_prompts
 from pnseg_runtime.bundle import Bundle, Normalisation
 from pnseg_runtime.clock import Clock
 from pnseg_runtime.errors import ImageError
-from pnseg_runtime.masks import DecodedMasks, best_per_point, crop_masks, paint, suppress_boxes, touches_inner_border
+from pnseg_runtime.masks import (
+    DecodedMasks,
+    best_per_point,
+    crop_masks,
+    paint,
+    suppress_boxes,
+    tidied,
+    touches_inner_border,
+)
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region, image_anchors, suppress_points
@@ -90,8 +98,9 @@ class Segmenter:
             with clock("masks"):
                 found = found.select(best_per_point(found.points, found.ious))
                 found = found.select(found.ious >= self.settings.iou_threshold)
+                found = tidied(found) if self.settings.tidy else found
                 found = found.select(suppress_boxes(found.boxes, found.ious, self.settings.nms_iou))
-                visible, boxes, masks = paint(found.boxes, found.masks, found.ious, shape)
+                visible, boxes, masks = paint(found.boxes, found.masks, found.ious, shape, self.settings.tidy)
         points, ious = points.select(found.points[visible]), found.ious[visible]
         return Nuclei(
             shape=shape,
@@ -128,7 +137,7 @@ class Segmenter:
         with clock("points"):
             coords = image_anchors(raw["points"][0], padded, shape, prompting.anchor_spacing)
             logits = image_anchors(raw["class_logits"][0], padded, shape, prompting.anchor_spacing)
-            points = decode_points(coords, logits, shape)
+            points = decode_points(coords, logits, shape, self.settings.sensitivity)
             points = points.select(points.scores >= self.settings.score_threshold)
             if self.settings.region_filter:
                 points = points.select(filter_by_region(points.coords, raw["region_logits"][0, 0]))

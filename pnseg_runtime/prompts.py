@@ -70,7 +70,7 @@ def image_anchors(
 
 
 def decode_points(
-    points: NDArray[np.float32], class_logits: NDArray[np.float32], shape: tuple[int, int]
+    points: NDArray[np.float32], class_logits: NDArray[np.float32], shape: tuple[int, int], sensitivity: float = 0.0
 ) -> PointPrompts:
     """Softmax over the classes; anchors of background go, points are clipped to the image (§3.2).
 
@@ -78,7 +78,11 @@ def decode_points(
         points: (M, 2) float32, (x, y) of each anchor's point, px.
         class_logits: (M, C + 1) float32, background last.
         shape: (height, width) of the image, px.
+        sensitivity: taken from the background's logit. 0 is the method's; the background weight β of
+            the training sets the same balance, so that this moves it without training again.
     """
+    class_logits = class_logits.copy()
+    class_logits[:, -1] -= sensitivity
     exponentials = np.exp(class_logits - class_logits.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     classes = probabilities.argmax(axis=1)

@@ -160,7 +160,7 @@ def _save_state(
         "optimizer": optimizer.state_dict(),
         "average": average.state_dict(),
         "state": state,
-        "recipe": card.recipe.model_dump_json(),
+        "recipe": card.recipe.training(),
     }
     torch.save(document, part)
     part.replace(run / STATE)
@@ -175,7 +175,7 @@ def _resume(
     state: dict[str, float],
 ) -> None:
     document = torch.load(run / STATE, map_location="cpu", weights_only=True)
-    if document["recipe"] != card.recipe.model_dump_json():
+    if document["recipe"] != card.recipe.training():
         raise PnsegError(
             f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew."
         )

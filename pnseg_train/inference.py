@@ -60,11 +60,9 @@ def manifest_of(recipe: Recipe) -> Manifest:
         prompting=Prompting(
             anchor_spacing=recipe.prompter.spacing,
             levels=recipe.prompter.levels,
-            nms_radius=recipe.prompter.nms_radius,
-            region_filter=recipe.prompter.region_filter,
-            negatives=recipe.segmentor.test_negatives,
+            **recipe.inference.model_dump(include={"sensitivity", "region_filter", "nms_radius", "negatives"}),
         ),
-        masking=Masking(nms_iou=recipe.segmentor.nms_iou),
+        masking=Masking(nms_iou=recipe.inference.nms_iou, tidy=recipe.inference.tidy),
         graphs={},
     )
 

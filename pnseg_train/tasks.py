@@ -17,7 +17,7 @@ from pnseg_train.datasets import Sample
 from pnseg_train.losses import prompter_losses, segmentor_losses, soft_iou, vote_losses
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Prompts, Segmentor, full_size
-from pnseg_train.recipes import Plan, Recipe
+from pnseg_train.recipes import Inference, Plan, Recipe
 from pnseg_train.targets import centroids, label_centroids, pixels_by_nucleus, random_prompts, vote_targets
 
 
@@ -38,7 +38,7 @@ class PrompterTask:
     score = "f1"
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.plan = recipe.prompter, recipe.prompter.plan
+        self.recipe, self.inference, self.plan = recipe.prompter, recipe.inference, recipe.prompter.plan
 
     def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
         pixels = [pixels_by_nucleus(instances) for instances in crop.instances.cpu()]
@@ -60,7 +60,7 @@ class PrompterTask:
     def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
         hits = proposed = present = 0
         for sample in samples:
-            found = find_points(network, sample.image, self.recipe.nms_radius, self.recipe.region_filter)
+            found = find_points(network, sample.image, self.inference)
             truth = label_centroids(sample.instances)
             hits += len(match_points(truth, found).pairs)
             proposed, present = proposed + len(found), present + len(truth)
@@ -114,19 +114,19 @@ class SegmentorTask:
 
 
 @torch.no_grad()
-def find_points(
-    network: nn.Module, image: NDArray[np.uint8], radius: float, region_filter: bool
-) -> NDArray[np.float32]:
+def find_points(network: nn.Module, image: NDArray[np.uint8], inference: Inference) -> NDArray[np.float32]:
     """(N, 2) points of a prompter on an image of any size, after filtering and NMS, px."""
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % 32), (0, -width % 32), (0, 0)), mode="reflect")
     device = next(network.parameters()).device
     output = network(normalise(torch.from_numpy(padded).permute(2, 0, 1))[None].to(device))
-    proposals = decode_points(output.points[0].cpu().numpy(), output.class_logits[0].cpu().numpy(), (height, width))
-    if region_filter:
+    points, class_logits = output.points[0].cpu().numpy(), output.class_logits[0].cpu().numpy()
+    proposals = decode_points(points, class_logits, (height, width), inference.sensitivity)
+    if inference.region_filter:
         proposals = proposals.select(filter_by_region(proposals.coords, output.region_logits[0, 0].cpu().numpy()))
-    kept: NDArray[np.float32] = proposals.coords[suppress_points(proposals.coords, proposals.scores, radius)]
-    return kept
+    kept = suppress_points(proposals.coords, proposals.scores, inference.nms_radius)
+    coords: NDArray[np.float32] = proposals.coords[kept]
+    return coords
 
 
 @torch.no_grad()

@@ -83,6 +83,7 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
     help="Decode a point in the window that holds it most centrally, or in all that hold it.",
 )
 @click.option("--negatives", type=click.IntRange(0), metavar="K", help="Negative prompts a nucleus; else the bundle's.")
+@click.option("--sensitivity", type=float, help="More finds more nuclei, and more that are none; else the bundle's.")
 @click.option("--recursive", is_flag=True, help="Look into folders inside a folder too.")
 @click.option("--overwrite/--no-overwrite", default=True, show_default=True, help="Replace results of an earlier run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -95,6 +96,7 @@ def predict(
     threads: int | None,
     assignment: str | None,
     negatives: int | None,
+    sensitivity: float | None,
     recursive: bool,
     overwrite: bool,
     as_json: bool,
@@ -105,7 +107,12 @@ def predict(
     IMAGE, and for every image in a FOLDER.
     """
     make_folder(folder)
-    given: dict[str, Any] = {"threads": threads, "assignment": assignment, "negatives": negatives}
+    given: dict[str, Any] = {
+        "threads": threads,
+        "assignment": assignment,
+        "negatives": negatives,
+        "sensitivity": sensitivity,
+    }
     segmenter = load(bundle, **{name: value for name, value in given.items() if value is not None})
     jobs = plan(images, folder, kinds, recursive)
     results = [_run(job, segmenter, mpp, overwrite) for job in _with_progress(jobs)]

@@ -64,7 +64,9 @@ def evaluate(
     sets: dict[str, dict[str, Row]] = {}
     for folder in folders:
         samples = read_folder(folder, None if split == "all" else split)
-        shown = track(samples, description=folder.name, console=Console(stderr=True), disable=not Console(stderr=True).is_terminal)
+        shown = track(
+            samples, description=folder.name, console=Console(stderr=True), disable=not Console(stderr=True).is_terminal
+        )
         sets[folder.resolve().name] = {sample.name: evaluate_sample(segmenter.predict, sample) for sample in shown}
     if as_json:
         click.echo(json.dumps(report(sets, split, options), indent=1))
@@ -93,7 +95,9 @@ def report(sets: dict[str, dict[str, Row]], split: str, options: Options) -> dic
         "protocol": PROTOCOL,
         "split": split,
         "options": {name: value for name, value in asdict(options).items() if value is not None},
-        "sets": {name: {"images": len(rows), "mean": mean(list(rows.values())), "rows": rows} for name, rows in sets.items()},
+        "sets": {
+            name: {"images": len(rows), "mean": mean(list(rows.values())), "rows": rows} for name, rows in sets.items()
+        },
     }
 
 

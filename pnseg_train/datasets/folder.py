@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -10,11 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
-from pnseg_train.datasets.sample import Sample
+from pnseg_train.datasets.sample import Sample, check_size
+from pnseg_train.datasets.samples import Samples
 
 
 def read_folder(folder: Path, split: str | None = None) -> list[Sample]:
-    """All images of a split.
+    """All images of a split, read at once; otherwise as :func:`read`."""
+    return list(read(folder, split))
+
+
+def recognises(folder: Path) -> bool:
+    """Whether images and labels lie side by side."""
+    return (folder / "images").is_dir() and (folder / "labels").is_dir()
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    """The splits of the index, in order of appearance."""
+    return tuple(dict.fromkeys(row["split"] for row in _index(folder) if row.get("split")))
+
+
+def read(folder: Path, split: str | None = None) -> Samples:
+    """The images of a split.
 
     Args:
         folder: holds ``images`` and ``labels`` with equal names; ``index.csv`` has the columns
@@ -22,7 +39,8 @@ def read_folder(folder: Path, split: str | None = None) -> list[Sample]:
         split: only the rows with this split; None for all. Without an index there are no splits.
 
     Raises:
-        ImageError: a folder without images, a split without rows, a label that is missing or of another size.
+        ImageError: a folder without images, a split without rows; when a sample is read, a label that is missing.
+        SizeMismatchError: when a sample is read, a label of another size.
     """
     rows = [row for row in _index(folder) if split is None or row.get("split") == split]
     if not rows:
@@ -30,7 +48,7 @@ def read_folder(folder: Path, split: str | None = None) -> list[Sample]:
         raise ImageError(
             f"{folder}: {wanted} found; expected images/*.png, labels/*.png and index.csv with a split column."
         )
-    return [_read(folder, row) for row in rows]
+    return Samples(partial(_read, folder, row) for row in rows)
 
 
 def _index(folder: Path) -> list[dict[str, str]]:
@@ -43,17 +61,16 @@ def _index(folder: Path) -> list[dict[str, str]]:
 
 def _read(folder: Path, row: dict[str, str]) -> Sample:
     name = row["id"]
-    image = _pixels(folder / "images" / f"{name}.png", cv2.IMREAD_COLOR)[:, :, ::-1]
-    instances = _pixels(folder / "labels" / f"{name}.png", cv2.IMREAD_UNCHANGED)
-    if instances.shape != image.shape[:2]:
-        raise ImageError(
-            f"{folder / 'labels' / name}.png: {instances.shape} px, its image has {image.shape[:2]}; export it again."
-        )
+    image = np.ascontiguousarray(_pixels(folder / "images" / f"{name}.png", cv2.IMREAD_COLOR)[:, :, ::-1], np.uint8)
+    label = folder / "labels" / f"{name}.png"
+    instances = _pixels(label, cv2.IMREAD_UNCHANGED)
+    check_size(label, instances, image)
     class_file = folder / "classes" / f"{name}.png"
     classes = _pixels(class_file, cv2.IMREAD_UNCHANGED) if class_file.is_file() else (instances != 0)
+    check_size(class_file, classes, image)
     return Sample(
         name=name,
-        image=np.ascontiguousarray(image),
+        image=image,
         instances=instances.astype(np.int32),
         classes=classes.astype(np.uint8),
         group=row.get("group", ""),

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pnseg_runtime.errors import ImageError
+
+
+class SizeMismatchError(ImageError):
+    """An image and its label are not of one size."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +42,37 @@ class Sample:
         areas = np.bincount(self.instances.ravel())[1:]
         areas = areas[areas > 0]
         return float(np.median(np.sqrt(areas * 4 / np.pi))) if len(areas) else float("nan")
+
+    def with_classes(self, number: int) -> Sample:
+        """This sample for a model of so many classes; with one, every nucleus is of it.
+
+        Raises:
+            ImageError: the sample has more classes than the model, or a nucleus without a class.
+        """
+        if number == 1:
+            return replace(self, classes=(self.instances != 0).astype(np.uint8))
+        found = np.unique(self.classes[self.instances != 0])
+        if len(found) and (found[0] == 0 or found[-1] > number):
+            raise ImageError(
+                f"{self.name}: its nuclei have the classes {found.tolist()}, the model has 1 to {number}; "
+                "choose a recipe with the classes of this data set, or one with a single class."
+            )
+        return self
+
+
+def check_size(label: Path, instances: NDArray[np.generic], image: NDArray[np.uint8]) -> None:
+    """See that a label map (H, W) lies on its image (H, W, 3).
+
+    Raises:
+        SizeMismatchError: it does not.
+    """
+    if instances.shape != image.shape[:2]:
+        wanted = " × ".join(map(str, image.shape[1::-1]))
+        found = " × ".join(map(str, instances.shape[::-1]))
+        raise SizeMismatchError(f"{label}: {found} px, but its image has {wanted} px; export the label again.")
+
+
+def consecutive(labels: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Instance ids (H, W) of any values → 1..N in the same order, int32; 0 stays background."""
+    ids, numbers = np.unique(np.append(labels.ravel(), 0), return_inverse=True)
+    return (numbers[:-1] - np.searchsorted(ids, 0)).reshape(labels.shape).astype(np.int32)

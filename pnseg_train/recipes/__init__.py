@@ -56,8 +56,6 @@ class PrompterRecipe(_Strict):
     background_weight: float = Field(0.4, description="β")
     point_weight: float = 5e-3
     region_weight: float = Field(1.0, description="auxiliary region task; 0 switches it off")
-    nms_radius: float = 12.0
-    region_filter: bool = Field(True, description="mask-aided filtering at inference")
     plan: Plan
 
 
@@ -66,13 +64,25 @@ class SegmentorRecipe(_Strict):
 
     negatives: int = Field(1, description="K in training")
     drop_negatives: float = Field(0.0, description="share of the prompts that get no negative")
-    test_negatives: int = Field(0, description="K at inference")
     instances: int = Field(20, description="Z, prompts a crop at most")
     central: float = Field(0.0, description="share of the points drawn near the centroid, as a prompter places them")
     dice_each: bool = Field(False, description="Dice of each mask instead of the batch's")
     vote_weight: float = Field(0.0, description="weight of the dense outputs' losses (nano)")
-    nms_iou: float = 0.5
     plan: Plan
+
+
+class Inference(_Strict):
+    """How the trained pair predicts (paper section 3.3); these go into the bundle's manifest.
+
+    Nothing here changes the training, so that a run goes on when it is changed.
+    """
+
+    sensitivity: float = Field(0.0, description="taken from the background's class logit")
+    region_filter: bool = Field(True, description="mask-aided filtering of the points")
+    nms_radius: float = Field(12.0, description="of the point NMS, px")
+    negatives: int = Field(0, description="K")
+    nms_iou: float = 0.5
+    tidy: bool = Field(False, description="keep a mask's largest piece and fill its holes")
 
 
 class Recipe(_Strict):
@@ -85,6 +95,11 @@ class Recipe(_Strict):
     augment: Augment = Augment()
     prompter: PrompterRecipe
     segmentor: SegmentorRecipe
+    inference: Inference = Inference()
+
+    def training(self) -> str:
+        """The part that determines a training run, as JSON."""
+        return self.model_dump_json(exclude={"inference"})
 
 
 def read_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:

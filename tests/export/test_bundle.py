@@ -35,7 +35,7 @@ def checkpoints(tmp_path_factory) -> tuple[Path, Path]:
     for folder in folders:
         card = Card(
             network="prompter" if folder is folders[0] else "segmentor",
-            recipe=read_recipe("nano", {"prompter.region_filter": False}),
+            recipe=read_recipe("nano", {"inference.region_filter": False}),
             licences=["CC0-1.0"],
         )
         network = build(card, pretrained=True)

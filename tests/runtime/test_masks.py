@@ -9,8 +9,10 @@ from pnseg_runtime.masks import (
     best_per_point,
     box_iou,
     crop_masks,
+    largest_piece,
     paint,
     suppress_boxes,
+    tidied,
     tighten,
     touches_inner_border,
     upsample,
@@ -208,3 +210,45 @@ def test_a_nucleus_that_is_covered_completely_goes():
 def test_joining_no_masks_gives_an_empty_table():
     empty = DecodedMasks.joined([])
     assert (empty.points.shape, empty.ious.shape, empty.boxes.shape, empty.masks) == ((0,), (0,), (0, 4), [])
+
+
+def pieces_of(seed: int) -> np.ndarray:
+    return gaussian_filter(np.random.default_rng(seed).standard_normal((24, 30)), 1.5) > 0.05
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_largest_piece_is_the_largest_connected_region(seed):
+    from scipy.ndimage import binary_fill_holes, label
+
+    mask = pieces_of(seed)
+    pieces, count = label(mask, np.ones((3, 3)))
+    areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    kept = largest_piece(mask)
+    assert kept.sum() == areas.max(initial=0)
+    assert not (kept & ~mask).any()
+    assert label(kept, np.ones((3, 3)))[1] <= 1
+    filled = largest_piece(mask, fill=True)
+    # OpenCV joins pieces that touch at a corner, so a hole is what 4-connected background encloses.
+    assert (filled >= largest_piece(mask)).all()
+    assert np.array_equal(filled, binary_fill_holes(filled))
+
+
+def test_a_tidied_mask_has_one_piece_without_holes_in_a_box_that_fits():
+    mask = np.zeros((10, 20), bool)
+    mask[2:9, 3:10] = True
+    mask[5, 6] = False
+    mask[0, 15:18] = True
+    found = tidied(DecodedMasks(np.array([4]), np.array([0.5], np.float32), np.array([[100, 50, 120, 60]]), [mask]))
+    assert found.boxes.tolist() == [[103, 52, 110, 59]]
+    assert found.masks[0].all()
+    assert found.points.tolist() == [4]
+
+
+def test_a_nucleus_that_another_cuts_in_two_keeps_its_larger_piece_when_tidy():
+    boxes = np.array([[0, 0, 10, 3], [3, 0, 5, 3]], np.int32)
+    masks = [np.ones((3, 10), bool), np.ones((3, 2), bool)]
+    ious = np.array([0.5, 0.9], np.float32)
+    _, whole, _ = paint(boxes, masks, ious, (3, 10))
+    _, tidy, _ = paint(boxes, masks, ious, (3, 10), tidy=True)
+    assert whole.tolist() == [[3, 0, 5, 3], [0, 0, 10, 3]]
+    assert tidy.tolist() == [[3, 0, 5, 3], [5, 0, 10, 3]]

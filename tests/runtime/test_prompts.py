@@ -137,3 +137,13 @@ def test_points_can_be_moved_joined_and_chosen():
     chosen = both.select(np.array([3, 0]))
     assert (chosen.coords.tolist(), chosen.classes.tolist()) == ([[13, 24], [1, 2]], [1, 0])
     assert len(both.select(np.array([True, False, False, True]))) == 2
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 3), st.floats(0, 3))
+def test_more_sensitivity_never_loses_a_point(seed, one, other):
+    rng = np.random.default_rng(seed)
+    points, logits = rng.uniform(0, 50, (20, 2)).astype(np.float32), rng.standard_normal((20, 3)).astype(np.float32)
+    before = logits.copy()
+    few, many = (decode_points(points, logits, (50, 50), s) for s in sorted((one, other)))
+    assert {tuple(p) for p in few.coords.tolist()} <= {tuple(p) for p in many.coords.tolist()}
+    assert np.array_equal(logits, before)

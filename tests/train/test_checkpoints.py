@@ -20,7 +20,9 @@ def test_a_checkpoint_comes_back_as_it_was_saved(saved):
     folder, network, card = saved
     loaded, loaded_card = load_checkpoint(folder)
     assert loaded_card == card
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
     assert not loaded.training
 
 

@@ -61,9 +61,7 @@ def test_prompter_ends_in_the_recorded_points_and_classes(name, i, filtered):
     expected = recorded[f"points_{i}_filter{int(filtered)}"]
     expected_order = np.lexsort(expected.T)
     np.testing.assert_allclose(points.coords[order], expected[expected_order], atol=1e-4)
-    np.testing.assert_array_equal(
-        points.classes[order], recorded[f"classes_{i}_filter{int(filtered)}"][expected_order]
-    )
+    np.testing.assert_array_equal(points.classes[order], recorded[f"classes_{i}_filter{int(filtered)}"][expected_order])
 
 
 @torch.no_grad()

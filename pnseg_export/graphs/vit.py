@@ -1,0 +1,45 @@
+"""SAM's image encoder for windows of one size: no padding, no interpolation of positions."""
+
+from __future__ import annotations
+
+from segment_anything.modeling.image_encoder import Block
+from torch import Tensor, nn
+
+from pnseg_export.graphs.positions import absolute_positions
+from pnseg_export.graphs.window_attention import RegionAttention
+from pnseg_train.models.vit import ResizedImageEncoder
+
+
+class RegionBlock(nn.Module):
+    """A transformer block whose attention sees real tokens only."""
+
+    def __init__(self, block: Block, side: int):
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.attention = RegionAttention(block.attn, side, block.window_size or side)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class FixedSizeEncoder(nn.Module):
+    """The embedding (B, 256, side, side) that :class:`ResizedImageEncoder` gives of images of 16·side px.
+
+    Args:
+        encoder: the trained encoder; its parameters are used, not copied.
+        side: tokens a side.
+    """
+
+    def __init__(self, encoder: ResizedImageEncoder, side: int):
+        super().__init__()
+        self.patch_embed, self.neck = encoder.patch_embed, encoder.neck
+        self.positions: Tensor
+        self.register_buffer("positions", absolute_positions(encoder, side))
+        self.blocks = nn.Sequential(*(RegionBlock(block, side) for block in encoder.blocks))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.blocks(self.patch_embed(image) + self.positions)
+        out: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        return out

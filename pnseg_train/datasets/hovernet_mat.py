@@ -1,0 +1,108 @@
+"""What CPM-17 and CoNSeP share: ``{train,test}/Images/*.png`` and ``{train,test}/Labels/*.mat`` of the same name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat, whosmat
+
+from pnseg_runtime.errors import ImageError
+from pnseg_train.datasets.splits import is_sixth
+
+
+class Labels(NamedTuple):
+    """Attributes: instances (H, W) int32 with the file's own ids; classes (H, W) uint8, 0 where there is no nucleus."""
+
+    instances: NDArray[np.int32]
+    classes: NDArray[np.uint8]
+
+
+class Pair(NamedTuple):
+    """An image and its label file."""
+
+    image: Path
+    label: Path
+
+
+def read_labels(path: Path) -> Labels:
+    """A label file of HoVer-Net.
+
+    ``type_map`` has the class of each pixel; without it ``inst_type`` has that of each nucleus, by
+    ascending id; without both, every nucleus is of class 1.
+
+    Raises:
+        ImageError: missing, damaged, of MATLAB 7.3, or without ``inst_map``.
+    """
+    content = _load(path, "inst_map", "type_map", "inst_type")
+    if "inst_map" not in content:
+        raise ImageError(f"{path}: has no inst_map; expected a label file as HoVer-Net writes it.")
+    instances = content["inst_map"].astype(np.int32)
+    return Labels(instances, _classes(path, instances, content))
+
+
+def read_types(path: Path) -> NDArray[np.integer]:
+    """The class of each nucleus, (N,), without reading the maps; (0,) if the file does not say."""
+    types: NDArray[np.integer] = _load(path, "inst_type").get("inst_type", np.zeros(0)).ravel().astype(np.int64)
+    return types
+
+
+def has_types(folder: Path) -> bool:
+    """Whether the first label file below a folder knows classes."""
+    first = next((pair.label for part in ("train", "test") for pair in find_pairs(folder, part)), None)
+    try:
+        return first is not None and "type_map" in {name for name, _, _ in whosmat(str(first))}
+    except (OSError, ValueError, NotImplementedError):
+        return False
+
+
+def find_pairs(folder: Path, part: str) -> list[Pair]:
+    """Images of ``train`` or ``test`` with their labels, by number; names of folders in any case."""
+    images = _child(_child(folder, part), "images")
+    labels = _child(_child(folder, part), "labels")
+    if images is None or labels is None:
+        return []
+    return [Pair(images / f"{label.stem}.png", label) for label in sorted(labels.glob("*.mat"), key=_number)]
+
+
+def find_split(folder: Path, split: str) -> list[Pair]:
+    """Pairs of ``train``, ``val`` (every sixth of the training images, which ``train`` then lacks) or ``test``."""
+    if split == "test":
+        return find_pairs(folder, "test")
+    held_out = split == "val"
+    return [pair for pair in find_pairs(folder, "train") if is_sixth(_number(pair.label)) == held_out]
+
+
+def _classes(path: Path, instances: NDArray[np.int32], content: dict[str, NDArray[np.generic]]) -> NDArray[np.uint8]:
+    if "type_map" in content:
+        return np.where(instances != 0, content["type_map"], 0).astype(np.uint8)
+    if "inst_type" not in content:
+        return (instances != 0).astype(np.uint8)
+    ids, numbers = np.unique(np.append(instances.ravel(), 0), return_inverse=True)
+    types = content["inst_type"].ravel().astype(np.uint8)
+    if len(types) != len(ids) - 1:
+        raise ImageError(f"{path}: {len(types)} values of inst_type for {len(ids) - 1} nuclei; download it again.")
+    return np.insert(types, np.searchsorted(ids, 0), 0)[numbers[:-1]].reshape(instances.shape).astype(np.uint8)
+
+
+def _load(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
+    try:
+        content: dict[str, NDArray[np.generic]] = loadmat(str(path), variable_names=names)
+    except NotImplementedError as error:
+        raise ImageError(f"{path}: a MATLAB 7.3 file; save it with '-v7' to have it read.") from error
+    except Exception as error:  # a damaged file raises anything
+        raise ImageError(f"{path}: missing or damaged ({error}); download it again.") from error
+    return content
+
+
+def _child(folder: Path | None, name: str) -> Path | None:
+    if folder is None or not folder.is_dir():
+        return None
+    return next((child for child in sorted(folder.iterdir()) if child.name.lower() == name and child.is_dir()), None)
+
+
+def _number(path: Path) -> int:
+    digits = "".join(filter(str.isdigit, path.stem))
+    return int(digits) if digits else 0
