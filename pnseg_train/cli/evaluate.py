@@ -17,7 +17,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Segmenter
-from pnseg_train.datasets import read_folder
+from pnseg_train.datasets import open_dataset
 from pnseg_train.evaluate import SHOWN, Row, evaluate_sample, mean
 
 EXAMPLES = """
@@ -42,9 +42,9 @@ PROTOCOL = (
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     multiple=True,
     required=True,
-    help="Folder with images/, labels/ and index.csv; may be given several times.",
+    help="Data set in any layout that 'pnseg data check' knows; may be given several times.",
 )
-@click.option("--split", default="val", show_default=True, help="Split of index.csv; 'all' for every image.")
+@click.option("--split", default="val", show_default=True, help="Split of the data set; 'all' for every image.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--assignment", type=click.Choice(["central", "all"]), default="central", show_default=True)
 @click.option("--negatives", type=click.IntRange(0), help="K, negative prompts [default: the model's].")
@@ -63,7 +63,7 @@ def evaluate(
     segmenter = open_model(model, options)
     sets: dict[str, dict[str, Row]] = {}
     for folder in folders:
-        samples = read_folder(folder, None if split == "all" else split)
+        samples = open_dataset(folder, None if split == "all" else split)
         shown = track(
             samples, description=folder.name, console=Console(stderr=True), disable=not Console(stderr=True).is_terminal
         )

@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import Card, build
 from pnseg_train.curves import draw_curves
-from pnseg_train.datasets import Sample, read_folder
+from pnseg_train.datasets import Sample, layout_of, open_dataset
 from pnseg_train.fit import fit
 from pnseg_train.recipes import Recipe, read_recipe
 from pnseg_train.tasks import task_of
@@ -31,6 +31,7 @@ Examples:
   pnseg train prompter  --recipe nano --data DSB --data TNBC --out runs/nano/prompter
   pnseg train segmentor --recipe nano --data DSB --data TNBC --out runs/nano/segmentor
   pnseg train prompter  --recipe nano --data DSB --out runs/try --set prompter.plan.steps=200
+  pnseg train prompter  --recipe nano --data Kumar --train-split train+val --val-split test --out runs/kumar
 
 The same command goes on where a stopped run was. With several GPUs, start it with torchrun.
 """
@@ -45,8 +46,10 @@ The same command goes on where a stopped run was. With several GPUs, start it wi
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     multiple=True,
     required=True,
-    help="Folder with images/, labels/ and index.csv (splits train and val); may be given several times.",
+    help="Data set in any layout that 'pnseg data check' knows; may be given several times.",
 )
+@click.option("--train-split", default="train", show_default=True, help="What to train on; join several by +.")
+@click.option("--val-split", default="val", show_default=True, help="What chooses the best step.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's].")
@@ -59,6 +62,8 @@ def train(
     network: str,
     recipe_name: str,
     folders: tuple[Path, ...],
+    train_split: str,
+    val_split: str,
     out: Path,
     overrides: tuple[str, ...],
     threads: int | None,
@@ -72,8 +77,8 @@ def train(
     _log_to(out / "train.log")
     if threads:
         torch.set_num_threads(threads)
-    training = [sample for folder in folders for sample in read_folder(folder, "train")]
-    validation = [sample for folder in folders for sample in read_folder(folder, "val")]
+    training = _read(folders, train_split, recipe)
+    validation = _read(folders, val_split, recipe)
     _refuse_leak(training, validation)
     plan = getattr(recipe, network).plan
     fabric = Fabric(
@@ -103,10 +108,16 @@ def _assignment(text: str) -> tuple[str, object]:
     return name, yaml.safe_load(value)
 
 
+def _read(folders: tuple[Path, ...], split: str, recipe: Recipe) -> list[Sample]:
+    number = len(recipe.classes)
+    return [sample.with_classes(number) for folder in folders for sample in open_dataset(folder, split)]
+
+
 def _licences(folder: Path) -> set[str]:
     index = folder / "index.csv"
     if not index.is_file():
-        return set()
+        layout = layout_of(folder)
+        return {f"{layout.licence} ({layout.title})"} if layout.licence else set()
     with index.open(newline="", encoding="utf-8") as stream:
         return {row["licence"] for row in csv.DictReader(stream) if row.get("licence")}
 

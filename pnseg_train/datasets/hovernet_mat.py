@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 
 from pnseg_runtime.errors import ImageError
-from pnseg_train.datasets.splits import is_sixth
+from pnseg_train.datasets.files import find
+from pnseg_train.datasets.splits import SPLITS, choose, is_sixth
+
+_SCHEMES = {"": {split: split for split in SPLITS}}
 
 
 class Labels(NamedTuple):
@@ -44,18 +47,21 @@ def read_labels(path: Path) -> Labels:
 
 
 def read_types(path: Path) -> NDArray[np.integer]:
-    """The class of each nucleus, (N,), without reading the maps; (0,) if the file does not say."""
-    types: NDArray[np.integer] = _load(path, "inst_type").get("inst_type", np.zeros(0)).ravel().astype(np.int64)
-    return types
+    """The classes in a file, in any order and number: of its nuclei or, where it lacks those, of its pixels.
+
+    Raises:
+        ImageError: missing, damaged or of MATLAB 7.3.
+    """
+    # Only the variable that is asked for is decompressed, and inst_type is small.
+    content = _load(path, "inst_type") or _load(path, "type_map")
+    return np.concatenate([np.zeros(0, np.int64), *(values.ravel().astype(np.int64) for values in content.values())])
 
 
 def has_types(folder: Path) -> bool:
-    """Whether the first label file below a folder knows classes."""
-    first = next((pair.label for part in ("train", "test") for pair in find_pairs(folder, part)), None)
-    try:
-        return first is not None and "type_map" in {name for name, _, _ in whosmat(str(first))}
-    except (OSError, ValueError, NotImplementedError):
-        return False
+    """Whether the label files below a folder know classes, as the first that is no ruin tells."""
+    pairs = (*find_pairs(folder, "train"), *find_pairs(folder, "test"))
+    held = next(filter(None, (_variables(pair.label) for pair in pairs)), frozenset())
+    return not held.isdisjoint({"type_map", "inst_type"})
 
 
 def find_pairs(folder: Path, part: str) -> list[Pair]:
@@ -64,15 +70,31 @@ def find_pairs(folder: Path, part: str) -> list[Pair]:
     labels = _child(_child(folder, part), "labels")
     if images is None or labels is None:
         return []
-    return [Pair(images / f"{label.stem}.png", label) for label in sorted(labels.glob("*.mat"), key=_number)]
+    return [Pair(images / f"{label.stem}.png", label) for label in sorted(find(labels, "*.mat"), key=_number)]
 
 
-def find_split(folder: Path, split: str) -> list[Pair]:
-    """Pairs of ``train``, ``val`` (every sixth of the training images, which ``train`` then lacks) or ``test``."""
+def splits(folder: Path) -> tuple[str, ...]:
+    """The splits of which there are images."""
+    return tuple(split for split in SPLITS if _of_split(folder, split))
+
+
+def select(folder: Path, split: str | None) -> list[Pair]:
+    """Pairs of ``train``, ``val`` (every sixth of the training images, which ``train`` then lacks) or ``test``.
+
+    Raises:
+        ImageError: no such split, or none of its images is there.
+    """
+    wanted = SPLITS if split is None else (choose(folder, _SCHEMES, split),)
+    pairs = [pair for part in wanted for pair in _of_split(folder, part)]
+    if not pairs:
+        raise ImageError(f"{folder}: no image of the split {split!r}; expected Images and Labels in train and test.")
+    return pairs
+
+
+def _of_split(folder: Path, split: str) -> list[Pair]:
     if split == "test":
         return find_pairs(folder, "test")
-    held_out = split == "val"
-    return [pair for pair in find_pairs(folder, "train") if is_sixth(_number(pair.label)) == held_out]
+    return [pair for pair in find_pairs(folder, "train") if is_sixth(_number(pair.label)) == (split == "val")]
 
 
 def _classes(path: Path, instances: NDArray[np.int32], content: dict[str, NDArray[np.generic]]) -> NDArray[np.uint8]:
@@ -87,14 +109,21 @@ def _classes(path: Path, instances: NDArray[np.int32], content: dict[str, NDArra
     return np.insert(types, np.searchsorted(ids, 0), 0)[numbers[:-1]].reshape(instances.shape).astype(np.uint8)
 
 
+def _variables(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(name for name, _, _ in whosmat(str(path)))
+    except Exception:  # a damaged file raises anything; it is named when it is read
+        return frozenset()
+
+
 def _load(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
     try:
-        content: dict[str, NDArray[np.generic]] = loadmat(str(path), variable_names=names)
+        content = loadmat(str(path), variable_names=names)
     except NotImplementedError as error:
         raise ImageError(f"{path}: a MATLAB 7.3 file; save it with '-v7' to have it read.") from error
     except Exception as error:  # a damaged file raises anything
         raise ImageError(f"{path}: missing or damaged ({error}); download it again.") from error
-    return content
+    return {name: content[name] for name in names if name in content}
 
 
 def _child(folder: Path | None, name: str) -> Path | None:

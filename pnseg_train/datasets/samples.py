@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import overload
 
 from pnseg_train.datasets.sample import Sample
@@ -19,9 +18,9 @@ class Samples(Sequence[Sample]):
         self.readers = tuple(readers)
 
     @classmethod
-    def joined(cls, parts: Iterable[Sequence[Sample]]) -> Samples:
+    def joined(cls, parts: Iterable[Samples]) -> Samples:
         """Several sequences after each other."""
-        return cls(partial(part.__getitem__, index) for part in parts for index in range(len(part)))
+        return cls(reader for part in parts for reader in part.readers)
 
     def __len__(self) -> int:
         return len(self.readers)

@@ -27,7 +27,7 @@ def choose(folder: Path, schemes: Mapping[str, Mapping[str, T]], split: str) -> 
 
 
 def is_sixth(number: int) -> bool:
-    """Whether a numbered training image is held out for validation: 5, 11, 17, …
+    """Whether a numbered training image is held out for validation: 5, 11, 17 and so on.
 
     Where a set has no validation split of its own, every sixth training image makes one.
     """

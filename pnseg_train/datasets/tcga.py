@@ -13,6 +13,7 @@ import numpy as np
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.images import read_image
 from pnseg_train.datasets.aperio_xml import read_regions
+from pnseg_train.datasets.files import find
 from pnseg_train.datasets.polygons import paint_polygons
 from pnseg_train.datasets.sample import Sample
 from pnseg_train.datasets.samples import Samples
@@ -72,8 +73,8 @@ def division(train: Collection[str], test: Collection[str]) -> dict[str, tuple[s
 
 def find_tiles(folder: Path) -> list[Tile]:
     """Pairs of .tif and .xml of one name anywhere below a folder, by name."""
-    images = {path.stem: path for pattern in ("*.tif", "*.tiff") for path in folder.rglob(pattern)}
-    annotations = {path.stem: path for path in folder.rglob("*.xml") if _PATIENT.search(path.stem)}
+    images = {path.stem: path for pattern in ("**/*.tif", "**/*.tiff") for path in find(folder, pattern)}
+    annotations = {path.stem: path for path in find(folder, "**/*.xml") if _PATIENT.search(path.stem)}
     return [
         Tile(images[stem], annotations[stem], _PATIENT.findall(stem)[0])
         for stem in sorted(images.keys() & annotations.keys())
@@ -96,8 +97,8 @@ def read_tiles(folder: Path, split: str | None, schemes: Mapping[str, Mapping[st
     tiles = [tile for tile in find_tiles(folder) if wanted is None or tile.patient in wanted]
     if not tiles:
         raise ImageError(
-            f"{folder}: no image of the split {split!r} found; expected pairs of .tif and .xml of one name, "
-            f"such as {'those of ' + wanted[0] if wanted else 'TCGA-A7-A13E-01Z-00-DX1'}."
+            f"{folder}: no image {'' if split is None else f'of the split {split!r} '}found; expected pairs of .tif "
+            "and .xml of one name, such as TCGA-A7-A13E-01Z-00-DX1."
         )
     return Samples(partial(_read, tile) for tile in tiles)
 

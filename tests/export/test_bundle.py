@@ -89,10 +89,10 @@ def test_a_graph_that_differs_from_its_network_is_not_kept(checkpoints, tiles, t
     prompter, segmentor, manifest = describe_pair(*checkpoints)
     export_graphs = exporting.export_graphs
 
-    def with_a_fault(first, second, folder):
+    def with_a_fault(first, *rest):
         with torch.no_grad():
             first.reg_head.layers[3].bias[0] += 0.5  # half a pixel, in the graph alone
-            graphs = export_graphs(first, second, folder)
+            graphs = export_graphs(first, *rest)
             first.reg_head.layers[3].bias[0] -= 0.5
         return graphs
 
