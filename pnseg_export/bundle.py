@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from pnseg_export.accuracy import accuracy
 from pnseg_export.graphs.decoder import DecoderGraph
 from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.prompter import PrompterGraph
+from pnseg_export.graphs.rewrites import CPU, Rewrites
 from pnseg_export.onnx import export_graph
 from pnseg_export.parity import TOLERANCE, Tile, agreement, largest, tensor_differences
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, Manifest, Provenance
@@ -43,20 +45,31 @@ def describe_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor,
     return first, second, manifest_of(recipe).model_copy(update={"provenance": provenance})
 
 
-def export_graphs(prompter: Prompter, segmentor: Segmentor, folder: Path) -> dict[str, GraphFile]:
+def export_graphs(
+    prompter: Prompter, segmentor: Segmentor, folder: Path, rewrites: Rewrites = CPU
+) -> dict[str, GraphFile]:
     """Write the three ONNX files into ``folder``."""
+    return {"prompter": export_prompter(prompter, folder), **export_segmentor(segmentor, folder, rewrites)}
+
+
+def export_prompter(prompter: Prompter, folder: Path) -> GraphFile:
+    """Write ``prompter.onnx`` into ``folder``."""
+    image = torch.rand(2, 3, WINDOW, WINDOW + 64, generator=torch.Generator().manual_seed(0))
+    return export_graph(PrompterGraph(prompter), (image,), folder / "prompter.onnx")
+
+
+def export_segmentor(segmentor: Segmentor, folder: Path, rewrites: Rewrites = CPU) -> dict[str, GraphFile]:
+    """Write ``encoder.onnx`` and ``decoder.onnx`` into ``folder``."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(2, 3, WINDOW, WINDOW + 64, generator=generator)
-    windows = image[..., :WINDOW].contiguous()
-    encoder = EncoderGraph(segmentor)
+    windows = torch.rand(2, 3, WINDOW, WINDOW, generator=generator)
+    encoder, decoder = EncoderGraph(segmentor, rewrites), DecoderGraph(segmentor, rewrites)
     with torch.no_grad():
         features = encoder(windows)
     coords = WINDOW * torch.rand(5, 2, 2, generator=generator)
     prompts = (coords, torch.tensor([[1.0, 0.0]]).repeat(5, 1), torch.tensor([0, 0, 1, 1, 1]))
     return {
-        "prompter": export_graph(PrompterGraph(prompter), (image,), folder / "prompter.onnx"),
         "encoder": export_graph(encoder, (windows,), folder / "encoder.onnx"),
-        "decoder": export_graph(DecoderGraph(segmentor), (*features, *prompts), folder / "decoder.onnx"),
+        "decoder": export_graph(decoder, (*features, *prompts), folder / "decoder.onnx"),
     }
 
 
@@ -67,11 +80,15 @@ def export_bundle(
     out: Path,
     tiles: Sequence[Tile],
     overwrite: bool = False,
+    rewrites: Rewrites = CPU,
+    validation: Sequence[Path] = (),
 ) -> Manifest:
     """Export a pair of networks, check the graphs against them, and only then put the bundle at ``out``.
 
     Args:
         tiles: real images, (H, W, 3) uint8 RGB.
+        rewrites: how the networks are to be computed.
+        validation: annotated data sets; the accuracy on their validation images goes into the manifest.
 
     Returns:
         the manifest as written.
@@ -84,9 +101,10 @@ def export_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         folder = Path(scratch)
-        manifest = manifest.model_copy(update={"graphs": export_graphs(prompter, segmentor, folder)})
+        manifest = manifest.model_copy(update={"graphs": export_graphs(prompter, segmentor, folder, rewrites)})
         write_manifest(folder, manifest)
         manifest = manifest.model_copy(update={"parity": check(folder, prompter, segmentor, tiles)})
+        manifest = manifest.model_copy(update={"accuracy": accuracy(folder, validation)})
         write_manifest(folder, manifest)
         if out.exists():
             shutil.rmtree(out)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import onnx
 import torch
+from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from pnseg_export.graphs.axes import Tensors, dynamic_shapes
@@ -17,6 +18,23 @@ from pnseg_runtime.bundle import GraphFile, sha256_of
 
 # GridSample gives wrong results in TensorRT from opset 20 on.
 OPSET = 18
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    """GELU by the error function, its factors in the order that engines fuse into one kernel.
+
+    Raises:
+        ValueError: an approximated GELU, which none of the networks has.
+    """
+    if approximate != "none":
+        raise ValueError(f"GELU is to be exported by the error function, but is approximated by {approximate}.")
+    constants: list[Any] = [op.Constant(value_float=value) for value in (2.0**0.5, 1.0, 0.5)]
+    root, one, half = (op.CastLike(constant, x) for constant in constants)
+    return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
+
+
+# What the exporter's own translation would write in another form.
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.gelu.default: gelu}
 
 
 class Graph(Protocol):
@@ -48,6 +66,7 @@ def export_graph(graph: Graph, example: Sequence[Tensor], path: Path) -> GraphFi
             output_names=list(graph.outputs),
             dynamic_shapes=(shapes,) if _variadic(module) else shapes,
             opset_version=OPSET,
+            custom_translation_table=TRANSLATIONS,
             dynamo=True,
             external_data=False,
             verbose=False,

@@ -32,7 +32,7 @@ from pnseg_runtime.masks import (
     touches_inner_border,
 )
 from pnseg_runtime.nuclei import Nuclei
-from pnseg_runtime.options import Options, Settings
+from pnseg_runtime.options import COARSEST_STRIDE, Options, Settings
 from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region, image_anchors, suppress_points
 from pnseg_runtime.sessions import Sessions, open_sessions
 from pnseg_runtime.windows import cut, macro_tiles, mirror, windows
@@ -130,7 +130,7 @@ class Segmenter:
         """What the prompter makes of one view, before NMS."""
         prompting = self.manifest.prompting
         with clock("prepare"):
-            padded = _rounded_up(shape, prompting.pad_multiple)
+            padded = padded_shape(shape, prompting.pad_multiple)
             image = normalise(mirror(rgb, padded)[None], self.manifest.normalisation)
         with clock("prompter"):
             raw = self._sessions.prompter({"image": image})
@@ -195,6 +195,7 @@ def normalise(rgb: Pixels, normalisation: Normalisation) -> NDArray[np.float32]:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def _rounded_up(shape: tuple[int, int], multiple: int) -> tuple[int, int]:
-    height, width = (-(-side // multiple) * multiple for side in shape)
+def padded_shape(shape: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """The prompter's (height, width), px: the next multiples, and at least one cell of its coarsest features."""
+    height, width = (max(-(-side // multiple) * multiple, COARSEST_STRIDE) for side in shape)
     return height, width

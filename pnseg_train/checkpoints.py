@@ -32,6 +32,7 @@ class Card(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     data: list[str] = Field(default_factory=list, description="names of the training sets")
     licences: list[str] = Field(default_factory=list)
+    tuned_from: str = Field("", description="SHA-256 of the weights that the training started from, if of a checkpoint")
 
 
 def build(card: Card, pretrained: bool = False) -> Prompter | Segmentor:
@@ -67,15 +68,24 @@ def load_checkpoint(folder: Path) -> tuple[Prompter | Segmentor, Card]:
     """
     card = read_card(folder)
     network = build(card)
+    copy_weights(folder, network)
+    network.eval()
+    return network, card
+
+
+def copy_weights(folder: Path, network: nn.Module) -> None:
+    """Copy a checkpoint's weights into a network.
+
+    Raises:
+        PnsegError: they are not of such a network.
+    """
     try:
         network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise PnsegError(
-            f"{folder / WEIGHTS}: the weights do not fit the card ({first}); train or import it again."
+            f"{folder / WEIGHTS}: the weights do not fit the network ({first}); train or import it again."
         ) from error
-    network.eval()
-    return network, card
 
 
 def read_card(folder: Path) -> Card:

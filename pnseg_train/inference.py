@@ -60,6 +60,7 @@ def manifest_of(recipe: Recipe) -> Manifest:
         prompting=Prompting(
             anchor_spacing=recipe.prompter.spacing,
             levels=recipe.prompter.levels,
+            pad_multiple=recipe.inference.pad_multiple or recipe.prompter.spacing,
             **recipe.inference.model_dump(include={"sensitivity", "region_filter", "nms_radius", "negatives"}),
         ),
         masking=Masking(nms_iou=recipe.inference.nms_iou, tidy=recipe.inference.tidy),

@@ -58,6 +58,7 @@ class PrompterTask:
         )
 
     def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
+        assert isinstance(network, Prompter)
         hits = proposed = present = 0
         for sample in samples:
             found = find_points(network, sample.image, self.inference)
@@ -114,10 +115,11 @@ class SegmentorTask:
 
 
 @torch.no_grad()
-def find_points(network: nn.Module, image: NDArray[np.uint8], inference: Inference) -> NDArray[np.float32]:
+def find_points(network: Prompter, image: NDArray[np.uint8], inference: Inference) -> NDArray[np.float32]:
     """(N, 2) points of a prompter on an image of any size, after filtering and NMS, px."""
     height, width = image.shape[:2]
-    padded = np.pad(image, ((0, -height % 32), (0, -width % 32), (0, 0)), mode="reflect")
+    multiple = inference.pad_multiple or network.spacing
+    padded = np.pad(image, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="reflect")
     device = next(network.parameters()).device
     output = network(normalise(torch.from_numpy(padded).permute(2, 0, 1))[None].to(device))
     points, class_logits = output.points[0].cpu().numpy(), output.class_logits[0].cpu().numpy()

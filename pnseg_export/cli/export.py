@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from pnseg_export.bundle import export_bundle, describe_pair
+from pnseg_export.bundle import describe_pair, export_bundle
+from pnseg_export.graphs.rewrites import TARGETS
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
 
@@ -16,7 +17,7 @@ EXAMPLES = """
 \b
 Examples:
   pnseg export runs/nano/prompter/best runs/nano/segmentor/best --out bundles/mine
-  pnseg export P S --out bundles/mine --tiles validation/images
+  pnseg export P S --out bundles/mine --tiles validation/images --validate TNBC
 """
 
 
@@ -31,6 +32,20 @@ Examples:
     default=SAMPLES,
     help="Folder of real images on which graphs and PyTorch are compared [default: the sample images].",
 )
+@click.option(
+    "--target",
+    type=click.Choice(list(TARGETS)),
+    default="cpu",
+    show_default=True,
+    help="Where the graphs are to run; plain leaves the networks as they were trained.",
+)
+@click.option(
+    "--validate",
+    "validation",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="Annotated data set; the accuracy on its validation images goes into the manifest. May be repeated.",
+)
 @click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
 @click.option("--attribution", multiple=True, help="Whom to name: a data set or pretrained weights; may be repeated.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
@@ -40,6 +55,8 @@ def export(
     out: Path,
     name: str | None,
     tiles: Path,
+    target: str,
+    validation: tuple[Path, ...],
     licence: str,
     attribution: tuple[str, ...],
     overwrite: bool,
@@ -56,7 +73,7 @@ def export(
     first, second, manifest = describe_pair(prompter, segmentor)
     provenance = manifest.provenance.model_copy(update={"weights_licence": licence, "attribution": list(attribution)})
     manifest = manifest.model_copy(update={"provenance": provenance, "model": name or manifest.model})
-    manifest = export_bundle(first, second, manifest, out, images, overwrite)
+    manifest = export_bundle(first, second, manifest, out, images, overwrite, TARGETS[target], validation)
     for graph, file in manifest.graphs.items():
         click.echo(f"{graph:9} {file.file:16} {file.bytes / 1e6:6.1f} MB")
     differences = ", ".join(f"{k} {v:.1e}" for k, v in manifest.parity["largest_difference"].items())

@@ -3,8 +3,8 @@
 Where a projection W stands between the N image tokens X (N, C) and a product with vectors a of the
 tokens, one a head, (X Wᵀ) a = X (Wᵀ a). The right form projects heads·T vectors instead of N and
 multiplies X as it lies in memory, so no image token is ever split into heads. Of the biases, a
-key's shifts all logits of a query alike and drops out of the softmax; a value's is added once
-behind it, because the weights of a softmax sum to one.
+key's shifts all logits of a query alike and drops out of the softmax; those of values and outputs
+move to the tokens' side too, because the weights of a softmax sum to one.
 
 P prompts, T tokens each, C channels, heads of width d; logits are scaled by 1/√d.
 """
@@ -65,7 +65,8 @@ class ImageReadsTokens(nn.Module):
         self.register_buffer("query_bias", query_bias * scale(attention))
         out = attention.out_proj.weight.detach().T  # heads·d, C
         self.register_buffer("out_weight", out.reshape(self.heads, -1, out.shape[1]).clone())
-        self.register_buffer("out_bias", attention.out_proj.bias.detach().clone())
+        # The weights of all heads sum to their number, so every token carries its share of the bias.
+        self.register_buffer("out_bias", attention.out_proj.bias.detach() / self.heads)
 
     def forward(self, placed: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
         """What each image token reads, (P, N, C).
@@ -88,8 +89,8 @@ class ImageReadsTokens(nn.Module):
 
     def _read(self, weights: Tensor, values: Tensor) -> Tensor:
         # weights (P, N, heads, T)
-        written = split_heads(self.v_proj(values), self.heads) @ self.out_weight  # P, heads, T, C
-        return weights.flatten(2, 3) @ written.flatten(1, 2) + self.out_bias
+        written = split_heads(self.v_proj(values), self.heads) @ self.out_weight + self.out_bias  # P, heads, T, C
+        return weights.flatten(2, 3) @ written.flatten(1, 2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

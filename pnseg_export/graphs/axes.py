@@ -9,13 +9,13 @@ from torch.export import Dim
 # A tensor's name → its axes: a size, or the name of a dynamic axis.
 Tensors = dict[str, list[int | str]]
 
-# The prompter's image sides are multiples of 32, so that each pyramid level halves exactly.
-PAD_MULTIPLE = 32
+# The prompter's image sides are multiples of λ, as the reference implementation pads them.
+SMALLEST_SPACING = 8
 
 DYNAMIC: dict[str, Any] = {
     "batch": Dim("batch", min=1, max=1024),
-    "height": PAD_MULTIPLE * Dim("rows", min=1, max=1024),
-    "width": PAD_MULTIPLE * Dim("columns", min=1, max=1024),
+    "height": SMALLEST_SPACING * Dim("rows", min=4, max=4096),
+    "width": SMALLEST_SPACING * Dim("columns", min=4, max=4096),
     "prompts": Dim("prompts", min=1, max=65536),
     "points": Dim("points", min=1, max=16),
 }

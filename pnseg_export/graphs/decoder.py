@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
 from pnseg_export.graphs.axes import Tensors
-from pnseg_export.graphs.encoder import feature_tensors
-from pnseg_train.models.features import ImageFeatures
-from pnseg_train.models.mask_decoder import VotingMaskDecoder
-from pnseg_train.models.segmentor import WINDOW, Segmentor
+from pnseg_export.graphs.encoder import HALF, MIDDLE, TOKENS, feature_tensors
+from pnseg_export.graphs.mask_head import MaskHead
+from pnseg_export.graphs.point_embedding import PointEmbedding
+from pnseg_export.graphs.rewrites import CPU, Rewrites
+from pnseg_export.graphs.two_way import SharedFeatures, TwoWay
+from pnseg_export.graphs.votes import REFINEMENTS, NoRefinement
+from pnseg_train.models.mask_decoder import PointMaskDecoder, VotingMaskDecoder
+from pnseg_train.models.segmentor import Segmentor
 
-
-class PointEmbedding(nn.Module):
-    """SAM's embedding of point prompts as plain arithmetic.
-
-    SAM writes into the rows that carry a label, which turns into ``NonZero`` in a graph; sums
-    weighted by the label give the same numbers.
-    """
-
-    def __init__(self, encoder: PromptEncoder):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """(P, 2 + K, C) for coords (P, 1 + K, 2) px and labels (P, 1 + K); the last is SAM's padding point."""
-        encoder = self.encoder
-        labels = labels[:, :, None]
-        size = torch.tensor(encoder.input_image_size[::-1], dtype=coords.dtype, device=coords.device)
-        positions = encoder.pe_layer._pe_encoding((coords + 0.5) / size)
-        missing, negative, positive = ((labels == value).to(positions.dtype) for value in (-1.0, 0.0, 1.0))
-        embedded = (
-            positions * (1.0 - missing)
-            + missing * encoder.not_a_point_embed.weight
-            + negative * encoder.point_embeddings[0].weight
-            + positive * encoder.point_embeddings[1].weight
-        )
-        padding = encoder.not_a_point_embed.weight.expand(coords.shape[0], 1, -1)
-        return torch.cat([embedded, padding], dim=1)
+Masks = tuple[Tensor, Tensor, Tensor]
 
 
 class DecoderGraph(nn.Module):
@@ -48,24 +27,68 @@ class DecoderGraph(nn.Module):
     encoder's tensors; gives ``mask_logits`` (P, m, m) and ``iou`` (P,).
     """
 
-    def __init__(self, segmentor: Segmentor):
+    def __init__(self, segmentor: Segmentor, rewrites: Rewrites = CPU):
         super().__init__()
-        self.decoder = segmentor.mask_decoder
+        decoder = segmentor.mask_decoder
         self.points = PointEmbedding(segmentor.prompt_encoder)
-        self.positions: Tensor
-        self.register_buffer("positions", segmentor.prompt_encoder.get_dense_pe().detach())
-        self.inputs: Tensors = feature_tensors(segmentor) | {
+        self.masks = (SharedMasks if rewrites.shared_decoder else PlainMasks)(segmentor)
+        self.refine = _refinement(decoder, rewrites)
+        self.rate = decoder.rate if isinstance(decoder, VotingMaskDecoder) else _as_predicted
+        self.inputs: Tensors = feature_tensors(segmentor, rewrites) | {
             "point_coords": ["prompts", "points", 2],
             "point_labels": ["prompts", "points"],
             "image_index": ["prompts"],
         }
-        side = WINDOW // (2 if isinstance(self.decoder, VotingMaskDecoder) else 4)
+        side = HALF if isinstance(decoder, VotingMaskDecoder) else 4 * TOKENS
         self.outputs: Tensors = {"mask_logits": ["prompts", side, side], "iou": ["prompts"]}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         *features, coords, labels, image_index = tensors
-        own = ImageFeatures(*features).repeat(image_index)
-        logits, iou, token = self.decoder.decode(own.embedding, self.positions, self.points(coords, labels))
-        if isinstance(self.decoder, VotingMaskDecoder) and own.votes is not None and own.detail is not None:
-            logits = self.decoder.refine(logits, token, coords[:, 0], own.votes, own.detail)
-        return logits, iou
+        count = self.masks.features
+        logits, iou, token = self.masks(features[:count], self.points(coords, labels), image_index)
+        logits = self.refine(logits, token, coords[:, 0], features[count:], image_index)
+        return logits, self.rate(logits, iou)
+
+
+class PlainMasks(nn.Module):
+    """SAM's decoder as it was trained."""
+
+    features = 1
+
+    def __init__(self, segmentor: Segmentor):
+        super().__init__()
+        self.decoder = segmentor.mask_decoder
+        self.positions: Tensor
+        self.register_buffer("positions", segmentor.prompt_encoder.get_dense_pe().detach())
+
+    def forward(self, features: Sequence[Tensor], points: Tensor, image_index: Tensor) -> Masks:
+        return self.decoder.decode(features[0].index_select(0, image_index), self.positions, points)
+
+
+class SharedMasks(nn.Module):
+    """SAM's decoder on projections of the image that all prompts of a window share."""
+
+    features = len(SharedFeatures._fields)
+
+    def __init__(self, segmentor: Segmentor):
+        super().__init__()
+        decoder: PointMaskDecoder = segmentor.mask_decoder
+        self.transformer = TwoWay(decoder.transformer, segmentor.prompt_encoder.get_dense_pe())
+        self.head = MaskHead(decoder, TOKENS)
+        self.own_tokens: Tensor
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        self.register_buffer("own_tokens", own.detach().clone())
+
+    def forward(self, features: Sequence[Tensor], points: Tensor, image_index: Tensor) -> Masks:
+        tokens = torch.cat([self.own_tokens.expand(points.shape[0], -1, -1), points], dim=1)
+        tokens, image = self.transformer(SharedFeatures(*features).repeat(image_index), tokens)
+        logits, iou = self.head(tokens, image)
+        return logits, iou, tokens[:, 1]
+
+
+def _refinement(decoder: PointMaskDecoder, rewrites: Rewrites) -> nn.Module:
+    return REFINEMENTS[rewrites.votes](decoder, MIDDLE) if isinstance(decoder, VotingMaskDecoder) else NoRefinement()
+
+
+def _as_predicted(_: Tensor, iou: Tensor) -> Tensor:
+    return iou

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class PixelLinear(nn.Module):
-    """A transposed convolution of kernel and stride 2 on tokens: (..., C) → (..., 4, D), pixels by rows."""
+    """A transposed convolution of kernel and stride 2 on tokens: (n, C) → (4·n, D), a token's pixels by rows."""
 
     def __init__(self, convolution: nn.ConvTranspose2d):
         super().__init__()
@@ -26,11 +26,11 @@ class PixelLinear(nn.Module):
         self.channels = weight.shape[1]
         self.weight: Tensor
         self.bias: Tensor
-        self.register_buffer("weight", weight.permute(0, 2, 3, 1).reshape(len(weight), -1).clone())
-        self.register_buffer("bias", convolution.bias.detach().clone())
+        self.register_buffer("weight", weight.permute(2, 3, 1, 0).reshape(-1, len(weight)).clone())
+        self.register_buffer("bias", convolution.bias.detach().repeat(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x @ self.weight).unflatten(-1, (4, self.channels)) + self.bias
+        return F.linear(x, self.weight, self.bias).reshape(-1, self.channels)
 
 
 class MaskHead(nn.Module):
@@ -57,11 +57,11 @@ class MaskHead(nn.Module):
             tokens: (P, T, C), IoU token and mask token 0 first.
             image: (P, side², C) image tokens.
         """
-        pixels = self.first(image)
+        pixels = self.first(image.flatten(0, 1))
         pixels = F.layer_norm(pixels, pixels.shape[-1:], self.norm.weight, self.norm.bias, self.norm.eps)
-        pixels = self.activation(self.second(self.activation(pixels)))  # P, side², 4, 4, D
+        pixels = self.activation(self.second(self.activation(pixels)))
         weights = self.hyper_network(tokens[:, 1])
-        logits = pixels.flatten(1, 3) @ weights[:, :, None]
+        logits = pixels.reshape(-1, 16 * self.side**2, weights.shape[1]) @ weights[:, :, None]
         return raster(logits, self.side), self._iou(tokens[:, 0])
 
     def _iou(self, token: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pnseg_train.models.prompter import Prompter
 class PrompterGraph(nn.Module):
     """``image`` (B, 3, H, W) → ``points`` (B, M, 2), ``class_logits`` (B, M, C + 1), ``region_logits`` (B, 1, H, W).
 
-    H and W are multiples of 32, so that every level of the pyramid is exactly half the one below.
+    H and W are multiples of 8 from 32 on: the reference implementation pads to a multiple of λ.
     """
 
     def __init__(self, prompter: Prompter):

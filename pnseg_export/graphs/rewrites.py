@@ -1,11 +1,12 @@
-"""Which exact rewrites a graph is exported with, as data.
+"""Which exact rewrites a pair of graphs is exported with, as data.
 
-Every rewrite changes how something is computed and nothing of what: see ``docs/graphs.md``.
+A rewrite changes how something is computed and nothing of what: see ``docs/graphs.md``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -13,24 +14,25 @@ class Rewrites:
     """Choices of an export.
 
     Attributes:
-        padding_free: SAM's windowed blocks without their padding
+        padding_free: SAM's windowed blocks on real tokens only, positions resized beforehand
             (:mod:`pnseg_export.graphs.window_attention`).
-        shared_decoder: the first two-way layer's projections of the image once an image, those of
-            the other layers on the side with fewer tokens, and one mask token
+        shared_decoder: the first two-way layer's projections of the image once an image, the other
+            layers' on the side of the tokens, one mask token
             (:mod:`pnseg_export.graphs.two_way`).
-        vote_product: nano's votes and details as one matrix product
-            (:mod:`pnseg_export.graphs.votes`). It takes differences of squares, which half
-            precision cannot afford.
+        votes: how nano's votes and details refine a mask (:mod:`pnseg_export.graphs.votes`):
+            ``"product"``, one matrix product over all prompts, which subtracts large squares and so
+            is for float32 alone; ``"gathered"``, from a copy of its window's maps for each prompt;
+            ``"plain"``, the trained decoder's own code.
     """
 
     padding_free: bool = True
     shared_decoder: bool = True
-    vote_product: bool = True
+    votes: Literal["product", "gathered", "plain"] = "product"
 
 
-#: Where the graphs are to run → what pays there.
-TARGETS = {
-    "cpu": Rewrites(),
-    "gpu": Rewrites(vote_product=False),
-    "plain": Rewrites(padding_free=False, shared_decoder=False, vote_product=False),
-}
+CPU = Rewrites()
+GPU = Rewrites(votes="gathered")
+PLAIN = Rewrites(padding_free=False, shared_decoder=False, votes="plain")
+
+#: Where the graphs are to run → what pays there; ``plain`` is the trained networks as they are.
+TARGETS = {"cpu": CPU, "gpu": GPU, "plain": PLAIN}

@@ -1,22 +1,26 @@
-"""nano's refinement of a mask as one matrix product over all prompts.
+"""nano's refinement of a mask by what every pixel votes for, in three forms with equal results.
 
 A prompt's mask is Σ w·detail + s·(R² - |v - c|²) + b, where detail and vote v belong to the pixel
 and weights w, sharpness s, centre c and bias b to the prompt. With |v - c|² = |v|² - 2 v·c + |c|²
 every term is a product of something of the pixel and something of the prompt, so the masks of all
 prompts are one product of (P, D + 3) and (D + 3, pixels), to which a number a prompt is added. No
 prompt needs a copy of its window's maps: a prompt's row holds its factors at its own window and
-zeros at the others.
+zeros at the others. That is :class:`VoteProduct`.
 
 Votes are measured from the middle of the window, where the squares that cancel are smallest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnseg_train.models.mask_decoder import INITIAL_RADIUS, VOTE_SCALE, VotingMaskDecoder
+
+RADIUS_SQUARED = (INITIAL_RADIUS / VOTE_SCALE) ** 2
 
 
 def vote_features(detail: Tensor, votes: Tensor, middle: float) -> Tensor:
@@ -34,35 +38,88 @@ def vote_features(detail: Tensor, votes: Tensor, middle: float) -> Tensor:
     return torch.cat([detail, centred, centred.square().sum(dim=1, keepdim=True)], dim=1)
 
 
-class VoteProduct(nn.Module):
-    """:meth:`VotingMaskDecoder.refine` on :func:`vote_features`."""
+class NoRefinement(nn.Module):
+    """SAM's own masks."""
 
-    def __init__(self, decoder: VotingMaskDecoder, middle: float):
-        super().__init__()
-        self.detail, self.kernel_mlp, self.middle = decoder.detail, decoder.kernel_mlp, middle
-
-    def forward(self, logits: Tensor, token: Tensor, point: Tensor, features: Tensor, image_index: Tensor) -> Tensor:
-        """Mask logits (P, 2m, 2m) at stride 2.
+    def forward(
+        self, logits: Tensor, token: Tensor, point: Tensor, maps: Sequence[Tensor], image_index: Tensor
+    ) -> Tensor:
+        """Mask logits.
 
         Args:
             logits: (P, m, m) of SAM's decoder.
             token: (P, C) mask token.
             point: (P, 2) the positive prompt, px.
-            features: (B, D + 3, 2m, 2m) of all windows.
+            maps: what the encoder gives at stride 2 of all windows.
             image_index: (P,) the window of each prompt.
         """
-        factors, constant = self.factors(token, point)
+        return logits
+
+
+class PlainVotes(NoRefinement):
+    """The trained decoder's own code, on (B, 2, 2m, 2m) votes and (B, D, 2m, 2m) details."""
+
+    def __init__(self, decoder: VotingMaskDecoder, middle: float):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, logits: Tensor, token: Tensor, point: Tensor, maps: Sequence[Tensor], image_index: Tensor
+    ) -> Tensor:
+        votes, detail = (part.index_select(0, image_index) for part in maps)
+        return self.decoder.refine(logits, token, point, votes, detail)
+
+
+class _Votes(NoRefinement):
+    # What the rewritten forms share: the prompt's side of the sum.
+    def __init__(self, decoder: VotingMaskDecoder, middle: float):
+        super().__init__()
+        self.detail, self.kernel_mlp, self.middle = decoder.detail, decoder.kernel_mlp, middle
+
+    def _prompt(self, token: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # Weights (P, D), centre (P, 2) from the middle in units of a vote, sharpness (P, 1), bias (P, 1).
+        weights, shift, sharpness, bias = self.kernel_mlp(token).split([self.detail, 2, 1, 1], dim=1)
+        return weights, (point - self.middle) / VOTE_SCALE + shift, 4.0 * torch.exp(sharpness), bias
+
+
+class GatheredVotes(_Votes):
+    """From each prompt's copy of its window's votes and details, with no einsum."""
+
+    def forward(
+        self, logits: Tensor, token: Tensor, point: Tensor, maps: Sequence[Tensor], image_index: Tensor
+    ) -> Tensor:
+        votes, detail = (part.index_select(0, image_index) for part in maps)
+        weights, centre, sharpness, bias = self._prompt(token, point)
+        offset = (votes.flatten(2) - self.middle) / VOTE_SCALE - centre[:, :, None]
+        kernel = sharpness * (RADIUS_SQUARED - offset.square().sum(dim=1)) + bias
+        refined = (weights[:, None] @ detail.flatten(2))[:, 0] + kernel
+        return doubled(logits) + refined.reshape(-1, *detail.shape[2:])
+
+
+class VoteProduct(_Votes):
+    """As one product with (B, D + 3, 2m, 2m) :func:`vote_features`."""
+
+    def forward(
+        self, logits: Tensor, token: Tensor, point: Tensor, maps: Sequence[Tensor], image_index: Tensor
+    ) -> Tensor:
+        (features,) = maps
+        weights, centre, sharpness, bias = self._prompt(token, point)
+        factors = torch.cat([weights, 2.0 * sharpness * centre, -sharpness], dim=1)
+        constant = sharpness * (RADIUS_SQUARED - centre.square().sum(dim=1, keepdim=True)) + bias
         own = (image_index[:, None] == torch.arange(features.shape[0], device=point.device)).to(factors.dtype)
         spread = (own[:, :, None] * factors[:, None]).flatten(1)  # P, B·(D + 3)
         refined = spread @ features.flatten(2).flatten(0, 1) + constant
-        upsampled = F.interpolate(logits[:, None], scale_factor=2.0, mode="bilinear", align_corners=False)
-        return upsampled[:, 0] + refined.reshape(-1, *features.shape[2:])
+        return doubled(logits) + refined.reshape(-1, *features.shape[2:])
 
-    def factors(self, token: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-        """A prompt's side of the product: (P, D + 3), and the number to add: (P, 1)."""
-        weights, shift, sharpness, bias = self.kernel_mlp(token).split([self.detail, 2, 1, 1], dim=1)
-        centre = (point - self.middle) / VOTE_SCALE + shift
-        sharpness = 4.0 * torch.exp(sharpness)
-        radius = (INITIAL_RADIUS / VOTE_SCALE) ** 2
-        constant = sharpness * (radius - centre.square().sum(dim=1, keepdim=True)) + bias
-        return torch.cat([weights, 2.0 * sharpness * centre, -sharpness], dim=1), constant
+
+def doubled(logits: Tensor) -> Tensor:
+    """Mask logits (P, m, m) at twice the resolution, bilinear."""
+    return F.interpolate(logits[:, None], scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
+
+
+#: :attr:`pnseg_export.graphs.rewrites.Rewrites.votes` → its form.
+REFINEMENTS: dict[str, Callable[[VotingMaskDecoder, float], nn.Module]] = {
+    "plain": PlainVotes,
+    "gathered": GatheredVotes,
+    "product": VoteProduct,
+}

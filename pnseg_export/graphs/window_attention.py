@@ -114,6 +114,6 @@ class RegionAttention(nn.Module):
 
 
 def log_sum(x: Tensor) -> Tensor:
-    """log Σ exp over the last axis, which stays with size 1; safe for large values."""
+    """Log Σ exp over the last axis, which stays with size 1; safe for large values."""
     largest = x.amax(dim=-1, keepdim=True)
     return largest + (x - largest).exp().sum(dim=-1, keepdim=True).log()

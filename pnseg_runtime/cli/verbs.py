@@ -31,6 +31,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb("data", "pnseg_train.cli.data:data", "Check a data set before training on it.", extra="train"),
     Verb("export", "pnseg_export.cli.export:export", "Turn checkpoints into a bundle.", extra="export"),
+    Verb("inspect", "pnseg_export.cli.inspect:inspect", "Count what a bundle's graphs cost.", extra="export"),
 )
 
 # Import name → what users call it, where the two differ.

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from rich.logging import RichHandler
 
 from pnseg_runtime.errors import PnsegError
-from pnseg_train.checkpoints import Card, build
+from pnseg_train.checkpoints import Card, build, copy_weights, weights_digest
 from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset
 from pnseg_train.fit import fit
@@ -56,6 +56,9 @@ The same command goes on where a stopped run was. With several GPUs, start it wi
 @click.option("--accelerator", default="auto", show_default=True, help="cpu, cuda, …")
 @click.option("--devices", default="auto", show_default=True, help="Number of devices.")
 @click.option(
+    "--init", type=click.Path(path_type=Path), help="Start from the weights of a checkpoint, to tune it further."
+)
+@click.option(
     "--pretrained/--no-pretrained", default=True, show_default=True, help="Start the backbone from ImageNet weights."
 )
 def train(
@@ -69,6 +72,7 @@ def train(
     threads: int | None,
     accelerator: str,
     devices: str,
+    init: Path | None,
     pretrained: bool,
 ) -> None:
     """Train the PROMPTER (one point a nucleus) or the SEGMENTOR (one mask a point)."""
@@ -95,6 +99,9 @@ def train(
     if fabric.is_global_zero:
         _describe_run(out, recipe)
     model = build(card, pretrained)
+    if init:
+        copy_weights(init, model)
+        card = card.model_copy(update={"tuned_from": weights_digest(init)})
     best = fit(task_of(model, recipe), model, card, training, validation, out, fabric)
     if fabric.is_global_zero:
         draw_curves(out)

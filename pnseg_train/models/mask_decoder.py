@@ -89,3 +89,15 @@ class VotingMaskDecoder(PointMaskDecoder):
         kernel = sharpness * ((INITIAL_RADIUS / VOTE_SCALE) ** 2 - distance) + bias[:, :, None]
         upsampled = F.interpolate(logits[:, None], scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
         return upsampled + torch.einsum("pc,pchw->phw", weights, detail) + kernel
+
+    @staticmethod
+    def rate(logits: Tensor, correction: Tensor) -> Tensor:
+        """Predicted IoU (P,): what a mask's own probabilities p promise, Σp² / Σ(2p − p²), and the head's correction.
+
+        If each pixel belongs to the nucleus with probability p, these are the expected intersection
+        and union of the soft mask with it. SAM's head alone would have to guess it from tokens that
+        never see the refined mask.
+        """
+        probability = logits.detach().float().sigmoid()
+        square = probability.square().sum((1, 2))
+        return square / (2.0 * probability.sum((1, 2)) - square).clamp_min(1e-6) + correction

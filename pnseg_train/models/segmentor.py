@@ -67,6 +67,7 @@ class Segmentor(nn.Module):
         )
         if isinstance(self.mask_decoder, VotingMaskDecoder) and own.votes is not None and own.detail is not None:
             logits = self.mask_decoder.refine(logits, token, prompts.coords[:, 0], own.votes, own.detail)
+            iou = self.mask_decoder.rate(logits, iou)
         return SegmentorOutput(logits, iou)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class Inference(_Strict):
 
     sensitivity: float = Field(0.0, description="taken from the background's class logit")
     region_filter: bool = Field(True, description="mask-aided filtering of the points")
+    pad_multiple: int = Field(0, description="sides of the prompter's image are mirrored up to it; 0 for λ, px")
     nms_radius: float = Field(12.0, description="of the point NMS, px")
     negatives: int = Field(0, description="K")
     nms_iou: float = 0.5

@@ -13,6 +13,7 @@ from pnseg_export.bundle import describe_pair, export_bundle
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
+from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.pipeline import Segmenter
 from pnseg_train.checkpoints import Card, build, save_checkpoint
 from pnseg_train.inference import open_checkpoints
@@ -67,8 +68,11 @@ def test_bundle_and_checkpoints_find_the_same_nuclei(exported, checkpoints, tile
     for tile in tiles:
         expected, given = by_torch.predict(tile), by_graphs.predict(tile)
         assert len(given) == len(expected) > 0
-        np.testing.assert_allclose(given.points, expected.points, atol=1e-2)
-        assert (given.instance_map() != expected.instance_map()).mean() < 1e-3
+        # Random weights give near ties in predicted IoU, so the order may differ.
+        distance = np.linalg.norm(given.points[:, None] - expected.points, axis=2)
+        assert distance.min(axis=1).max() < 1e-2
+        assert len(set(distance.argmin(axis=1))) == len(expected)
+        assert panoptic_quality(expected.instance_map(), given.instance_map())["pq"] > 0.99
 
 
 def test_files_hold_no_path_of_the_machine_that_made_them(exported):
@@ -113,7 +117,7 @@ def test_a_changed_byte_is_refused(exported, tmp_path):
     content = bytearray((copy / "decoder.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (copy / "decoder.onnx").write_bytes(content)
-    with pytest.raises(PnsegError, match="decoder.onnx"):
+    with pytest.raises(PnsegError, match=r"decoder\.onnx"):
         Bundle.open(copy)
 
 

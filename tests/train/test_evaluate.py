@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from pnseg_runtime.errors import PnsegError
-from pnseg_runtime.nuclei import NucleusClass, Nuclei
+from pnseg_runtime.nuclei import Nuclei, NucleusClass
 from pnseg_runtime.options import Options
 from pnseg_train.cli import evaluate as verb
 from pnseg_train.datasets import Sample, read_folder

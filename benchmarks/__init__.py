@@ -1,0 +1,1 @@
+"""Measurements: what the exported networks cost, and how fast they are."""

@@ -1,0 +1,21 @@
+"""Networks with random weights, for measurements that do not depend on what was learned."""
+
+from __future__ import annotations
+
+import torch
+
+from pnseg_train.models.prompter import Prompter
+from pnseg_train.models.segmentor import Segmentor
+from pnseg_train.models.sizes import build_prompter, build_segmentor
+
+# The prompter as it is trained on PanNuke (paper section 4): λ, L, C.
+SPACING, LEVELS, CLASSES = 8, 3, 5
+
+
+def random_pair(size: str, device: str = "cpu") -> tuple[Prompter, Segmentor]:
+    """Both networks of a size, the same weights every time; on the device ``meta`` they have none."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        prompter = build_prompter(size, levels=LEVELS, spacing=SPACING, num_classes=CLASSES)
+        segmentor = build_segmentor(size)
+    return prompter.eval(), segmentor.eval()

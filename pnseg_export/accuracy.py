@@ -1,0 +1,23 @@
+"""How good a bundle is on annotated images, for its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.pipeline import Segmenter
+from pnseg_train.datasets import open_dataset
+from pnseg_train.evaluate import SHOWN, Row, evaluate_sample, mean
+
+
+def accuracy(folder: Path, data: Sequence[Path], split: str = "val") -> dict[str, Row]:
+    """Mean metrics of the bundle in ``folder`` on a split of every data set, by the data sets' names."""
+    segmenter = Segmenter(Bundle.open(folder))
+    return {place.resolve().name: _mean_over(segmenter, place, split) for place in data}
+
+
+def _mean_over(segmenter: Segmenter, place: Path, split: str) -> Row:
+    rows = [evaluate_sample(segmenter.predict, sample) for sample in open_dataset(place, split)]
+    average = mean(rows)
+    return {"images": float(len(rows)), **{name: round(average[name], 4) for name in SHOWN}}

@@ -1,0 +1,37 @@
+"""The prompter's graph takes every size that the reference implementation pads to."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from pnseg_export.bundle import export_prompter
+from pnseg_train.models.sizes import build_prompter
+from tests.train.models.test_golden import load_prompter
+
+pytestmark = pytest.mark.slow
+
+SIZES = [(32, 32), (40, 56), (72, 104), (216, 280)]
+
+
+@pytest.fixture(scope="module", params=["published", "nano"])
+def prompter(request):
+    torch.manual_seed(0)
+    if request.param == "published":
+        return load_prompter("prompter_pannuke")
+    return build_prompter("nano", levels=3, spacing=8, num_classes=1).eval()
+
+
+@pytest.fixture(scope="module")
+def session(prompter, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prompter")
+    return onnxruntime.InferenceSession(folder / export_prompter(prompter, folder).file)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_any_multiple_of_the_anchor_spacing_gives_the_networks_numbers(prompter, session, size):
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
+    given = session.run(None, {"image": image.numpy()})
+    for expected, array in zip(prompter(image), given, strict=True):
+        np.testing.assert_allclose(array, expected, atol=1e-4)
