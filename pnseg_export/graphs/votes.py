@@ -1,13 +1,14 @@
 """nano's refinement of a mask by what every pixel votes for, in three forms with equal results.
 
 A prompt's mask is Σ w·detail + s·(R² - |v - c|²) + b, where detail and vote v belong to the pixel
-and weights w, sharpness s, centre c and bias b to the prompt. With |v - c|² = |v|² - 2 v·c + |c|²
-every term is a product of something of the pixel and something of the prompt, so the masks of all
-prompts are one product of (P, D + 3) and (D + 3, pixels), to which a number a prompt is added. No
-prompt needs a copy of its window's maps: a prompt's row holds its factors at its own window and
-zeros at the others. That is :class:`VoteProduct`.
+and weights w, sharpness s, centre c and bias b to the prompt. A vote is the pixel's own place x and
+an offset o, so that |v - c|² = |x - c|² + (|o|² + 2 x·o) - 2 c·o. The first part is a sum of one
+number a column and one a row; in the others every term is a product of something of the pixel and
+something of the prompt, so the masks of all prompts are one product of (P, D + 3) and
+(D + 3, pixels). No prompt needs a copy of its window's maps: a prompt's row holds its factors at its
+own window and zeros at the others. That is :class:`VoteProduct`.
 
-Votes are measured from the middle of the window, where the squares that cancel are smallest.
+Places are measured from the middle of the window, where the products that cancel are smallest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pnseg_train.models.conv_encoder import pixel_centres
 from pnseg_train.models.mask_decoder import INITIAL_RADIUS, VOTE_SCALE, VotingMaskDecoder
 
 RADIUS_SQUARED = (INITIAL_RADIUS / VOTE_SCALE) ** 2
@@ -34,8 +36,10 @@ def vote_features(detail: Tensor, votes: Tensor, middle: float) -> Tensor:
     Returns:
         (B, D + 3, h, w).
     """
-    centred = (votes - middle) / VOTE_SCALE
-    return torch.cat([detail, centred, centred.square().sum(dim=1, keepdim=True)], dim=1)
+    places = pixel_centres(votes, stride=2)
+    offset = (votes - places) / VOTE_SCALE
+    moved = (offset + 2.0 * (places - middle) / VOTE_SCALE) * offset
+    return torch.cat([detail, offset, moved.sum(dim=1, keepdim=True)], dim=1)
 
 
 class NoRefinement(nn.Module):
@@ -105,11 +109,13 @@ class VoteProduct(_Votes):
         (features,) = maps
         weights, centre, sharpness, bias = self._prompt(token, point)
         factors = torch.cat([weights, 2.0 * sharpness * centre, -sharpness], dim=1)
-        constant = sharpness * (RADIUS_SQUARED - centre.square().sum(dim=1, keepdim=True)) + bias
+        places = (2.0 * torch.arange(features.shape[-1], device=point.device) + 0.5 - self.middle) / VOTE_SCALE
+        columns, rows = (-sharpness * (places - along).square() for along in centre.split(1, dim=1))
+        columns = columns + sharpness * RADIUS_SQUARED + bias
         own = (image_index[:, None] == torch.arange(features.shape[0], device=point.device)).to(factors.dtype)
         spread = (own[:, :, None] * factors[:, None]).flatten(1)  # P, B·(D + 3)
-        refined = spread @ features.flatten(2).flatten(0, 1) + constant
-        return doubled(logits) + refined.reshape(-1, *features.shape[2:])
+        refined = (spread @ features.flatten(2).flatten(0, 1)).reshape(-1, *features.shape[2:])
+        return doubled(logits) + refined + (columns[:, None] + rows[:, :, None])
 
 
 def doubled(logits: Tensor) -> Tensor:
