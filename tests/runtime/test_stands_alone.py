@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
-from pnseg_runtime.bundle import shipped_bundles
 from pnseg_runtime.outputs import KINDS
 from tests.runtime.made import SAMPLES
 
@@ -50,7 +49,6 @@ def test_every_module_of_the_runtime_imports_without_torch() -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.skipif("nano" not in shipped_bundles(), reason="the bundle nano is not built yet")
 def test_predict_outlines_nuclei_without_torch(tmp_path: Path) -> None:
     finished = python(
         "from pnseg_runtime.cli import main; main()", "predict", SAMPLES / "purple_crowded.png", "--out", tmp_path

@@ -66,7 +66,7 @@ def test_an_image_without_nuclei_has_a_finite_loss():
     total = sum(terms.values())
     total.backward()
     assert torch.isfinite(total)
-    assert float(terms["point"]) == 0
+    assert terms["point"].item() == 0
 
 
 def test_votes_outside_nuclei_cost_nothing():
