@@ -17,6 +17,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Segmenter
+from pnseg_train.cli.options import data_option
 from pnseg_train.datasets import open_dataset
 from pnseg_train.evaluate import SHOWN, Row, evaluate_sample, mean
 
@@ -36,14 +37,7 @@ PROTOCOL = (
 
 @click.command(epilog=EXAMPLES)
 @click.argument("model", nargs=-1, required=True)
-@click.option(
-    "--data",
-    "folders",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    multiple=True,
-    required=True,
-    help="Data set in any layout that 'pnseg data check' knows; may be given several times.",
-)
+@data_option
 @click.option("--split", default="val", show_default=True, help="Split of the data set; 'all' for every image.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--assignment", type=click.Choice(["central", "all"]), default="central", show_default=True)

@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import Card, build, copy_weights, weights_digest
+from pnseg_train.cli.options import data_option
 from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset
 from pnseg_train.fit import fit
@@ -40,14 +41,7 @@ The same command goes on where a stopped run was. With several GPUs, start it wi
 @click.command(epilog=EXAMPLES)
 @click.argument("network", type=click.Choice(["prompter", "segmentor"]))
 @click.option("--recipe", "recipe_name", default="nano", show_default=True, help="A shipped recipe or a YAML file.")
-@click.option(
-    "--data",
-    "folders",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    multiple=True,
-    required=True,
-    help="Data set in any layout that 'pnseg data check' knows; may be given several times.",
-)
+@data_option
 @click.option("--train-split", default="train", show_default=True, help="What to train on; join several by +.")
 @click.option("--val-split", default="val", show_default=True, help="What chooses the best step.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
