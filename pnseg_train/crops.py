@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import tv_tensors
 
 from pnseg_train.augment import as_tv, colour, geometry, separate
 from pnseg_train.datasets import Sample
@@ -90,6 +89,3 @@ def loader(
     """Batches from ``first_step`` on; with several processes each takes every ``world``-th item."""
     items = _From(first_step * batch * world, len(crops) * world, world, rank)
     return DataLoader(crops, batch_size=batch, sampler=items, num_workers=workers, drop_last=True)
-
-
-__all__ = ["Crop", "Crops", "item_seed", "loader", "normalise", "tv_tensors"]
