@@ -87,5 +87,5 @@ def loader(
     crops: Crops, batch: int, first_step: int, rank: int = 0, world: int = 1, workers: int = 0
 ) -> DataLoader[Crop]:
     """Batches from ``first_step`` on; with several processes each takes every ``world``-th item."""
-    items = _From(first_step * batch * world, len(crops) * world, world, rank)
+    items = _From(first_step * batch * world, len(crops), world, rank)
     return DataLoader(crops, batch_size=batch, sampler=items, num_workers=workers, drop_last=True)
