@@ -6,15 +6,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pnseg_runtime.errors import BundleError
 from pnseg_runtime.nuclei import NucleusClass
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+# 2 added reduced precisions, engines and graphs with weights in files of their own.
+FORMAT_VERSION = 2
 SHIPPED = Path(__file__).parent / "bundles"
 
 
@@ -22,18 +23,81 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class GraphFile(_Frozen):
-    """One network on disk.
+GraphName = Literal["prompter", "encoder", "decoder"]
+Precision = Literal["float32", "float16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 
-    ``inputs`` and ``outputs`` map a tensor's name to its axes; a string axis is dynamic.
-    """
+
+class BundleFile(_Frozen):
+    """A file of a bundle; ``file`` is its path below the bundle's folder."""
 
     file: str
     sha256: str
     bytes: int
-    precision: Literal["float32", "float16", "int8"] = "float32"
+
+
+class GraphFile(BundleFile):
+    """One network on disk.
+
+    Attributes:
+        precision: of most of its arithmetic; inputs and outputs are float32 in any.
+        inputs: a tensor's name → its axes; a string axis is dynamic.
+        outputs: likewise.
+        data: files beside the graph that hold its weights, where they are too large for one file.
+        census: element type → how many tensors of the graph have it.
+        kept: layers that compute in float32 though the graph has a lower precision → the reason.
+    """
+
+    precision: Precision = "float32"
     inputs: dict[str, list[int | str]]
     outputs: dict[str, list[int | str]]
+    data: list[BundleFile] = Field(default_factory=list)
+    census: dict[str, int] = Field(default_factory=dict)
+    kept: dict[str, str] = Field(default_factory=dict)
+
+
+class ShapeRange(_Frozen):
+    """Shapes of an input that an engine takes, and the one it is tuned for."""
+
+    smallest: list[int]
+    tuned: list[int]
+    largest: list[int]
+
+
+class EngineFile(BundleFile):
+    """One network as an engine that TensorRT has built.
+
+    Attributes:
+        flavour: ``rtx`` is TensorRT for RTX.
+        version: of the library that built it, which is the one that can run it.
+        architectures: of the GPUs it runs on, e.g. ``sm86``.
+        precision: of the graph it was built from.
+        graph: which network it is.
+        inputs: a tensor's name → its axes; a string axis is dynamic.
+        outputs: likewise.
+        profiles: for each profile, an input's name → the shapes it takes.
+        census: element type → how many tensors of the network that was built have it.
+        layers: kind of layer → how many the network has.
+        attention: attention blocks of the graph.
+        fused_attention: how many of them the builder fused, None where its log does not say.
+        seconds: time of the build.
+        log: the builder's log.
+    """
+
+    flavour: Literal["rtx", "tensorrt"]
+    version: str
+    architectures: list[str]
+    precision: Precision
+    graph: GraphName
+    inputs: dict[str, list[int | str]]
+    outputs: dict[str, list[int | str]]
+    profiles: list[dict[str, ShapeRange]]
+    census: dict[str, int]
+    layers: dict[str, int]
+    attention: int = 0
+    fused_attention: int | None = None
+    seconds: float
+    log: BundleFile
 
 
 class Classes(_Frozen):
@@ -92,7 +156,11 @@ class Manifest(_Frozen):
     normalisation: Normalisation = Normalisation()
     prompting: Prompting
     masking: Masking
-    graphs: dict[Literal["prompter", "encoder", "decoder"], GraphFile]
+    graphs: dict[GraphName, GraphFile] = Field(description="in float32")
+    variants: dict[Literal["float16", "int8"], dict[GraphName, GraphFile]] = Field(
+        default_factory=dict, description="the graphs in other precisions, all of them or none"
+    )
+    engines: list[EngineFile] = Field(default_factory=list)
     provenance: Provenance = Provenance()
     parity: dict[str, Any] = Field(
         default_factory=dict, description="largest differences from PyTorch when it was made"
@@ -100,6 +168,26 @@ class Manifest(_Frozen):
     accuracy: dict[str, Any] = Field(
         default_factory=dict, description="metrics on named validation sets when it was made"
     )
+
+    @field_validator("variants")
+    @classmethod
+    def _whole(cls, variants: dict[str, dict[str, GraphFile]]) -> dict[str, dict[str, GraphFile]]:
+        for precision, graphs in variants.items():
+            if missing := sorted(set(get_args(GraphName)) - set(graphs)):
+                raise ValueError(f"the {precision} graphs lack {', '.join(missing)}")
+        return variants
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions that the bundle has graphs of."""
+        return ("float32", *self.variants)
+
+    def files(self) -> list[BundleFile]:
+        """Every file of the bundle but the manifest, once each."""
+        graphs = [graph for graphs in (self.graphs, *self.variants.values()) for graph in graphs.values()]
+        parts = [part for graph in graphs for part in (graph, *graph.data)]
+        parts += [part for engine in self.engines for part in (engine, engine.log)]
+        return list({part.file: part for part in parts}.values())
 
     @property
     def class_table(self) -> tuple[NucleusClass, ...]:
@@ -132,13 +220,32 @@ class Bundle:
         """
         folder = _locate(name_or_path)
         manifest = read_manifest(folder / MANIFEST_NAME)
-        for graph in manifest.graphs.values():
-            _verify(folder, graph)
+        for file in manifest.files():
+            _verify(folder, file)
         return cls(folder, manifest)
 
-    def path(self, graph: str) -> Path:
-        """Path of a network's file."""
-        return self.folder / self.manifest.graphs[graph].file  # type: ignore[index]
+    def graph(self, name: str, precision: str = "float32") -> GraphFile:
+        """A network's entry.
+
+        Raises:
+            BundleError: the bundle has no graphs of this precision.
+        """
+        manifest = self.manifest
+        graphs = manifest.graphs if precision == "float32" else manifest.variants.get(precision)  # type: ignore[call-overload]
+        if graphs is None:
+            raise BundleError(
+                f"{self.folder}: the bundle has no {precision} graphs (it has {', '.join(manifest.precisions)}); "
+                f"choose one of these or export it with --precision {precision}."
+            )
+        return graphs[name]  # type: ignore[index]
+
+    def path(self, graph: str, precision: str = "float32") -> Path:
+        """Path of a network's file.
+
+        Raises:
+            BundleError: the bundle has no graphs of this precision.
+        """
+        return self.folder / self.graph(graph, precision).file
 
 
 def shipped_bundles() -> list[str]:
@@ -185,13 +292,18 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
 
 
-def _verify(folder: Path, graph: GraphFile) -> None:
-    path = folder / graph.file
-    if path.parent.resolve() != folder.resolve():
+def file_entry(path: Path, folder: Path) -> BundleFile:
+    """A manifest's entry of a file that lies in the bundle's folder."""
+    return BundleFile(file=path.relative_to(folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def _verify(folder: Path, file: BundleFile) -> None:
+    path = folder / file.file
+    if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(
-            f"{folder}: the manifest names a file outside the bundle ({graph.file}); export the bundle again."
+            f"{folder}: the manifest names a file outside the bundle ({file.file}); export the bundle again."
         )
     if not path.is_file():
         raise BundleError(f"{path}: missing from the bundle; copy the whole folder or export the bundle again.")
-    if path.stat().st_size != graph.bytes or sha256_of(path) != graph.sha256:
+    if path.stat().st_size != file.bytes or sha256_of(path) != file.sha256:
         raise BundleError(f"{path}: not the file its manifest names (SHA-256 differs); copy the bundle again.")

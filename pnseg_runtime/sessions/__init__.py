@@ -54,17 +54,20 @@ class Sessions:
     decoder: Runner
 
 
-def open_sessions(bundle: Bundle, backend: str = "onnxruntime", threads: int | None = None) -> Sessions:
+def open_sessions(
+    bundle: Bundle, backend: str = "onnxruntime", threads: int | None = None, precision: str = "float32"
+) -> Sessions:
     """Open a bundle's networks with a backend.
 
     Args:
         bundle: an opened bundle.
         backend: a name in :data:`BACKENDS`.
         threads: CPU threads of an operator, None for the physical cores at hand.
+        precision: of the graphs, one of the manifest's ``precisions``.
 
     Raises:
         BackendError: an unknown backend, or one whose package is missing or does not start.
-        BundleError: a network that the backend cannot read.
+        BundleError: a network that the backend cannot read, or a precision that the bundle does not have.
     """
     if backend not in BACKENDS:
         raise BackendError(f"{backend}: no such backend; choose one of {', '.join(BACKENDS)}.")
@@ -73,4 +76,5 @@ def open_sessions(bundle: Bundle, backend: str = "onnxruntime", threads: int | N
         open_session = import_module(entry.module).open_session
     except ImportError as error:
         raise BackendError(f"{entry.name}: {entry.needs} does not import ({error}); run: {entry.install}") from error
-    return Sessions(**{name: open_session(bundle.path(name), threads) for name in ("prompter", "encoder", "decoder")})
+    names = ("prompter", "encoder", "decoder")
+    return Sessions(**{name: open_session(bundle.path(name, precision), threads) for name in names})

@@ -1,0 +1,135 @@
+"""The manifest: old ones still open, and every file that it names is checked."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pnseg_runtime.bundle import (
+    FORMAT_VERSION,
+    SHIPPED,
+    Bundle,
+    EngineFile,
+    GraphFile,
+    Manifest,
+    file_entry,
+)
+from pnseg_runtime.errors import BundleError
+
+GRAPHS = ("prompter", "encoder", "decoder")
+
+
+def engine(folder: Path) -> EngineFile:
+    place = folder / "engines" / "rtx-sm86-1.0"
+    place.mkdir(parents=True)
+    (place / "encoder.engine").write_bytes(b"engine")
+    (place / "encoder.log").write_text("log")
+    return EngineFile(
+        **file_entry(place / "encoder.engine", folder).model_dump(),
+        flavour="rtx",
+        version="1.0",
+        architectures=["sm86"],
+        precision="float16",
+        graph="encoder",
+        inputs={"image": ["batch", 3, 256, 256]},
+        outputs={},
+        profiles=[],
+        census={"HALF": 3},
+        layers={"CONVOLUTION": 1},
+        seconds=1.0,
+        log=file_entry(place / "encoder.log", folder),
+    )
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    """A bundle with every kind of file, none of which is a network."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+
+    def graph(name: str, precision: str) -> GraphFile:
+        paths = [folder / f"{name}.{precision}.onnx", folder / f"{name}.{precision}.onnx.data"]
+        for path in paths:
+            path.write_text(path.name)
+        entry = file_entry(paths[0], folder).model_dump()
+        return GraphFile(**entry, precision=precision, inputs={}, outputs={}, data=[file_entry(paths[1], folder)])
+
+    document = json.loads((SHIPPED / "nano" / "manifest.json").read_text())
+    manifest = Manifest.model_validate(
+        document
+        | {
+            "format_version": FORMAT_VERSION,
+            "graphs": {name: graph(name, "float32") for name in GRAPHS},
+            "variants": {"float16": {name: graph(name, "float16") for name in GRAPHS}},
+            "engines": [engine(folder)],
+        }
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_paths_are_those_of_the_precision_asked_for(bundle):
+    opened = Bundle.open(bundle)
+    assert opened.manifest.precisions == ("float32", "float16")
+    assert opened.path("encoder") == bundle / "encoder.float32.onnx"
+    assert opened.path("encoder", "float16") == bundle / "encoder.float16.onnx"
+    with pytest.raises(BundleError, match=r"no int8 graphs.*float32, float16"):
+        opened.path("encoder", "int8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "decoder.float32.onnx",
+        "decoder.float32.onnx.data",
+        "decoder.float16.onnx",
+        "decoder.float16.onnx.data",
+        "engines/rtx-sm86-1.0/encoder.engine",
+        "engines/rtx-sm86-1.0/encoder.log",
+    ],
+)
+def test_any_file_that_was_changed_or_lost_is_refused(bundle, name):
+    content = bytearray((bundle / name).read_bytes())
+    content[0] ^= 1
+    (bundle / name).write_bytes(content)
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        Bundle.open(bundle)
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match="missing from the bundle"):
+        Bundle.open(bundle)
+
+
+def test_a_file_outside_the_bundle_is_refused(bundle):
+    shutil.copy(bundle / "encoder.float32.onnx", bundle.parent)
+    graphs = json.loads((bundle / "manifest.json").read_text())["graphs"]
+    graphs["encoder"]["data"][0]["file"] = "../encoder.float32.onnx"
+    edit(bundle, graphs=graphs)
+    with pytest.raises(BundleError, match="outside the bundle"):
+        Bundle.open(bundle)
+
+
+def test_a_precision_that_lacks_a_graph_is_refused(bundle):
+    variants = json.loads((bundle / "manifest.json").read_text())["variants"]
+    del variants["float16"]["prompter"]
+    edit(bundle, variants=variants)
+    with pytest.raises(BundleError, match="float16 graphs lack prompter"):
+        Bundle.open(bundle)
+
+
+def test_a_manifest_of_version_1_still_opens(bundle):
+    document = json.loads((bundle / "manifest.json").read_text())
+    del document["variants"], document["engines"]
+    for graph in document["graphs"].values():
+        for field in ("data", "census", "kept"):
+            del graph[field]
+    (bundle / "manifest.json").write_text(json.dumps(document | {"format_version": 1}))
+    opened = Bundle.open(bundle)
+    assert opened.manifest.precisions == ("float32",)
+    assert opened.manifest.engines == []
