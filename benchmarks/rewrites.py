@@ -6,10 +6,7 @@ ratios, not the milliseconds.
 
 from __future__ import annotations
 
-import json
 import tempfile
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.networks import random_pair
+from benchmarks.protocol import Call, Document, Protocol, Row, document, latencies
 from pnseg_export.bundle import export_segmentor
 from pnseg_export.graphs.rewrites import TARGETS
 from pnseg_runtime.sessions import Runner
@@ -41,19 +39,8 @@ def open_variants(size: str, threads: int | None) -> dict[str, tuple[Runner, Run
     return variants
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Best time of each call, s, when all take turns; a first round is thrown away."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: min(taken[1:]) for name, taken in times.items()}
-
-
-def measure(size: str, nuclei: int, repeats: int, threads: int | None) -> dict[str, dict[str, float]]:
-    """Target → ms of encoder and decoder for one window."""
+def measure(size: str, nuclei: int, protocol: Protocol, threads: int | None) -> Document:
+    """One row a target and graph: its time for one window."""
     generator = np.random.default_rng(0)
     image: Arrays = {"image": generator.standard_normal((1, 3, WINDOW, WINDOW), np.float32)}
     prompts: Arrays = {
@@ -61,14 +48,19 @@ def measure(size: str, nuclei: int, repeats: int, threads: int | None) -> dict[s
         "point_labels": np.tile(np.array([[1, 0]], np.float32), (nuclei, 1)),
         "image_index": np.zeros(nuclei, np.int64),
     }
-    encoders: dict[str, Callable[[], object]] = {}
-    decoders: dict[str, Callable[[], object]] = {}
+    encoders: dict[str, Call] = {}
+    decoders: dict[str, Call] = {}
     for target, (encoder, decoder) in open_variants(size, threads).items():
         inputs = encoder(image) | prompts
         encoders[target] = lambda run=encoder: run(image)  # type: ignore[misc]
         decoders[target] = lambda run=decoder, inputs=inputs: run(inputs)  # type: ignore[misc]
-    encoding, decoding = interleaved(encoders, repeats), interleaved(decoders, repeats)
-    return {t: {"encoder_ms": 1e3 * encoding[t], "decoder_ms": 1e3 * decoding[t]} for t in TARGETS}
+    timed = {"encoder": latencies(encoders, protocol), "decoder": latencies(decoders, protocol)}
+    rows = [
+        Row(method=f"PromptNucSeg-{size}", run=f"{graph}, {target}", latency=timed[graph][target])
+        for graph in timed
+        for target in TARGETS
+    ]
+    return document("rewrites", rows, protocol, size=size, nuclei=nuclei, threads=threads)
 
 
 @click.command()
@@ -79,11 +71,15 @@ def measure(size: str, nuclei: int, repeats: int, threads: int | None) -> dict[s
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def rewrites(size: str, nuclei: int, repeats: int, threads: int | None, as_json: bool) -> None:
     """Time encoder and decoder of a size with random weights, for every target's rewrites."""
-    found = measure(size, nuclei, repeats, threads)
+    found = measure(size, nuclei, Protocol(warmup=1, rounds=repeats), threads)
     if as_json:
-        click.echo(json.dumps({"size": size, "nuclei": nuclei, "targets": found}, indent=2))
+        click.echo(found.model_dump_json(indent=1))
         return
-    plain = found["plain"]
-    for target, row in found.items():
-        cells = (f"{part[:-3]} {ms:8.1f} ms ({plain[part] / ms:4.2f}×)" for part, ms in row.items())
+    medians = {row.run: row.latency.p50_ms for row in found.rows if row.latency}
+    for target in TARGETS:
+        cells = (
+            f"{graph} {medians[f'{graph}, {target}']:8.1f} ms "
+            f"({medians[f'{graph}, plain'] / medians[f'{graph}, {target}']:4.2f}×)"
+            for graph in ("encoder", "decoder")
+        )
         click.echo(f"{target:6} {'   '.join(cells)}")
