@@ -78,9 +78,21 @@ class ZoomCrop(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if any(params["padding"]):
             inpt = VF.pad(inpt, params["padding"], padding_mode="reflect")
-        return VF.resized_crop(
-            inpt, params["top"], params["left"], params["side"], params["side"], [self.size, self.size], antialias=True
-        )
+        place = [params["top"], params["left"], params["side"], params["side"]]
+        if isinstance(inpt, tv_tensors.Mask):
+            return tv_tensors.wrap(nearest(VF.crop(inpt, *place), self.size), like=inpt)
+        return VF.resized_crop(inpt, *place, [self.size, self.size], antialias=True)
+
+
+def nearest(maps: Tensor, size: int) -> Tensor:
+    """Maps (C, S, S) of integers resized to (C, size, size): each pixel takes the one its centre falls into.
+
+    torchvision's own resizing of masks takes the one its upper left corner falls into, which moves
+    maps against their image by half a pixel on average, and by a whole one at scales just over 1.
+    """
+    centres = (torch.arange(size) + 0.5) * (maps.shape[-1] / size)
+    index = centres.long().clamp_max(maps.shape[-1] - 1)
+    return maps[:, index][:, :, index]
 
 
 class QuarterTurn(v2.Transform):
