@@ -32,6 +32,9 @@ class Options:
         nms_iou: of two masks whose boxes overlap more, one goes.
         score_threshold: points with a lower class probability are dropped.
         iou_threshold: masks with a lower predicted IoU are dropped.
+        overlap: ε, at least what two neighbouring windows share, px.
+        tta: test-time augmentation, six views of each window (:mod:`pnseg_runtime.views`), mask logits and
+            predicted IoU averaged; about six times the segmentor's work.
         macro_tile: longest side that the prompter sees whole, px, a multiple of 32.
         macro_margin: context around the part of a macro-tile whose points count, px, a multiple of 32.
 
@@ -51,6 +54,8 @@ class Options:
     nms_iou: float | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
+    overlap: int | None = None
+    tta: bool = False
     macro_tile: int = 1536
     macro_margin: int = 128
 
@@ -58,7 +63,7 @@ class Options:
         for name in ("threads", "window_batch", "prompt_batch", "macro_tile"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")
-        for name in ("negatives", "nms_radius", "macro_margin"):
+        for name in ("negatives", "nms_radius", "overlap", "macro_margin"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, but is {value}.")
         for name in ("nms_iou", "score_threshold"):
@@ -84,10 +89,20 @@ class Settings:
     nms_iou: float
     score_threshold: float
     iou_threshold: float
+    overlap: int
 
     @classmethod
     def of(cls, manifest: Manifest, options: Options) -> Settings:
-        """Every option that is not None, otherwise what the manifest says."""
+        """Every option that is not None, otherwise what the manifest says.
+
+        Raises:
+            ValueError: windows that overlap whole.
+        """
         said = manifest.prompting.model_dump() | manifest.masking.model_dump()
         chosen = {name: getattr(options, name) for name in cls.__dataclass_fields__}
-        return cls(**{name: said[name] if value is None else value for name, value in chosen.items()})
+        settings = cls(**{name: said[name] if value is None else value for name, value in chosen.items()})
+        if settings.overlap >= manifest.masking.window:
+            raise ValueError(
+                f"overlap must be less than a window's {manifest.masking.window} px, not {settings.overlap}."
+            )
+        return settings

@@ -14,6 +14,7 @@ Images are RGB scaled to 0–1 and normalised; all tensors are float32, ``image_
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,11 @@ from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import COARSEST_STRIDE, Options, Settings
 from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region, image_anchors, suppress_points
 from pnseg_runtime.sessions import Sessions, open_sessions
+from pnseg_runtime.views import PLAIN, SIX
 from pnseg_runtime.windows import cut, macro_tiles, mirror, windows
 
 Pixels = NDArray[np.uint8]
+Arrays = dict[str, NDArray[Any]]
 
 
 class Segmenter:
@@ -65,6 +68,7 @@ class Segmenter:
         self.manifest = bundle.manifest
         self.options = options or Options()
         self.settings = Settings.of(bundle.manifest, self.options)
+        self._views = SIX if self.options.tta else PLAIN
         self._sessions = sessions or open_sessions(bundle, backend, self.options.threads)
 
     def __enter__(self) -> Segmenter:
@@ -147,7 +151,7 @@ class Segmenter:
         """Every mask of every point, with and without negative prompts, that its window does not cut."""
         masking, settings, parts = self.manifest.masking, self.settings, []
         with clock("prepare"):
-            origins = windows(shape, masking.window, masking.overlap)
+            origins = windows(shape, masking.window, settings.overlap)
             passes = window_prompts(
                 points.coords, origins, masking.window, shape, settings.negatives, self.options.assignment
             )
@@ -155,10 +159,10 @@ class Segmenter:
             with clock("prepare"):
                 images = normalise(cut(rgb, origins[batch], masking.window), self.manifest.normalisation)
             with clock("encoder"):
-                features = self._sessions.encoder({"image": images})
+                features = [self._sessions.encoder({"image": view.of(images)}) for view in self._views]
             for prompts in (part for each in passes for part in each.within(batch, self.options.prompt_batch)):
                 with clock("decoder"):
-                    raw = self._sessions.decoder({**features, **prompts.tensors(batch)})
+                    raw = self._decode_views(features, prompts.tensors(batch))
                 with clock("masks"):
                     corners = origins[prompts.windows]
                     boxes, masks = crop_masks(raw["mask_logits"], corners, masking.window, shape)
@@ -166,6 +170,17 @@ class Segmenter:
                     found = DecodedMasks(prompts.points, raw["iou"], boxes, masks)
                     parts.append(found.select(whole & (boxes[:, 0] < boxes[:, 2])))
         return DecodedMasks.joined(parts)
+
+    def _decode_views(self, features: list[Arrays], prompts: Arrays) -> Arrays:
+        """The decoder's outputs, averaged over the views of test-time augmentation."""
+        side, outputs = self.manifest.masking.window, []
+        for view, seen in zip(self._views, features, strict=True):
+            coords = view.moved(prompts["point_coords"], prompts["point_labels"], side)
+            raw = self._sessions.decoder({**seen, **prompts, "point_coords": coords})
+            outputs.append({**raw, "mask_logits": view.back(raw["mask_logits"])})
+        if len(outputs) == 1:
+            return outputs[0]
+        return {name: np.mean([output[name] for output in outputs], axis=0) for name in outputs[0]}
 
 
 def check_image(rgb: Pixels) -> tuple[int, int]:

@@ -84,6 +84,10 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
 )
 @click.option("--negatives", type=click.IntRange(0), metavar="K", help="Negative prompts a nucleus; else the bundle's.")
 @click.option("--sensitivity", type=float, help="More finds more nuclei, and more that are none; else the bundle's.")
+@click.option(
+    "--overlap", type=click.IntRange(0, 255), metavar="PX", help="Of neighbouring windows; else the bundle's."
+)
+@click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window: slower, steadier.")
 @click.option("--recursive", is_flag=True, help="Look into folders inside a folder too.")
 @click.option("--overwrite/--no-overwrite", default=True, show_default=True, help="Replace results of an earlier run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -97,6 +101,8 @@ def predict(
     assignment: str | None,
     negatives: int | None,
     sensitivity: float | None,
+    overlap: int | None,
+    tta: bool,
     recursive: bool,
     overwrite: bool,
     as_json: bool,
@@ -112,6 +118,8 @@ def predict(
         "assignment": assignment,
         "negatives": negatives,
         "sensitivity": sensitivity,
+        "overlap": overlap,
+        "tta": tta or None,
     }
     segmenter = load(bundle, **{name: value for name, value in given.items() if value is not None})
     jobs = plan(images, folder, kinds, recursive)
