@@ -40,6 +40,10 @@ class DecodedMasks:
         indices = np.arange(len(self.points))[which]
         return DecodedMasks(self.points[which], self.ious[which], self.boxes[which], [self.masks[i] for i in indices])
 
+    def shifted(self, origin: tuple[int, int]) -> DecodedMasks:
+        """The same masks in an image in which theirs lies at ``origin`` (x, y)."""
+        return DecodedMasks(self.points, self.ious, self.boxes + np.array(origin * 2, np.int32), self.masks)
+
     @staticmethod
     def joined(parts: list[DecodedMasks]) -> DecodedMasks:
         """All masks of any number of parts, in order."""

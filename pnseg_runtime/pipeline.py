@@ -37,7 +37,7 @@ from pnseg_runtime.options import COARSEST_STRIDE, Options, Settings
 from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region, image_anchors, suppress_points
 from pnseg_runtime.sessions import Sessions, open_sessions
 from pnseg_runtime.views import PLAIN, SIX
-from pnseg_runtime.windows import cut, macro_tiles, mirror, windows
+from pnseg_runtime.windows import Part, cut, macro_tiles, mirror, windows
 
 Pixels = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
@@ -100,9 +100,7 @@ class Segmenter:
             points = self._find_points(rgb, shape, clock)
             found = self._decode_masks(rgb, shape, points, clock)
             with clock("masks"):
-                found = found.select(best_per_point(found.points, found.ious))
-                found = found.select(found.ious >= self.settings.iou_threshold)
-                found = tidied(found) if self.settings.tidy else found
+                found = self._refined(found)
                 found = found.select(suppress_boxes(found.boxes, found.ious, self.settings.nms_iou))
                 visible, boxes, masks = paint(found.boxes, found.masks, found.ious, shape, self.settings.tidy)
         points, ious = points.select(found.points[visible]), found.ious[visible]
@@ -124,11 +122,55 @@ class Segmenter:
         parts = []
         for tile in macro_tiles(shape, self.options.macro_tile, self.options.macro_margin):
             x0, y0, x1, y1 = tile.view
-            part = self._propose_points(rgb[y0:y1, x0:x1], (y1 - y0, x1 - x0), clock).shifted((x0, y0))
+            part = self.find_points(rgb[y0:y1, x0:x1], clock).shifted((x0, y0))
             parts.append(part.select(tile.owns(part.coords)))
         with clock("points"):
             points = PointPrompts.joined(parts)
             return points.select(suppress_points(points.coords, points.scores, self.settings.nms_radius))
+
+    def find_points(self, view: Pixels, clock: Clock | None = None) -> PointPrompts:
+        """One point a nucleus of a view that the prompter sees whole (§3.2).
+
+        Args:
+            view: (H, W, 3) uint8.
+            clock: adds up the time of the stages.
+
+        Returns:
+            Points in px of the view.
+        """
+        clock = clock or Clock()
+        points = self._propose_points(view, (view.shape[0], view.shape[1]), clock)
+        with clock("points"):
+            return points.select(suppress_points(points.coords, points.scores, self.settings.nms_radius))
+
+    def decode_part(
+        self, view: Pixels, points: PointPrompts, owned: NDArray[np.bool_], part: Part, clock: Clock | None = None
+    ) -> DecodedMasks:
+        """The best mask of every owned point of a part of a large image, decoded as in the whole image (§3.3).
+
+        Windows lie where they lie in the whole image. All points are context, the owned ones alone are
+        decoded. The masks are neither suppressed nor painted yet: both need what the neighbours found.
+
+        Args:
+            view: (h, w, 3) uint8, the part's pixels; around every owned point as much as a window.
+            points: N points, px of the view.
+            owned: (N,) bool, the points to decode.
+            part: where the view lies in the image.
+            clock: adds up the time of the stages.
+
+        Returns:
+            Masks in px of the view; their ``points`` are indices into the N points.
+        """
+        clock = clock or Clock()
+        found = self._decode_masks(view, part.local_shape, points.shifted(part.shift), clock, part, owned)
+        with clock("masks"):
+            return self._refined(found).shifted((-part.shift[0], -part.shift[1]))
+
+    def _refined(self, found: DecodedMasks) -> DecodedMasks:
+        """One mask a point, the most certain one, if it is certain enough; tidied where that is asked for."""
+        found = found.select(best_per_point(found.points, found.ious))
+        found = found.select(found.ious >= self.settings.iou_threshold)
+        return tidied(found) if self.settings.tidy else found
 
     def _propose_points(self, rgb: Pixels, shape: tuple[int, int], clock: Clock) -> PointPrompts:
         """What the prompter makes of one view, before NMS."""
@@ -147,20 +189,31 @@ class Segmenter:
                 points = points.select(filter_by_region(points.coords, raw["region_logits"][0, 0]))
         return points
 
-    def _decode_masks(self, rgb: Pixels, shape: tuple[int, int], points: PointPrompts, clock: Clock) -> DecodedMasks:
-        """Every mask of every point, with and without negative prompts, that its window does not cut."""
+    def _decode_masks(
+        self,
+        rgb: Pixels,
+        shape: tuple[int, int],
+        points: PointPrompts,
+        clock: Clock,
+        part: Part | None = None,
+        owned: NDArray[np.bool_] | None = None,
+    ) -> DecodedMasks:
+        """Every mask of every (owned) point, with and without negative prompts, that its window does not cut."""
         masking, settings, parts = self.manifest.masking, self.settings, []
+        part = part or Part.of((0, 0, shape[1], shape[0]), shape, masking.window, settings.overlap)
         with clock("prepare"):
-            origins = windows(shape, masking.window, settings.overlap)
+            origins = part.held(windows(shape, masking.window, settings.overlap), masking.window)
             passes = window_prompts(
                 points.coords, origins, masking.window, shape, settings.negatives, self.options.assignment
             )
+            if owned is not None:
+                passes = [prompts.select(owned[prompts.points]) for prompts in passes]
         for batch in batches(passes[0], self.options.window_batch):
             with clock("prepare"):
-                images = normalise(cut(rgb, origins[batch], masking.window), self.manifest.normalisation)
+                images = normalise(cut(rgb, origins[batch] - part.shift, masking.window), self.manifest.normalisation)
             with clock("encoder"):
                 features = [self._sessions.encoder({"image": view.of(images)}) for view in self._views]
-            for prompts in (part for each in passes for part in each.within(batch, self.options.prompt_batch)):
+            for prompts in (some for each in passes for some in each.within(batch, self.options.prompt_batch)):
                 with clock("decoder"):
                     raw = self._decode_views(features, prompts.tensors(batch))
                 with clock("masks"):

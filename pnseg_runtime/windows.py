@@ -105,7 +105,7 @@ def most_central(coords: Coordinates, origins: Origins, window: int, shape: tupl
         shape: (height, width) of the image, px.
 
     Returns:
-        (N,) indices of windows.
+        (N,) indices of windows, −1 for a point that no window holds.
     """
     points, candidates = memberships(coords, origins, window)
     before = coords[points] - origins[candidates]
@@ -115,8 +115,49 @@ def most_central(coords: Coordinates, origins: Origins, window: int, shape: tupl
     after[origins[candidates] + window >= size] = np.inf
     depth = np.minimum(before, after).min(axis=1)
     order = np.lexsort((candidates, -depth, points))
-    _, first = np.unique(points[order], return_index=True)
-    return candidates[order][first]
+    held, first = np.unique(points[order], return_index=True)
+    chosen = np.full(len(coords), -1, np.intp)
+    chosen[held] = candidates[order][first]
+    return chosen
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where the view of a part lies in a large image, told in numbers as small as the view is.
+
+    An image can be too large for float32 coordinates and for a list of its windows. So the view is
+    put into a stand-in for the image, whose windows and borders lie, as far as the view reaches,
+    where those of the image do.
+
+    Attributes:
+        shift: (x, y) of the view's first pixel in the stand-in, px.
+        local_shape: (height, width) of the stand-in, px.
+        view: (x0, y0, x1, y1) of the view in the stand-in, px.
+        ends: whether the view reaches the image's (right, bottom) border.
+    """
+
+    shift: tuple[int, int]
+    local_shape: tuple[int, int]
+    view: tuple[int, int, int, int]
+    ends: tuple[bool, bool]
+
+    @classmethod
+    def of(cls, view: tuple[int, int, int, int], shape: tuple[int, int], window: int, overlap: int) -> Part:
+        """The part of an image of (height, width) ``shape`` that ``view`` shows, px."""
+        stride = window - overlap
+        starts, stops, sizes = view[:2], view[2:], shape[::-1]
+        # One stride at least stands before the view, and room for a window behind it, unless the image ends there.
+        shift = [start if start < stride else stride + start % stride for start in starts]
+        ends = [stop >= size for stop, size in zip(stops, sizes, strict=True)]
+        last = [offset + stop - start for offset, start, stop in zip(shift, starts, stops, strict=True)]
+        width, height = (stop if end else stop + 2 * window for stop, end in zip(last, ends, strict=True))
+        return cls((shift[0], shift[1]), (height, width), (*shift, *last), (ends[0], ends[1]))  # type: ignore[arg-type]
+
+    def held(self, origins: Origins, window: int) -> Origins:
+        """The windows (n, 2) of the stand-in whose pixels the view holds."""
+        x0, y0, x1, y1 = self.view
+        inside = (origins >= (x0, y0)) & ((origins + window <= (x1, y1)) | np.array(self.ends))
+        return origins[inside.all(axis=1)]
 
 
 @dataclass(frozen=True)
@@ -154,7 +195,10 @@ def macro_tiles(shape: tuple[int, int], limit: int, margin: int) -> list[MacroTi
 def _spans(length: int, limit: int, margin: int) -> list[tuple[int, int, int, int]]:
     """(core start, core stop, view start, view stop) along one side."""
     step = length if length <= limit else limit - 2 * margin
-    return [
-        (start, min(start + step, length), max(start - margin, 0), min(start + step + margin, length))
-        for start in range(0, length, step)
-    ]
+    spans = []
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        # A last core that is only a sliver is seen with twice the margin before it, for want of one behind it.
+        before = margin if stop - start >= margin else 2 * margin
+        spans.append((start, stop, max(start - before, 0), min(start + step + margin, length)))
+    return spans

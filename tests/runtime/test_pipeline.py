@@ -9,6 +9,7 @@ from pnseg_runtime.clock import STAGES
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Segmenter, check_image, normalise
+from pnseg_runtime.windows import Part, macro_tiles
 from tests import golden
 from tests.fakes import FakeNetworks, disc, fake_bundle, marked_image
 
@@ -265,3 +266,24 @@ def test_the_points_that_are_decoded_are_those_of_the_reference_implementation(n
     height, width = recorded["image_1"].shape[2:]
     Segmenter(bundle, Options(negatives=0), sessions=sessions).predict(np.zeros((height, width, 3), np.uint8))
     assert decoded == recorded[f"points_1_filter{int(region_filter)}"].tolist()
+
+
+@pytest.mark.parametrize(("core", "margin"), [(192, 192), (384, 192), (576, 256)])
+def test_masks_decoded_part_by_part_are_those_of_the_whole_image(core, margin):
+    shape = (700, 1000)
+    image = marked_image(shape, scattered_discs(shape, seed=6))
+    bundle = fake_bundle()
+    whole, _ = segment(image)
+    found = {}
+    with Segmenter(bundle, sessions=FakeNetworks(bundle).sessions()) as segmenter:
+        for tile in macro_tiles(shape, core + 2 * margin, margin):
+            x0, y0, x1, y1 = tile.view
+            view = image[y0:y1, x0:x1]
+            points = segmenter.find_points(view)
+            owned = tile.owns(points.shifted((x0, y0)).coords)
+            masks = segmenter.decode_part(view, points, owned, Part.of(tile.view, shape, 256, 64))
+            for point, box, mask in zip(masks.points, masks.boxes, masks.masks, strict=True):
+                place = tuple((points.coords[point] + (x0, y0)).tolist())
+                assert place not in found
+                found[place] = (tuple((box + np.tile((x0, y0), 2)).tolist()), mask.tobytes())
+    assert found == {place: nucleus[2:] for place, nucleus in by_position(whole).items()}

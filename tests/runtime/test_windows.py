@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pnseg_runtime.windows import cut, macro_tiles, memberships, mirror, most_central, windows
+from pnseg_runtime.windows import Part, cut, macro_tiles, memberships, mirror, most_central, windows
 from tests import golden
 
 shapes = st.tuples(st.integers(1, 700), st.integers(1, 700))
@@ -149,3 +149,31 @@ def test_cores_partition_the_image_and_views_start_on_the_feature_grid(shape):
 def test_an_image_within_the_limit_is_one_macro_tile():
     (tile,) = macro_tiles((1536, 1000), 1536, 128)
     assert tile.core == tile.view == (0, 0, 1000, 1536)
+
+
+@given(
+    width=st.integers(1, 1500),
+    height=st.integers(256, 900),
+    x=st.integers(0, 40),
+    y=st.integers(0, 20),
+    size=st.integers(1, 30),
+)
+def test_windows_of_a_part_are_those_windows_of_the_image_that_its_view_holds(width, height, x, y, size):
+    x0, y0 = min(x * 32, (width - 1) // 32 * 32), min(y * 32, (height - 1) // 32 * 32)
+    view = (x0, y0, min(x0 + size * 32, width), min(y0 + size * 32, height))
+    part = Part.of(view, (height, width), 256, 64)
+    inside = part.held(windows(part.local_shape, 256, 64), 256) - part.shift + (x0, y0)
+    every = windows((height, width), 256, 64)
+    beyond = (width <= view[2], height <= view[3])
+    held = (every >= view[:2]) & ((every + 256 <= view[2:]) | np.array(beyond))
+    assert inside.tolist() == every[held.all(axis=1)].tolist()
+
+
+@given(width=st.integers(300, 3000), start=st.integers(0, 60))
+def test_borders_of_a_part_are_inner_ones_unless_the_image_ends_there(width, start):
+    x0 = min(start * 32, width - 1)
+    part = Part.of((x0, 0, min(x0 + 640, width), 300), (300, width), 256, 64)
+    origins = part.held(windows(part.local_shape, 256, 64), 256)
+    image_x = origins[:, 0] - part.shift[0] + x0
+    assert ((origins[:, 0] == 0) == (image_x == 0)).all()
+    assert ((origins[:, 0] + 256 >= part.local_shape[1]) == (image_x + 256 >= width)).all()
