@@ -29,7 +29,7 @@ def load(name_or_path: str | Path = "nano", backend: str = "onnxruntime", **opti
 
     Args:
         name_or_path: a shipped bundle's name, or a bundle's folder.
-        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`.
+        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, or ``"auto"`` for the fastest that works.
         options: fields of :class:`pnseg_runtime.options.Options`.
 
     Raises:
@@ -41,7 +41,7 @@ def load(name_or_path: str | Path = "nano", backend: str = "onnxruntime", **opti
     from pnseg_runtime.options import Options
     from pnseg_runtime.pipeline import Segmenter
 
-    return Segmenter(Bundle.open(name_or_path), Options(**options), backend)
+    return Segmenter(Bundle.open(name_or_path), Options(**options), backend, cache=True)
 
 
 def __getattr__(name: str) -> Any:

@@ -21,3 +21,11 @@ class OutputError(PnsegError):
 
 class BackendError(PnsegError):
     """An inference backend that was asked for is missing or does not start."""
+
+
+class QueueFullError(PnsegError):
+    """There was no place in a segmenter's queue."""
+
+
+class PredictionCancelledError(PnsegError):
+    """A prediction was called off."""

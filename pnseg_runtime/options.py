@@ -19,6 +19,8 @@ class Options:
 
     Attributes:
         threads: CPU threads of an operator, None for the physical cores at hand.
+        precision: what the networks compute in: ``"float32"``, ``"bfloat16"`` (OpenVINO), or one that the
+            bundle has graphs of (``"float16"``, ``"int8"``).
         window_batch: windows that go through the encoder together.
         prompt_batch: prompts that go through the decoder together.
         assignment: ``"central"`` decodes each point in the one window that holds it most centrally,
@@ -37,12 +39,16 @@ class Options:
             predicted IoU averaged; about six times the segmentor's work.
         macro_tile: longest side that the prompter sees whole, px, a multiple of 32.
         macro_margin: context around the part of a macro-tile whose points count, px, a multiple of 32.
+        workers: images that ``submit`` and ``predict_many`` work on at a time; while one has the networks,
+            the others are prepared or finished.
+        queue: images that may wait for a worker.
 
     Raises:
         ValueError: a choice that makes no sense.
     """
 
     threads: int | None = None
+    precision: str = "float32"
     window_batch: int = 8
     prompt_batch: int = 256
     assignment: Assignment = "central"
@@ -58,9 +64,11 @@ class Options:
     tta: bool = False
     macro_tile: int = 1536
     macro_margin: int = 128
+    workers: int = 2
+    queue: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("threads", "window_batch", "prompt_batch", "macro_tile"):
+        for name in ("threads", "window_batch", "prompt_batch", "macro_tile", "workers", "queue"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")
         for name in ("negatives", "nms_radius", "overlap", "macro_margin"):

@@ -13,6 +13,8 @@ Images are RGB scaled to 0–1 and normalised; all tensors are float32, ``image_
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -20,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.assign import batches, window_prompts
+from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import Bundle, Normalisation
-from pnseg_runtime.clock import Clock
-from pnseg_runtime.errors import ImageError
+from pnseg_runtime.clock import Clock, never
+from pnseg_runtime.errors import BackendError, ImageError
+from pnseg_runtime.jobs import Job, Jobs, Work
 from pnseg_runtime.masks import (
     DecodedMasks,
     best_per_point,
@@ -44,7 +48,11 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Segmenter:
-    """A bundle that is ready to predict; as a context manager it lets go of the networks at the end."""
+    """A bundle that is ready to predict; as a context manager it lets go of the networks at the end.
+
+    One segmenter serves any number of threads. The networks take turns, since two that run at the
+    same time would take each other's cores; everything else of a prediction runs beside them.
+    """
 
     def __init__(
         self,
@@ -52,14 +60,16 @@ class Segmenter:
         options: Options | None = None,
         backend: str = "onnxruntime",
         sessions: Sessions | None = None,
+        cache: bool = False,
     ) -> None:
         """Open a bundle's networks.
 
         Args:
             bundle: an opened bundle.
             options: choices other than the defaults.
-            backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`.
+            backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, or ``"auto"``.
             sessions: networks that are already open, in place of the backend's.
+            cache: whether the backend may keep optimised graphs beside the bundle or in a cache folder.
 
         Raises:
             BackendError: the backend is unknown, missing or does not start.
@@ -69,7 +79,13 @@ class Segmenter:
         self.options = options or Options()
         self.settings = Settings.of(bundle.manifest, self.options)
         self._views = SIX if self.options.tta else PLAIN
-        self._sessions = sessions or open_sessions(bundle, backend, self.options.threads)
+        unread = frozenset() if self.settings.region_filter else frozenset({"region_logits"})
+        self._sessions: Sessions | None = sessions or open_sessions(
+            bundle, backend, self.options.threads, self.options.precision, unread, cache
+        )
+        self._buffers = Buffers()
+        self._jobs: Jobs[Nuclei] | None = None
+        self._lock = Lock()
 
     def __enter__(self) -> Segmenter:
         return self
@@ -79,23 +95,43 @@ class Segmenter:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Let go of the networks; the segmenter cannot predict any more."""
-        del self._sessions
+    @property
+    def sessions(self) -> Sessions:
+        """The open networks; their ``backend`` and ``reason`` say what runs and why.
 
-    def predict(self, rgb: Pixels, mpp: float | None = None) -> Nuclei:
+        Raises:
+            BackendError: the segmenter is closed.
+        """
+        if (sessions := self._sessions) is None:
+            raise BackendError("This segmenter is closed; open the bundle again.")
+        return sessions
+
+    def close(self) -> None:
+        """Let go of the networks; the segmenter cannot predict any more.
+
+        Jobs that wait are called off, those that run come to their end first.
+        """
+        with self._lock:
+            jobs, self._jobs = self._jobs, None
+        if jobs is not None:
+            jobs.close()
+        self._sessions = None
+
+    def predict(self, rgb: Pixels, mpp: float | None = None, cancelled: Callable[[], bool] = never) -> Nuclei:
         """Find every nucleus of an image and outline it (§3.3).
 
         Args:
             rgb: (H, W, 3) uint8, of any size from 1×1.
             mpp: microns per pixel, handed on to the result.
+            cancelled: asked before every step; the prediction ends when it says so.
 
         Raises:
             ImageError: the array is not such an image.
-            BackendError: the backend fails.
+            BackendError: the backend fails, or the segmenter is closed.
+            PredictionCancelledError: as ``cancelled`` said.
         """
         shape = check_image(rgb)
-        clock = Clock()
+        clock = Clock(cancelled)
         with clock("total"):
             points = self._find_points(rgb, shape, clock)
             found = self._decode_masks(rgb, shape, points, clock)
@@ -116,6 +152,67 @@ class Segmenter:
             mpp=mpp,
             timings=clock.seconds,
         )
+
+    def submit(self, rgb: Pixels, mpp: float | None = None, timeout: float | None = None) -> Job[Nuclei]:
+        """Predict in the background.
+
+        Args:
+            rgb, mpp: see :meth:`predict`.
+            timeout: seconds to wait for a place in the queue (``options.queue``), None for as long as it takes.
+
+        Returns:
+            The job: ``job.result()`` or ``await job`` gives the nuclei, ``job.cancel()`` calls it off.
+
+        Raises:
+            ImageError: the array is not an image that can be predicted.
+            QueueFullError: no place was free in time.
+            BackendError: the segmenter is closed.
+        """
+        check_image(rgb)
+        return self._workers().submit(self._work(rgb, mpp), timeout)
+
+    def predict_many(self, images: Iterable[Pixels], mpp: float | None = None) -> Iterator[Nuclei]:
+        """Predict one image after another, in order, the next ones being worked on meanwhile.
+
+        No more images are taken than ``options.queue`` and the workers hold, so any number may come.
+
+        Raises:
+            ImageError, BackendError: as :meth:`predict`, when it is that image's turn; the images
+                behind it are not predicted.
+        """
+        yield from self._workers().in_order(self._work(rgb, mpp) for rgb in images)
+
+    def warm_up(self, shape: tuple[int, int] | None = None) -> None:
+        """Run all networks once, so that the first image does not pay for what is done only once.
+
+        Args:
+            shape: (height, width) of the images to come, px; a window's if None.
+
+        Raises:
+            BackendError: a network does not run, or the segmenter is closed.
+        """
+        sessions, masking = self.sessions, self.manifest.masking
+        shape = shape or (masking.window, masking.window)
+        height, width = (min(side, self.options.macro_tile) for side in shape)
+        padded = padded_shape((height, width), self.manifest.prompting.pad_multiple)
+        sessions.prompter({"image": np.zeros((1, 3, *padded), np.float32)})
+        count = min(self.options.window_batch, len(windows(shape, masking.window, self.settings.overlap)))
+        features = sessions.encoder({"image": np.zeros((count, 3, masking.window, masking.window), np.float32)})
+        for negatives in {self.settings.negatives, 0}:
+            coords = np.full((count, 1 + negatives, 2), masking.window / 2, np.float32)
+            labels = np.ones(coords.shape[:2], np.float32)
+            asked = {"point_coords": coords, "point_labels": labels, "image_index": np.arange(count)}
+            sessions.decoder({**features, **asked})
+
+    def _work(self, rgb: Pixels, mpp: float | None) -> Work[Nuclei]:
+        return lambda cancelled: self.predict(rgb, mpp, cancelled)
+
+    def _workers(self) -> Jobs[Nuclei]:
+        with self._lock:
+            if (jobs := self._jobs) is None:
+                assert self.sessions  # raises if the segmenter is closed
+                jobs = self._jobs = Jobs(self.options.workers, self.options.queue)
+            return jobs
 
     def _find_points(self, rgb: Pixels, shape: tuple[int, int], clock: Clock) -> PointPrompts:
         """One point a nucleus; the prompter sees the image whole up to a limit, in macro-tiles beyond."""
@@ -177,9 +274,9 @@ class Segmenter:
         prompting = self.manifest.prompting
         with clock("prepare"):
             padded = padded_shape(shape, prompting.pad_multiple)
-            image = normalise(mirror(rgb, padded)[None], self.manifest.normalisation)
+            image = normalise(mirror(rgb, padded)[None], self.manifest.normalisation, self._buffers)
         with clock("prompter"):
-            raw = self._sessions.prompter({"image": image})
+            raw = self.sessions.prompter({"image": image})
         with clock("points"):
             coords = image_anchors(raw["points"][0], padded, shape, prompting.anchor_spacing)
             logits = image_anchors(raw["class_logits"][0], padded, shape, prompting.anchor_spacing)
@@ -210,9 +307,10 @@ class Segmenter:
                 passes = [prompts.select(owned[prompts.points]) for prompts in passes]
         for batch in batches(passes[0], self.options.window_batch):
             with clock("prepare"):
-                images = normalise(cut(rgb, origins[batch] - part.shift, masking.window), self.manifest.normalisation)
+                cuts = cut(rgb, origins[batch] - part.shift, masking.window)
+                images = normalise(cuts, self.manifest.normalisation, self._buffers)
             with clock("encoder"):
-                features = [self._sessions.encoder({"image": view.of(images)}) for view in self._views]
+                features = [self.sessions.encoder({"image": view.of(images)}) for view in self._views]
             for prompts in (some for each in passes for some in each.within(batch, self.options.prompt_batch)):
                 with clock("decoder"):
                     raw = self._decode_views(features, prompts.tensors(batch))
@@ -229,7 +327,7 @@ class Segmenter:
         side, outputs = self.manifest.masking.window, []
         for view, seen in zip(self._views, features, strict=True):
             coords = view.moved(prompts["point_coords"], prompts["point_labels"], side)
-            raw = self._sessions.decoder({**seen, **prompts, "point_coords": coords})
+            raw = self.sessions.decoder({**seen, **prompts, "point_coords": coords})
             outputs.append({**raw, "mask_logits": view.back(raw["mask_logits"])})
         if len(outputs) == 1:
             return outputs[0]
@@ -256,11 +354,22 @@ def check_image(rgb: Pixels) -> tuple[int, int]:
     return height, width
 
 
-def normalise(rgb: Pixels, normalisation: Normalisation) -> NDArray[np.float32]:
-    """(B, H, W, 3) uint8 → (B, 3, H, W) float32: scaled to 0–1, less the mean, divided by the standard deviation."""
+def normalise(rgb: Pixels, normalisation: Normalisation, buffers: Buffers | None = None) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) float32: scaled to 0–1, less the mean, divided by the standard deviation.
+
+    A channel has 256 values, so they are computed once and looked up.
+
+    Args:
+        buffers: where the result's memory comes from.
+    """
+    batch, height, width, channels = rgb.shape
+    shape = (batch, channels, height, width)
+    out = np.empty(shape, np.float32) if buffers is None else buffers.take(shape, np.float32)
     mean, std = (np.array(values, np.float32) for values in (normalisation.mean, normalisation.std))
-    scaled = (rgb.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    table = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std
+    for channel in range(channels):
+        np.take(table[:, channel], rgb[..., channel], out=out[:, channel], mode="clip")
+    return out
 
 
 def padded_shape(shape: tuple[int, int], multiple: int) -> tuple[int, int]:

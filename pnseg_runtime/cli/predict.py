@@ -23,6 +23,7 @@ from pnseg_runtime.images import read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
+from pnseg_runtime.sessions import AUTO, BACKENDS, PRECISIONS
 
 
 class Predictor(Protocol):
@@ -44,6 +45,7 @@ _EPILOG = """\b
 Examples:
   pnseg predict tile.png
   pnseg predict tiles/ --out results --only geojson,csv
+  pnseg predict tiles/ --backend auto --precision bfloat16
   pnseg predict a.tif b.tif --bundle my_bundle/ --mpp 0.25
 
 \b
@@ -76,6 +78,16 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
     type=click.FloatRange(0.01, 100),
     help="Microns per pixel, for measurements in µm; else what a file states.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice([AUTO, *BACKENDS]),
+    help="What runs the networks; auto picks the fastest that works and says why.  [default: onnxruntime]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="What the networks compute in, of what bundle and backend have.  [default: float32]",
+)
 @click.option("--threads", type=click.IntRange(1), help="Processor threads; else as many as there are cores.")
 @click.option(
     "--assignment",
@@ -97,6 +109,8 @@ def predict(
     folder: Path,
     kinds: tuple[str, ...],
     mpp: float | None,
+    backend: str | None,
+    precision: str | None,
     threads: int | None,
     assignment: str | None,
     negatives: int | None,
@@ -114,6 +128,8 @@ def predict(
     """
     make_folder(folder)
     given: dict[str, Any] = {
+        "backend": backend,
+        "precision": precision,
         "threads": threads,
         "assignment": assignment,
         "negatives": negatives,
@@ -122,6 +138,8 @@ def predict(
         "tta": tta or None,
     }
     segmenter = load(bundle, **{name: value for name, value in given.items() if value is not None})
+    if backend == AUTO:
+        click.echo(f"Backend: {segmenter.sessions.reason}", err=True)
     jobs = plan(images, folder, kinds, recursive)
     results = [_run(job, segmenter, mpp, overwrite) for job in _with_progress(jobs)]
     done = [result for result in results if isinstance(result, Done)]

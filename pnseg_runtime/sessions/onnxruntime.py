@@ -1,54 +1,163 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, and what its other execution providers share with it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from pnseg_runtime.buffers import Buffers
+from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
-from pnseg_runtime.sessions import Runner
+from pnseg_runtime.sessions import Opening, Runner
+from pnseg_runtime.sessions.cache import cached
+
+Shapes = tuple[tuple[int, ...], ...]
 
 #: Errors only: warnings about a graph's details mean nothing to those who use it.
 ERRORS_ONLY = 3
+CPU = "CPUExecutionProvider"
 
 
-def open_session(path: Path, threads: int | None = None) -> Runner:
+def problem(_: Opening) -> str | None:
+    """None: whatever imports this module can run it."""
+    return None
+
+
+def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
+    """One of a bundle's networks.
+
+    Raises:
+        BundleError: the bundle has no such graph, or one that ONNX Runtime cannot read.
+    """
+    path = bundle.path(graph, opening.precision)
+    entry = bundle.graph(graph, opening.precision)
+    # A graph whose weights lie beside it finds them by its own folder, so it stays there.
+    if not opening.cache or entry.data:
+        return open_session(path, opening.threads, opening.leave_out)
+
+    def optimise(scratch: Path) -> None:
+        options = session_options(opening.threads)
+        options.optimized_model_filepath = os.fspath(scratch)
+        _open(path, options)
+
+    parts = ("onnxruntime", onnxruntime.__version__, entry.sha256)
+    optimised = cached(bundle.folder, parts, f".{path.stem}.onnx", optimise)
+    if optimised is None:
+        return open_session(path, opening.threads, opening.leave_out)
+    options = session_options(opening.threads)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return runner(_open(optimised, options), path, opening.leave_out)
+
+
+def open_session(path: Path, threads: int | None = None, leave_out: frozenset[str] = frozenset()) -> Runner:
     """Open the network in an ONNX file.
 
     Args:
         path: the file.
         threads: of an operator, None for :func:`physical_cores`.
+        leave_out: outputs that nobody will read; what only they need is not computed.
 
     Raises:
         BundleError: the file is missing or not a network that ONNX Runtime reads.
     """
+    return runner(_open(path, session_options(threads)), path, leave_out)
+
+
+def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
+    """How a session runs here."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or physical_cores()
     options.inter_op_num_threads = 1  # the networks are chains: there is nothing to run side by side
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # One arena a session keeps what a run needed for the next one. Patterns of allocations would be kept
+    # for every number of windows and prompts that ever occurred.
+    options.enable_cpu_mem_arena = True
+    options.enable_mem_pattern = False
     options.log_severity_level = ERRORS_ONLY
     # Each network has threads of its own. Left spinning when it has run, they take the cores from the
     # next network: a tile on two cores then takes twice as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    # The arena grows by what is needed and not by doubling.
+    provider = (CPU, {"arena_extend_strategy": "kSameAsRequested"})
     try:
-        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions have no public common class
-        reason = _first_line(error)
         raise BundleError(
-            f"{path}: ONNX Runtime cannot read this network ({reason}); export the bundle again."
+            f"{path}: ONNX Runtime cannot read this network ({first_line(error)}); export the bundle again."
         ) from error
-    names = [output.name for output in session.get_outputs()]
+
+
+def runner(
+    session: onnxruntime.InferenceSession,
+    path: Path,
+    leave_out: frozenset[str] = frozenset(),
+    prepare: Callable[[onnxruntime.RunOptions], None] = lambda _: None,
+) -> Runner:
+    """A session as a function of arrays, whose outputs lie in memory that is used again.
+
+    Args:
+        session: the network.
+        path: named in errors.
+        leave_out: outputs that are not wanted.
+        prepare: adds what a provider wants of each run.
+    """
+    outputs = [output for output in session.get_outputs() if output.name not in leave_out]
+    names = [output.name for output in outputs]
+    types = [element_type(output.type) for output in outputs]
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = bool(leave_out)
+    prepare(options)
+    buffers = Buffers()
+    # Shapes of the outputs by those of the inputs: ONNX Runtime tells them when it has run.
+    known: dict[Shapes, Shapes] = {}
 
     def run(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        key: Shapes = tuple(array.shape for array in inputs.values())
+        arrays: Sequence[NDArray[Any]]
+        if key in known:
+            arrays = [buffers.take(shape, dtype) for shape, dtype in zip(known[key], types, strict=True)]
+            for name, array, dtype in zip(names, arrays, types, strict=True):
+                binding.bind_output(name, "cpu", 0, dtype, array.shape, array.ctypes.data)
+        else:
+            for name in names:
+                binding.bind_output(name, "cpu")
+            arrays = []
         try:
-            return dict(zip(names, session.run(names, inputs), strict=True))
+            session.run_with_iobinding(binding, options)
+            arrays = arrays or binding.copy_outputs_to_cpu()
         except Exception as error:
-            raise BackendError(f"{path}: ONNX Runtime failed to run this network ({_first_line(error)}).") from error
+            raise BackendError(f"{path}: ONNX Runtime failed to run this network ({first_line(error)}).") from error
+        known[key] = tuple(array.shape for array in arrays)
+        return dict(zip(names, arrays, strict=True))
 
     return run
+
+
+def element_type(name: str) -> type[np.generic]:
+    """The NumPy type of ``tensor(float)`` and its like."""
+    return _TYPES[name]
+
+
+_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+}
 
 
 def physical_cores() -> int:
@@ -69,5 +178,6 @@ def _core(cpu: int) -> str:
         return str(cpu)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says first, without the full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -31,7 +31,11 @@ IMPORT_ALL = """
 import importlib, pkgutil, pnseg_runtime
 for module in pkgutil.walk_packages(pnseg_runtime.__path__, "pnseg_runtime."):
     if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:  # of an extra that is not installed
+            if error.name not in ("openvino", "tensorrt", "tensorrt_rtx", "pycuda"):
+                raise
 """
 
 

@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from pnseg_runtime import sessions
 from pnseg_runtime.errors import BackendError
-from pnseg_runtime.sessions import BACKENDS, Backend, open_sessions
+from pnseg_runtime.sessions import BACKENDS, open_sessions
 from tests.fakes import fake_bundle
 
 
@@ -15,7 +16,9 @@ def test_an_unknown_backend_is_told_with_the_known_ones():
 
 
 def test_a_backend_whose_package_is_missing_says_what_to_install(monkeypatch):
-    absent = Backend("absent", "pnseg_runtime.sessions.absent", "absent", "pip install absent")
+    absent = replace(
+        BACKENDS["onnxruntime"], name="absent", module="pnseg_runtime.sessions.absent", install="pip install absent"
+    )
     monkeypatch.setitem(sessions.BACKENDS, "absent", absent)
     with pytest.raises(BackendError, match="pip install absent"):
         open_sessions(fake_bundle(), "absent")

@@ -1,0 +1,147 @@
+"""Work in the background: a few threads, a queue that can be full, jobs that can be called off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from threading import BoundedSemaphore, Event
+from typing import Any, Generic, TypeVar
+
+from pnseg_runtime.errors import BackendError, PredictionCancelledError, QueueFullError
+
+T = TypeVar("T")
+
+#: What a job does; now and then it asks its argument whether it was called off.
+Work = Callable[[Callable[[], bool]], T]
+
+_CALLED_OFF = "The prediction was cancelled."
+
+
+class Job(Generic[T]):
+    """A piece of work on its way. ``await job`` waits for it and leaves the event loop to others."""
+
+    def __init__(self) -> None:
+        self._off = Event()
+        self._future: Future[T] = Future()
+
+    def result(self, timeout: float | None = None) -> T:
+        """What came out.
+
+        Raises:
+            PredictionCancelledError: the job was called off.
+            TimeoutError: it is not done within ``timeout`` seconds.
+            Exception: whatever the work raised.
+        """
+        try:
+            return self._future.result(timeout)
+        except CancelledError as error:
+            raise PredictionCancelledError(_CALLED_OFF) from error
+
+    def cancel(self) -> bool:
+        """Call it off: at once if it still waits, before its next network if it runs.
+
+        Returns:
+            False if it had come to its end already.
+        """
+        if self.done() and not self._future.cancelled():
+            return False
+        self._off.set()
+        self._future.cancel()
+        return True
+
+    def done(self) -> bool:
+        """Whether it has a result or an error, or was called off while it waited."""
+        return self._future.done()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> T:
+        try:
+            return await asyncio.wrap_future(self._future)
+        except asyncio.CancelledError:
+            if self._off.is_set():
+                raise PredictionCancelledError(_CALLED_OFF) from None
+            self.cancel()  # whoever waited for it was cancelled
+            raise
+
+    def run(self, work: Work[T]) -> None:
+        """Do it, in the thread that calls."""
+        if not self._future.set_running_or_notify_cancel():
+            return
+        try:
+            self._future.set_result(work(self._off.is_set))
+        except BaseException as error:  # it is the waiting thread's to handle
+            self._future.set_exception(error)
+
+
+class Jobs(Generic[T]):
+    """Threads that do jobs in the order they come.
+
+    Args:
+        workers: threads.
+        queue: jobs that may wait for one.
+    """
+
+    def __init__(self, workers: int, queue: int) -> None:
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="pnseg")
+        self._places = BoundedSemaphore(workers + queue)
+        self._ahead = workers + queue
+        self._closed = Event()
+
+    def submit(self, work: Work[T], timeout: float | None = None) -> Job[T]:
+        """Take on a job, waiting for a place in the queue.
+
+        Args:
+            work: what to do.
+            timeout: seconds to wait at most, None for as long as it takes.
+
+        Raises:
+            QueueFullError: no place was free in time.
+            BackendError: the jobs are closed.
+        """
+        if not self._places.acquire(timeout=timeout):
+            raise QueueFullError(
+                f"All {self._ahead} places for images are taken; wait for a result, or open the segmenter with a "
+                "longer queue."
+            )
+        job: Job[T] = Job()
+        try:
+            self._threads.submit(self._do, job, work)
+        except RuntimeError as error:
+            self._places.release()
+            raise BackendError("This segmenter is closed; open the bundle again.") from error
+        return job
+
+    def in_order(self, works: Iterable[Work[T]]) -> Iterator[T]:
+        """The results of any number of works, in order; no more are taken on than there are places.
+
+        Raises:
+            Exception: whatever a work raised, when it is its turn; the works behind it are called off.
+        """
+        waiting: deque[Job[T]] = deque()
+        try:
+            for work in works:
+                waiting.append(self.submit(work))
+                if len(waiting) >= self._ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for job in waiting:
+                job.cancel()
+
+    def close(self) -> None:
+        """Call off what waits, and come to the end of what runs."""
+        self._closed.set()
+        self._threads.shutdown(wait=True)
+
+    def _do(self, job: Job[T], work: Work[T]) -> None:
+        try:
+            if self._closed.is_set():
+                job.cancel()
+            job.run(work)
+        finally:
+            self._places.release()

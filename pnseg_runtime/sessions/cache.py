@@ -1,0 +1,112 @@
+"""Where a backend keeps what it makes of a graph: beside the bundle, or else in the user's cache folder.
+
+An entry is a file whose name holds everything it depends on, so an entry that does not fit is never
+found. It comes with its SHA-256 and is believed only if that fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pnseg_runtime.bundle import sha256_of
+
+LOGGER = logging.getLogger("pnseg.cache")
+
+FOLDER = ".cache"
+#: Environment variable: a folder for all entries, in place of those beside the bundles.
+VARIABLE = "PNSEG_CACHE"
+
+
+def cached(folder: Path, parts: tuple[str, ...], suffix: str, make: Callable[[Path], None]) -> Path | None:
+    """The entry that belongs to ``parts``, made if it is not there.
+
+    Args:
+        folder: the bundle's.
+        parts: everything that the entry depends on; the machine's kind of CPU is added.
+        suffix: of the file's name.
+        make: writes the entry to a path. If it fails with OSError, there is no entry.
+
+    Returns:
+        The file, or None where none can be kept.
+    """
+    name = hashlib.sha256("\n".join((*parts, cpu())).encode()).hexdigest()[:32] + suffix
+    for root in roots(folder):
+        if is_sound(found := root / name):
+            return found
+    if (place := writable(folder)) is None:
+        return None
+    try:
+        with _appearing(place / name) as scratch:
+            make(scratch)
+    except OSError as error:  # the disk is full, say
+        LOGGER.warning("%s: nothing could be kept here (%s); networks will open more slowly.", place, error)
+        return None
+    return place / name
+
+
+def writable(folder: Path) -> Path | None:
+    """The first folder for a bundle's entries that can be written, made if it is not there."""
+    return next((root for root in roots(folder) if _can_be_written(root)), None)
+
+
+def _can_be_written(root: Path) -> bool:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return True
+    except OSError:
+        return False
+
+
+def roots(folder: Path) -> Iterator[Path]:
+    """Folders that may hold a bundle's entries, the best first."""
+    if chosen := os.environ.get(VARIABLE):
+        yield Path(chosen)
+        return
+    yield folder / FOLDER
+    home = os.environ.get("XDG_CACHE_HOME")
+    yield (Path(home) if home else Path("~/.cache").expanduser()) / "pnseg"
+
+
+def is_sound(entry: Path) -> bool:
+    """Whether an entry is there as it was written."""
+    try:
+        return _digest(entry).read_text(encoding="ascii") == sha256_of(entry)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def cpu() -> str:
+    """The kind of CPU: what is made for one may not run, or run slowly, on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
+    return " ".join((platform.machine(), told.get("model name", ""), told.get("flags", "")))
+
+
+@contextmanager
+def _appearing(entry: Path) -> Iterator[Path]:
+    """A scratch path whose file becomes the entry, whole or not at all, whoever else writes the same."""
+    scratch = entry.with_name(f".{os.getpid()}-{entry.name}")
+    try:
+        yield scratch
+        digest = sha256_of(scratch)
+        scratch.replace(entry)
+        half = scratch.with_suffix(".half")
+        half.write_text(digest, encoding="ascii")
+        half.replace(_digest(entry))
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _digest(entry: Path) -> Path:
+    return entry.with_name(entry.name + ".sha256")
