@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import tv_tensors
 
 from pnseg_train.augment import as_tv, colour, geometry, separate
+from pnseg_train.clumps import add_clumps
 from pnseg_train.datasets import Sample
 from pnseg_train.recipes import Augment
 
@@ -50,6 +52,7 @@ class Crops(Dataset[Crop]):
             for sample in samples
         ]
         self.colour = colour(augment.colour)
+        self.clumps = augment.clumps
         self.weights = torch.tensor([float(sample.instances.size) for sample in samples])
 
     def __len__(self) -> int:
@@ -60,10 +63,23 @@ class Crops(Dataset[Crop]):
             torch.manual_seed(item_seed(self.seed, index))
             chosen = int(torch.multinomial(self.weights, 1))
             image, maps = self.geometry[chosen](*self.maps[chosen])
+            instances, classes = separate(maps[0].as_subclass(Tensor)), maps[1].as_subclass(Tensor)
+            if float(torch.rand(())) < self.clumps:
+                image, instances, classes = _with_clumps(image, instances, classes)
             image = self.colour(image)
-        instances = separate(maps[0].as_subclass(Tensor))
-        classes = maps[1].as_subclass(Tensor).long()
-        return Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes)
+        return Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes.long())
+
+
+def _with_clumps(
+    image: tv_tensors.Image, instances: Tensor, classes: Tensor
+) -> tuple[tv_tensors.Image, Tensor, Tensor]:
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    pixels, labels, kinds = add_clumps(pixels, instances.numpy(), classes.numpy())
+    return (
+        tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
+        separate(torch.from_numpy(labels)),  # a copy may hide a nucleus or cut it in two
+        torch.from_numpy(kinds),
+    )
 
 
 def item_seed(seed: int, index: int) -> int:

@@ -46,6 +46,7 @@ class Augment(_Strict):
     spread: float = Field(0.3, description="standard deviation of the log of the scale")
     limits: tuple[float, float] = (0.55, 2.5)
     colour: float = Field(1.0, description="strength; 0 leaves colours alone")
+    clumps: float = Field(0.0, description="share of the crops whose nuclei get copies laid against them")
 
 
 class PrompterRecipe(_Strict):
@@ -68,6 +69,8 @@ class SegmentorRecipe(_Strict):
     central: float = Field(0.0, description="share of the points drawn near the centroid, as a prompter places them")
     dice_each: bool = Field(False, description="Dice of each mask instead of the batch's")
     vote_weight: float = Field(0.0, description="weight of the dense outputs' losses (nano)")
+    full_size: bool = Field(True, description="masks are compared at 256×256; else at the decoder's resolution")
+    contact_weight: float = Field(0.0, description="added to the weight of pixels where two nuclei touch")
     plan: Plan
 
 
