@@ -11,17 +11,27 @@ from pnseg_train.models.prompter import PrompterOutput
 from pnseg_train.targets import VoteTargets
 
 
-def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Binary focal loss without class weights, mean over all elements."""
+def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, weight: Tensor | None = None) -> Tensor:
+    """Binary focal loss without class weights, mean over all elements, each times its ``weight``."""
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     # exp(-entropy) is the probability given to the right answer.
-    return ((1.0 - torch.exp(-entropy)) ** gamma * entropy).mean()
+    loss = (1.0 - torch.exp(-entropy)) ** gamma * entropy
+    return (loss if weight is None else loss * weight).mean()
 
 
-def dice_loss(probability: Tensor, target: Tensor, each: bool = False, smooth: float = 1.0) -> Tensor:
-    """Soft Dice loss of masks (P, H, W): over all pixels of the batch together, or of ``each`` mask."""
+def dice_loss(
+    probability: Tensor, target: Tensor, each: bool = False, smooth: float = 1.0, weight: Tensor | None = None
+) -> Tensor:
+    """Soft Dice loss of masks (P, H, W): over all pixels of the batch together, or of ``each`` mask.
+
+    ``weight`` (P, H, W) says how much a pixel counts.
+    """
     axes = (1, 2) if each else (0, 1, 2)
-    overlap = (probability * target).sum(axes)
+    if weight is not None:
+        probability, target = probability * weight, target * weight
+        overlap = (probability * target / weight).sum(axes)
+    else:
+        overlap = (probability * target).sum(axes)
     total = probability.sum(axes) + target.sum(axes)
     return (1.0 - (2.0 * overlap + smooth) / (total + smooth)).mean()
 
@@ -69,21 +79,27 @@ def prompter_losses(
 
 
 def segmentor_losses(
-    logits: Tensor, iou: Tensor, target: Tensor, dice_each: bool, focal_weight: float = 20.0
+    logits: Tensor,
+    iou: Tensor,
+    target: Tensor,
+    dice_each: bool,
+    focal_weight: float = 20.0,
+    weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of Eq. 2, already weighted.
 
     Args:
-        logits: (P, H, W) full-size mask logits.
+        logits: (P, H, W) mask logits.
         iou: (P,) predicted IoU.
-        target: (P, H, W) float, 1 inside the nucleus.
+        target: (P, H, W) float, the share of each pixel that is the nucleus.
         dice_each: Dice of each mask, so that small nuclei count as much as large ones, instead of
             Dice over the batch as the reference implementation has it.
+        weight: (P, H, W) how much each pixel counts; None for all alike.
     """
     probability = logits.sigmoid()
     return {
-        "focal": focal_weight * focal_loss(logits, target),
-        "dice": dice_loss(probability, target, each=dice_each),
+        "focal": focal_weight * focal_loss(logits, target, weight=weight),
+        "dice": dice_loss(probability, target, each=dice_each, weight=weight),
         "iou": F.mse_loss(iou, soft_iou(probability, target).detach()),
     }
 

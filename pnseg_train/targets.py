@@ -88,6 +88,33 @@ def random_prompts(
     return Prompts(coords, labels, torch.full((len(chosen),), image)), chosen
 
 
+def mask_targets(instances: Tensor, prompts: Prompts, ids: Tensor, side: int) -> Tensor:
+    """(P, side, side) float: the share of each cell that is the prompt's nucleus.
+
+    Args:
+        instances: (B, H, W) ids of each crop.
+        ids: (P,) the nucleus of each prompt.
+        side: of the masks that are compared, a divisor of H.
+    """
+    masks = (instances[prompts.image_index] == ids[:, None, None]).float()
+    return masks if side == masks.shape[-1] else F.avg_pool2d(masks, masks.shape[-1] // side)
+
+
+def contacts(instances: Tensor, reach: int = 3) -> Tensor:
+    """(B, H, W) float: 1 where nuclei with different ids lie within ``reach`` px, in and between them."""
+    ids = instances.float()[:, None]
+    none = float(instances.max()) + 1.0
+    highest = _largest_near(ids, reach)
+    lowest = -_largest_near(-torch.where(ids > 0, ids, none), reach)
+    return ((highest > 0) & (lowest < highest)).float()[:, 0]
+
+
+def _largest_near(x: Tensor, reach: int) -> Tensor:
+    # Rows, then columns: a square's maximum in two strokes.
+    side = 2 * reach + 1
+    return F.max_pool2d(F.max_pool2d(x, (side, 1), 1, (reach, 0)), (1, side), 1, (0, reach))
+
+
 class VoteTargets(NamedTuple):
     """Dense targets of nano at stride 2 for B crops.
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,7 +19,15 @@ from pnseg_train.losses import prompter_losses, segmentor_losses, soft_iou, vote
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Prompts, Segmentor, full_size
 from pnseg_train.recipes import Inference, Plan, Recipe
-from pnseg_train.targets import centroids, label_centroids, pixels_by_nucleus, random_prompts, vote_targets
+from pnseg_train.targets import (
+    centroids,
+    contacts,
+    label_centroids,
+    mask_targets,
+    pixels_by_nucleus,
+    random_prompts,
+    vote_targets,
+)
 
 
 class Task(Protocol):
@@ -88,7 +97,6 @@ class SegmentorTask:
             *(torch.cat(part).to(device) for part in zip(*(prompts for prompts, _ in drawn), strict=True))
         )
         ids = torch.cat([chosen + 1 for _, chosen in drawn]).to(device)
-        target = (crop.instances[prompts.image_index] == ids[:, None, None]).float()
 
         features = network.encode(crop.image)  # type: ignore[operator]
         terms: dict[str, Tensor] = {}
@@ -101,8 +109,19 @@ class SegmentorTask:
             terms |= {name: recipe.vote_weight * term for name, term in dense.items()}
         if len(ids):
             output = network.decode(features, prompts)  # type: ignore[operator]
-            terms |= segmentor_losses(full_size(output.mask_logits), output.iou.float(), target, recipe.dice_each)
+            logits = full_size(output.mask_logits) if recipe.full_size else output.mask_logits.float()
+            target = mask_targets(crop.instances, prompts, ids, logits.shape[-1])
+            weight = self._pixel_weights(crop.instances, logits.shape[-1])
+            weight = weight if weight is None else weight[prompts.image_index]
+            terms |= segmentor_losses(logits, output.iou.float(), target, recipe.dice_each, weight=weight)
         return terms
+
+    def _pixel_weights(self, instances: Tensor, side: int) -> Tensor | None:
+        # (B, side, side): places where nuclei touch count more.
+        if not self.recipe.contact_weight:
+            return None
+        touching = F.avg_pool2d(contacts(instances)[:, None], instances.shape[-1] // side)[:, 0]
+        return 1.0 + self.recipe.contact_weight * touching
 
     def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
         ious = torch.cat([oracle_ious(network, sample) for sample in samples])

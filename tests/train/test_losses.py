@@ -37,6 +37,26 @@ def test_dice_of_each_mask_weighs_small_nuclei_like_large_ones():
     assert float(dice_loss(missed, target, each=True)) > 0.3
 
 
+def test_pixels_that_weigh_nothing_change_neither_focal_nor_dice_loss():
+    logits, target = torch.randn(3, 8, 8), (torch.rand(3, 8, 8) > 0.5).float()
+    weight = torch.ones(3, 8, 8)
+    weight[:, 4:] = 1e-9
+    other = logits.clone()
+    other[:, 4:] = -other[:, 4:]
+    for loss in (
+        lambda x: focal_loss(x, target, weight=weight),
+        lambda x: dice_loss(x.sigmoid(), target, each=True, weight=weight),
+    ):
+        assert float(loss(logits)) == pytest.approx(float(loss(other)), abs=1e-5)
+
+
+def test_equal_weights_leave_the_dice_of_large_masks_alone():
+    probability, target = torch.rand(2, 64, 64), (torch.rand(2, 64, 64) > 0.5).float()
+    plain = dice_loss(probability, target, each=True, smooth=0.0)
+    weighted = dice_loss(probability, target, each=True, smooth=0.0, weight=torch.full((2, 64, 64), 3.0))
+    assert float(weighted) == pytest.approx(float(plain), abs=1e-6)
+
+
 def test_prompter_losses_follow_equation_four():
     points = torch.tensor([[[10.0, 10.0], [50.0, 50.0], [90.0, 90.0]]])
     logits = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [0.5, 0.0]]])

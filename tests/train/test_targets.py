@@ -2,7 +2,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pnseg_train.targets import centroids, pixels_by_nucleus, random_points, random_prompts, vote_targets
+from pnseg_train.models.segmentor import Prompts
+from pnseg_train.targets import (
+    centroids,
+    contacts,
+    mask_targets,
+    pixels_by_nucleus,
+    random_points,
+    random_prompts,
+    vote_targets,
+)
 
 
 def label_map() -> torch.Tensor:
@@ -65,3 +74,33 @@ def test_votes_point_to_the_centroid_of_the_own_nucleus():
     assert targets.owned[0, 2, 2] == 1
     assert targets.owned[0, 0, 0] == 0
     assert targets.inside.mean() * 32 * 48 == (instances > 0).sum()
+
+
+def test_a_mask_target_is_the_share_of_each_cell_that_is_the_prompts_nucleus():
+    instances = torch.zeros(2, 8, 8, dtype=torch.int64)
+    instances[1, 0:3, 0:4] = 2
+    instances[1, 0:3, 4:8] = 1
+    prompts = Prompts(torch.zeros(1, 1, 2), torch.ones(1, 1), torch.tensor([1]))
+    whole = mask_targets(instances, prompts, torch.tensor([2]), 8)
+    assert torch.equal(whole[0], (instances[1] == 2).float())
+    half = mask_targets(instances, prompts, torch.tensor([2]), 4)
+    assert half[0].tolist() == [[1, 1, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_contacts_are_where_two_nuclei_come_near_and_not_at_free_borders():
+    instances = torch.zeros(1, 20, 40, dtype=torch.int64)
+    instances[0, 5:15, 2:12] = 4
+    instances[0, 5:15, 14:24] = 1  # a gap of two px
+    instances[0, 5:15, 34:38] = 2  # far from both
+    touching = contacts(instances, reach=3)[0]
+    assert touching[10, 11:15].all()
+    assert not touching[:, 20:].any()
+    assert not touching[:, :8].any()
+
+
+@given(st.integers(0, 2**31))
+def test_contacts_do_not_depend_on_the_order_of_ids(seed):
+    generator = torch.Generator().manual_seed(seed)
+    instances = torch.randint(0, 5, (1, 6, 6), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    renamed = torch.tensor([0, 3, 1, 4, 2])[instances]
+    assert torch.equal(contacts(instances), contacts(renamed))
