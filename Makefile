@@ -57,7 +57,10 @@ ATTRIBUTION := --attribution 'TNBC: P. Naylor et al., Segmentation of nuclei in 
 .PHONY: nano
 nano: .venv-test/.done ## train the shipped model anew, hours on a CPU: make nano DATA='DSB TNBC'
 	@test -n "$(DATA)" || { echo "Name the training sets: make nano DATA='path/to/DSB path/to/TNBC'" >&2; exit 1; }
-	.venv-test/bin/pnseg train prompter --recipe nano $(SETS) --out $(RUNS)/prompter
-	.venv-test/bin/pnseg train segmentor --recipe nano $(SETS) --out $(RUNS)/segmentor
+	for network in prompter segmentor; do \
+		.venv-test/bin/pnseg train $$network --recipe nano $(SETS) --out $(RUNS)/first/$$network && \
+		.venv-test/bin/pnseg train $$network --recipe nano-clumps --init $(RUNS)/first/$$network/best $(SETS) \
+			--out $(RUNS)/$$network || exit 1; \
+	done
 	.venv-test/bin/pnseg export $(RUNS)/prompter/best $(RUNS)/segmentor/best --out $(RUNS)/bundle --overwrite \
 		--licence Apache-2.0 $(ATTRIBUTION) $(foreach folder,$(DATA),--validate $(folder))

@@ -15,18 +15,35 @@ def conv_block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
+class Refine(nn.Module):
+    """A residual block that changes nothing before it is trained."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.inside = conv_block(width, width)
+        self.outside = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.outside.weight)
+        assert self.outside.bias is not None
+        nn.init.zeros_(self.outside.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.outside(self.inside(x))
+        return out
+
+
 class Merge(nn.Module):
     """Upsample the coarser map, add the finer one, smooth."""
 
-    def __init__(self, coarse: int, fine: int, outputs: int, blocks: int):
+    def __init__(self, coarse: int, fine: int, outputs: int, blocks: int, refine: int = 0):
         super().__init__()
         self.from_coarse = nn.Conv2d(coarse, outputs, 1)
         self.from_fine = nn.Conv2d(fine, outputs, 1)
         self.smooth = nn.Sequential(*(conv_block(outputs, outputs) for _ in range(blocks)))
+        self.refine = nn.Sequential(*(Refine(outputs) for _ in range(refine)))
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         coarse = F.interpolate(self.from_coarse(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
-        out: Tensor = self.smooth(coarse + self.from_fine(fine))
+        out: Tensor = self.refine(self.smooth(coarse + self.from_fine(fine)))
         return out
 
 
@@ -50,8 +67,8 @@ class ConvImageEncoder(nn.Module):
             conv_block(width, width),
         )
         self.embed = nn.Conv2d(width, width, 1)
-        self.merge8 = Merge(width, at8, 96, 1)
-        self.merge4 = Merge(96, at4, 64, 2)
+        self.merge8 = Merge(width, at8, 96, 1, refine=2)
+        self.merge4 = Merge(96, at4, 64, 2, refine=1)
         self.merge2 = Merge(64, at2, 32, 2)
         self.head = nn.Conv2d(32, 2 + detail, 3, padding=1)
 
