@@ -55,11 +55,15 @@ class DecodedMasks:
         )
 
 
-def upsample(logits: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """(h, w) float32 → (h · factor, w · factor), bilinear with half-pixel centres (``align_corners=False``)."""
+def upsample(logits: NDArray[np.float32], factor: int) -> NDArray[np.float64]:
+    """(h, w) float32 → (h · factor, w · factor), bilinear with half-pixel centres (``align_corners=False``).
+
+    In float64, in which the means of float32 logits are exact or nearly so: in float32 the sign of one
+    close to 0 would depend on the processor.
+    """
     height, width = logits.shape
-    resized = cv2.resize(logits, (width * factor, height * factor), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, np.float32)
+    size = (width * factor, height * factor)
+    return np.asarray(cv2.resize(logits.astype(np.float64), size, interpolation=cv2.INTER_LINEAR), np.float64)
 
 
 def crop_masks(
@@ -116,10 +120,14 @@ def tighten(mask: Mask, offset: tuple[int, int]) -> tuple[tuple[int, int, int, i
 
 
 def largest_piece(mask: Mask, fill: bool = False) -> Mask:
-    """The connected piece of the largest area of a mask, of the same shape; with its holes, or filled."""
+    """The connected piece of the largest area of a mask, of the same shape; with its holes, or filled.
+
+    Of equally large ones it is the one whose first pixel, row by row, comes first.
+    """
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not outlines or (len(outlines) == 1 and not fill):
         return mask
+    outlines = sorted(outlines, key=lambda outline: (outline[0, 0, 1], outline[0, 0, 0]))  # they begin there
     filled = [cv2.drawContours(np.zeros(mask.shape, np.uint8), [outline], 0, 1, cv2.FILLED) > 0 for outline in outlines]
     largest = max(filled, key=lambda piece: int((piece & mask).sum()))
     return largest if fill else largest & mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import factorial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,18 +82,51 @@ def decode_points(
         sensitivity: taken from the background's logit. 0 is the method's; the background weight β of
             the training sets the same balance, so that this moves it without training again.
     """
-    class_logits = class_logits.copy()
-    class_logits[:, -1] -= sensitivity
-    exponentials = np.exp(class_logits - class_logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    classes = probabilities.argmax(axis=1)
-    foreground = classes < class_logits.shape[1] - 1
+    logits = class_logits.astype(np.float32)
+    logits[:, -1] -= np.float32(sensitivity)
+    classes = logits.argmax(axis=1)
+    # A point that is no number lies nowhere.
+    foreground = (classes < logits.shape[1] - 1) & np.isfinite(points).all(axis=1)
+    points, logits, classes = points[foreground], logits[foreground], classes[foreground]
+    largest = logits[np.arange(len(logits)), classes, None].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a score of logits that are no numbers is none, and fails every threshold
+        scores = (1 / _sum(_exponential(logits - largest))).astype(np.float32)
     height, width = shape
     return PointPrompts(
-        coords=np.clip(points[foreground], 0, np.array([width - 1, height - 1], np.float32)).astype(np.float32),
-        classes=classes[foreground].astype(np.int64),
-        scores=probabilities.max(axis=1)[foreground].astype(np.float32),
+        coords=np.clip(points, 0, np.array([width - 1, height - 1], np.float32)).astype(np.float32),
+        classes=classes.astype(np.int64),
+        scores=scores,
     )
+
+
+#: 1/8!, …, 1/1!, 1: the power series of the exponential, with an error under 3e-10 for |x| ≤ ln 2 / 2.
+_SERIES = [1 / factorial(n) for n in range(8, -1, -1)]
+_LOG2_E = 1.4426950408889634
+#: ln 2 in two parts, of which the first has so few digits that its multiples are exact.
+_LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
+
+
+def _exponential(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """e to the power of values up to 0, by additions and products alone.
+
+    Libraries' exponentials differ in the last bit between processors; this one gives the same bits on
+    all of them, and on a GPU (``pnseg_runtime/cuda/decode.cu``), so that they find the same points.
+    """
+    values = np.where(values < -700, -700.0, values)  # nothing, beside the largest one's 1
+    twos = np.rint(values * _LOG2_E)
+    rest = (values - twos * _LN2[0]) - twos * _LN2[1]
+    result = np.full_like(rest, _SERIES[0])
+    for coefficient in _SERIES[1:]:
+        result = result * rest + coefficient
+    return np.ldexp(result, twos.astype(np.int32))
+
+
+def _sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(M, C) → (M,), from the first to the last: NumPy's own order depends on C."""
+    total = values[:, 0]
+    for column in values.T[1:]:
+        total = total + column
+    return total
 
 
 def filter_by_region(coords: Coordinates, region_logits: NDArray[np.float32]) -> NDArray[np.bool_]:

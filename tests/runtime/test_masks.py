@@ -233,6 +233,12 @@ def test_the_largest_piece_is_the_largest_connected_region(seed):
     assert np.array_equal(filled, binary_fill_holes(filled))
 
 
+def test_of_equally_large_pieces_the_first_one_stays():
+    mask = np.zeros((9, 12), bool)
+    mask[4:6, 1:3] = mask[1:3, 8:10] = mask[1:3, 4:6] = True
+    assert np.argwhere(largest_piece(mask)).tolist() == [[1, 4], [1, 5], [2, 4], [2, 5]]
+
+
 def test_a_tidied_mask_has_one_piece_without_holes_in_a_box_that_fits():
     mask = np.zeros((10, 20), bool)
     mask[2:9, 3:10] = True

@@ -147,3 +147,22 @@ def test_more_sensitivity_never_loses_a_point(seed, one, other):
     few, many = (decode_points(points, logits, (50, 50), s) for s in sorted((one, other)))
     assert {tuple(p) for p in few.coords.tolist()} <= {tuple(p) for p in many.coords.tolist()}
     assert np.array_equal(logits, before)
+
+
+def test_scores_are_those_of_the_softmax_to_the_last_places_of_float32():
+    logits = np.random.default_rng(0).normal(scale=8, size=(4000, 6)).astype(np.float32)
+    logits[0] = [-np.inf, 0, -np.inf, -900, 1, -2]
+    found = decode_points(np.zeros((4000, 2), np.float32), logits, (9, 9))
+    exact = np.exp(logits.astype(np.longdouble) - logits.max(axis=1, keepdims=True))
+    exact /= exact.sum(axis=1, keepdims=True)
+    foreground = logits.argmax(axis=1) < 5
+    np.testing.assert_array_equal(found.classes, logits.argmax(axis=1)[foreground])
+    np.testing.assert_allclose(found.scores, exact.max(axis=1)[foreground].astype(np.float64), rtol=1.3e-7)
+
+
+def test_anchors_whose_point_is_no_number_are_dropped():
+    points = np.array([[1, 1], [np.nan, 1], [1, np.inf], [2, 2]], np.float32)
+    assert decode_points(points, np.tile(np.array([5, 0], np.float32), (4, 1)), (9, 9)).coords.tolist() == [
+        [1, 1],
+        [2, 2],
+    ]
