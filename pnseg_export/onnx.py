@@ -13,8 +13,10 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
+from pnseg_export.files import write_graph
 from pnseg_export.graphs.axes import Tensors, dynamic_shapes
-from pnseg_runtime.bundle import GraphFile, sha256_of
+from pnseg_export.layers import name_nodes
+from pnseg_runtime.bundle import GraphFile
 
 # GridSample gives wrong results in TensorRT from opset 20 on.
 OPSET = 18
@@ -73,15 +75,12 @@ def export_graph(graph: Graph, example: Sequence[Tensor], path: Path) -> GraphFi
         )
     assert program is not None  # None is what the exporter gives when it writes the file itself
     model = program.model_proto
+    name_nodes(model)
     _strip_notes(model)
     for values, tensors in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
         for value in values:
             _name_axes(value, tensors[value.name])
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return GraphFile(
-        file=path.name, sha256=sha256_of(path), bytes=path.stat().st_size, inputs=graph.inputs, outputs=graph.outputs
-    )
+    return write_graph(model, path, graph.inputs, graph.outputs)
 
 
 def _name_axes(value: onnx.ValueInfoProto, axes: list[int | str]) -> None:
