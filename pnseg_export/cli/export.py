@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from pnseg_export.bundle import describe_pair, export_bundle
+from pnseg_export.cli.quantise import describe
 from pnseg_export.graphs.rewrites import TARGETS
-from pnseg_runtime.errors import PnsegError
-from pnseg_runtime.images import read_image
-
-SAMPLES = Path(__file__).parents[2] / "pnseg_runtime" / "samples"
+from pnseg_export.precision.feeds import SAMPLES, read_tiles
+from pnseg_export.precision.int8 import SCHEMES
+from pnseg_export.precision.variants import LEAST_IOU, Int8Choices, Reduced, add_variants
+from pnseg_runtime.bundle import Bundle
 
 EXAMPLES = """
 \b
@@ -46,6 +47,13 @@ Examples:
     multiple=True,
     help="Annotated data set; the accuracy on its validation images goes into the manifest. May be repeated.",
 )
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(list(LEAST_IOU)),
+    multiple=True,
+    help="Add graphs of this precision too, as pnseg quantise does; may be repeated.",
+)
 @click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
 @click.option("--attribution", multiple=True, help="Whom to name: a data set or pretrained weights; may be repeated.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
@@ -57,6 +65,7 @@ def export(
     tiles: Path,
     target: str,
     validation: tuple[Path, ...],
+    precisions: tuple[Reduced, ...],
     licence: str,
     attribution: tuple[str, ...],
     overwrite: bool,
@@ -65,11 +74,7 @@ def export(
 
     The graphs are compared with PyTorch on real tiles; a bundle that differs is not written.
     """
-    images = [
-        read_image(path).pixels for path in sorted(tiles.iterdir()) if path.suffix.lower() in {".png", ".jpg", ".tif"}
-    ]
-    if not images:
-        raise PnsegError(f"{tiles}: no .png, .jpg or .tif image to compare on; give another --tiles.")
+    images = read_tiles(tiles)
     first, second, manifest = describe_pair(prompter, segmentor)
     provenance = manifest.provenance.model_copy(update={"weights_licence": licence, "attribution": list(attribution)})
     manifest = manifest.model_copy(update={"provenance": provenance, "model": name or manifest.model})
@@ -78,4 +83,9 @@ def export(
         click.echo(f"{graph:9} {file.file:16} {file.bytes / 1e6:6.1f} MB")
     differences = ", ".join(f"{k} {v:.1e}" for k, v in manifest.parity["largest_difference"].items())
     click.echo(f"largest difference from PyTorch on {len(images)} tiles: {differences}")
-    click.echo(f"{out}: {sum(file.bytes for file in manifest.graphs.values()) / 1e6:.1f} MB")
+    if precisions:
+        choices = Int8Choices(SCHEMES["gpu" if target == "gpu" else "cpu"])
+        manifest = add_variants(Bundle.open(out), out, precisions, images, choices)
+        for precision in precisions:
+            describe(manifest, precision)
+    click.echo(f"{out}: {sum(file.bytes for file in manifest.files()) / 1e6:.1f} MB")

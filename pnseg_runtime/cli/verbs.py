@@ -31,6 +31,12 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb("data", "pnseg_train.cli.data:data", "Check a data set before training on it.", extra="train"),
     Verb("export", "pnseg_export.cli.export:export", "Turn checkpoints into a bundle.", extra="export"),
+    Verb(
+        "quantise",
+        "pnseg_export.cli.quantise:quantise",
+        "Add half-precision and 8-bit graphs to a bundle.",
+        extra="export",
+    ),
     Verb("inspect", "pnseg_export.cli.inspect:inspect", "Count what a bundle's graphs cost.", extra="export"),
 )
 

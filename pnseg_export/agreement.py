@@ -1,0 +1,155 @@
+"""Do two models find the same nuclei? Points moved, lost and gained, the IoU of masks, PQ of one against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from pnseg_runtime.clock import Clock
+from pnseg_runtime.metrics import panoptic_quality
+from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.pipeline import Segmenter, check_image
+from pnseg_runtime.prompts import PointPrompts
+
+Tile = NDArray[np.uint8]
+
+#: Two points at most this far apart prompt the same nucleus, px; point NMS keeps points twice as far apart.
+NEAR = 6.0
+#: A point with a higher score may not be lost.
+CONFIDENT = 0.6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one model finds in a tile: the points of its prompter, and its nuclei."""
+
+    points: PointPrompts
+    nuclei: Nuclei
+
+
+@dataclass(frozen=True)
+class TileAgreement:
+    """A candidate against a reference on one tile.
+
+    Attributes:
+        moved: (M,) px, distance of the points that both have.
+        lost: (L,) scores of the reference's points that the candidate has not.
+        gained: (G,) scores of the candidate's points that the reference has not.
+        ious: (K,) IoU of the masks of nuclei that both have.
+        pairs: (K, 2) their indices among the reference's and the candidate's nuclei.
+        nuclei: how many the candidate has, and how many the reference.
+        pq: of the candidate's label map against the reference's.
+    """
+
+    moved: NDArray[np.float64]
+    lost: NDArray[np.float32]
+    gained: NDArray[np.float32]
+    ious: NDArray[np.float64]
+    pairs: NDArray[np.int64]
+    nuclei: tuple[int, int]
+    pq: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A candidate against a reference over all tiles."""
+
+    tiles: list[TileAgreement] = field(default_factory=list)
+
+    def _all(self, name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(tile, name) for tile in self.tiles] or [np.zeros(0)])
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU of the masks of nuclei that both have."""
+        ious = self._all("ious")
+        return float(ious.mean()) if len(ious) else 1.0
+
+    @property
+    def confident_lost(self) -> int:
+        """Points lost whose score is over :data:`CONFIDENT`."""
+        return int((self._all("lost") > CONFIDENT).sum())
+
+    def figures(self) -> dict[str, float]:
+        """Plain numbers for a manifest or a table."""
+        moved, ious = self._all("moved"), self._all("ious")
+        return {
+            "tiles": len(self.tiles),
+            "nuclei_reference": sum(tile.nuclei[1] for tile in self.tiles),
+            "nuclei": sum(tile.nuclei[0] for tile in self.tiles),
+            "points_lost": len(self._all("lost")),
+            "points_lost_confident": self.confident_lost,
+            "points_gained": len(self._all("gained")),
+            "points_moved_mean_px": _rounded(moved.mean() if len(moved) else 0.0),
+            "points_moved_max_px": _rounded(moved.max(initial=0.0)),
+            "mask_iou_mean": _rounded(self.mean_iou),
+            "mask_iou_p5": _rounded(np.percentile(ious, 5) if len(ious) else 1.0),
+            "mask_iou_min": _rounded(ious.min(initial=1.0)),
+            "pq_against_reference": _rounded(np.mean([tile.pq for tile in self.tiles]) if self.tiles else 1.0),
+        }
+
+
+def find(segmenter: Segmenter, tile: Tile) -> Finding:
+    """Points and nuclei of a tile."""
+    points = segmenter._find_points(tile, check_image(tile), Clock())
+    return Finding(points, segmenter.predict(tile))
+
+
+def agreement(reference: Iterable[Finding], candidate: Iterable[Finding]) -> Agreement:
+    """The findings of two models on the same tiles, compared."""
+    return Agreement([compare(first, second) for first, second in zip(reference, candidate, strict=True)])
+
+
+def compare(reference: Finding, candidate: Finding) -> TileAgreement:
+    """Two findings on one tile."""
+    before, after = reference.points, candidate.points
+    rows, columns = near_pairs(before.coords, after.coords)
+    nuclei, others = reference.nuclei, candidate.nuclei
+    first, second = near_pairs(nuclei.points, others.points)
+    return TileAgreement(
+        moved=np.linalg.norm(before.coords[rows].astype(np.float64) - after.coords[columns], axis=1),
+        lost=np.delete(before.scores, rows),
+        gained=np.delete(after.scores, columns),
+        ious=np.array([mask_iou(nuclei, i, others, j) for i, j in zip(first, second, strict=True)], np.float64),
+        pairs=np.stack([first, second], axis=1).astype(np.int64),
+        nuclei=(len(others), len(nuclei)),
+        pq=float(panoptic_quality(nuclei.instance_map(), others.instance_map())["pq"]),
+    )
+
+
+def near_pairs(
+    first: NDArray[np.float32], second: NDArray[np.float32], limit: float = NEAR
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the points (N, 2) and (M, 2) that belong together: one to one, nearest in all, within ``limit`` px."""
+    distance = np.linalg.norm(first[:, None].astype(np.float64) - second[None], axis=2)
+    rows, columns = linear_sum_assignment(np.minimum(distance, 2 * limit))
+    near = distance[rows, columns] <= limit
+    return rows[near], columns[near]
+
+
+def mask_iou(first: Nuclei, i: int, second: Nuclei, j: int) -> float:
+    """IoU of the visible masks of nucleus i of the one and j of the other."""
+    boxes = [first.boxes[i].astype(int), second.boxes[j].astype(int)]
+    x0, y0 = np.minimum(*(box[:2] for box in boxes))
+    x1, y1 = np.maximum(*(box[2:] for box in boxes))
+    canvases = []
+    for (a0, b0, a1, b1), mask in zip(boxes, (first.masks[i], second.masks[j]), strict=True):
+        canvas = np.zeros((y1 - y0, x1 - x0), bool)
+        canvas[b0 - y0 : b1 - y0, a0 - x0 : a1 - x0] = mask
+        canvases.append(canvas)
+    union = int((canvases[0] | canvases[1]).sum())
+    return float((canvases[0] & canvases[1]).sum() / union) if union else 1.0
+
+
+def findings(segmenter: Segmenter, tiles: Sequence[Tile]) -> list[Finding]:
+    """Points and nuclei of every tile."""
+    return [find(segmenter, tile) for tile in tiles]
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 5)

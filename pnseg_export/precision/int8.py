@@ -1,0 +1,221 @@
+"""Static quantisation: a float32 graph with its layers between QuantizeLinear and DequantizeLinear.
+
+Layers are convolutions and products with constant weights. Weights are quantised per channel,
+activations per tensor with the ranges seen on real tiles. What an activation's 8 bits are depends on
+where the graph is to run (:data:`SCHEMES`).
+
+Which layers stay in float32 is measured: each layer is quantised alone, and what that does to the
+graph's outputs on real inputs is its error.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_dynamic
+from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from pnseg_export.files import read_graph, without_weights
+from pnseg_export.precision.feeds import Arrays
+from pnseg_runtime.sessions.onnxruntime import open_session
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+PHASE = "it turns coordinates into phases of many periods, which few bits cannot tell apart"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What 8-bit activations are.
+
+    Attributes:
+        activations: their type.
+        symmetric: zero is in the middle of the range, whatever the range.
+    """
+
+    activations: QuantType
+    symmetric: bool
+
+
+#: ``cpu``: kernels for VNNI multiply unsigned by signed, and a ReLU's zero is the range's end, so all
+#: 8 bits count. ``gpu``: TensorRT takes signed symmetric activations only.
+SCHEMES = {"cpu": Scheme(QuantType.QUInt8, symmetric=False), "gpu": Scheme(QuantType.QInt8, symmetric=True)}
+
+
+def layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that can be quantised: those with constant weights."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [node.name for node in model.graph.node if node.op_type in LAYERS and node.input[1] in weights]
+
+
+def phases(model: onnx.ModelProto) -> dict[str, str]:
+    """Layers that feed a sine or cosine, however scaled on the way → why they stay in float."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    for wave in (node for node in model.graph.node if node.op_type in {"Sin", "Cos"}):
+        node = producers.get(wave.input[0])
+        while node is not None and node.op_type in {"Mul", "Add", "Sub", "Div", "Reshape", "Cast"}:
+            node = next((producers[name] for name in node.input if name in producers), None)
+        if node is not None and node.op_type in LAYERS:
+            found[node.name] = PHASE
+    return found
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, calls: Iterable[Arrays]):
+        self.calls = iter(calls)
+
+    def get_next(self) -> Arrays | None:
+        return next(self.calls, None)
+
+
+def activation_ranges(path: Path, calls: Sequence[Arrays]) -> TensorsData:
+    """Smallest and largest value of every tensor of the graph in ``path`` over the calls."""
+    large = path.with_name(f"{path.name}.data").exists()
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        calibrator = create_calibrator(
+            path,
+            list(LAYERS),
+            augmented_model_path=str(Path(scratch) / "augmented.onnx"),
+            calibrate_method=CalibrationMethod.MinMax,
+            use_external_data_format=large,
+        )
+        for call in calls:  # its ranges are merged with those before, so one call's tensors are in memory
+            calibrator.collect_data(_Reader([call]))
+        return calibrator.compute_data()
+
+
+def quantised(model: onnx.ModelProto, ranges: TensorsData, nodes: Sequence[str], scheme: Scheme) -> onnx.ModelProto:
+    """A copy of the graph in which ``nodes`` are quantised.
+
+    Args:
+        model: float32 graph with its weights; stays as it is.
+        ranges: of its activations.
+        nodes: names out of :func:`layers`.
+        scheme: of the activations.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+    del copy.graph.value_info[:]
+    copy.graph.value_info.extend(inferred.graph.value_info)
+    with _quiet():
+        quantizer = QDQQuantizer(
+            copy,
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=scheme.activations,
+            tensors_range=ranges,
+            nodes_to_quantize=list(nodes),
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(LAYERS),
+            extra_options={
+                "ActivationSymmetric": scheme.symmetric,
+                "WeightSymmetric": True,
+                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+            },
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    result: onnx.ModelProto = quantizer.model.model
+    del result.graph.value_info[:]
+    domains = {node.domain for node in result.graph.node}
+    kept = [opset for opset in result.opset_import if opset.domain in domains]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
+    return result
+
+
+def layer_errors(
+    path: Path,
+    ranges: TensorsData,
+    calls: Sequence[Arrays],
+    scheme: Scheme,
+    names: Sequence[str],
+    advance: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, float]:
+    """Each layer quantised alone → what that changes in the graph's outputs.
+
+    The error of an output is its mean absolute change, as a share of the output's standard
+    deviation; the largest of all outputs counts.
+
+    Args:
+        path: float32 graph.
+        ranges: of its activations.
+        calls: real inputs.
+        scheme: of the activations.
+        names: layers to measure.
+        advance: called with (layers measured, layers in all).
+    """
+    model, run = read_graph(path), open_session(path)
+    expected = [run(call) for call in calls]
+    errors = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = Path(scratch) / "trial.onnx"
+        for done, name in enumerate(names, start=1):
+            save(quantised(model, ranges, [name], scheme), trial)
+            errors[name] = output_error(expected, [open_session(trial)(call) for call in calls])
+            advance(done, len(names))
+    return errors
+
+
+def output_error(expected: Sequence[Arrays], given: Sequence[Arrays]) -> float:
+    """Largest, over outputs, mean absolute difference as a share of the expected values' standard deviation."""
+    shares = {
+        name: np.mean(
+            [np.abs(b[name] - a[name]).mean() / (a[name].std() + 1e-12) for a, b in zip(expected, given, strict=True)]
+        )
+        for name in expected[0]
+    }
+    return float(max(shares.values()))
+
+
+def too_sensitive(errors: Mapping[str, float], tolerance: float) -> dict[str, str]:
+    """Layers whose error alone is over the tolerance → the reason, with the figure."""
+    return {
+        name: f"quantised alone it moves an output by {error:.1%} of its standard deviation"
+        for name, error in errors.items()
+        if error > tolerance
+    }
+
+
+def dynamic(path: Path, out: Path) -> None:
+    """Dynamic quantisation of the same layers, the baseline: activations get their range at every run."""
+    model = read_graph(path, weights=False)
+    unfit = phases(model)
+    with _quiet():
+        quantize_dynamic(
+            path,
+            out,
+            op_types_to_quantize=list(LAYERS),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=[name for name in layers(model) if name not in unfit],
+            use_external_data_format=path.with_name(f"{path.name}.data").exists(),
+        )
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph that is needed for a moment only."""
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 1 << 30
+    onnx.save(model, path, save_as_external_data=large, location=data.name)
+
+
+class _quiet:  # noqa: N801 - reads as a verb
+    """ONNX Runtime's quantiser warns of every tensor that it leaves alone."""
+
+    def __enter__(self) -> None:
+        self.before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self.before)

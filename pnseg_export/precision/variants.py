@@ -1,0 +1,177 @@
+"""A bundle's graphs in lower precisions: made, judged on nuclei, and only then named by its manifest."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pnseg_export.agreement import Agreement, Tile, agreement, findings
+from pnseg_export.files import read_graph, write_graph
+from pnseg_export.precision.feeds import Feeds, record
+from pnseg_export.precision.float16 import halve_graphs
+from pnseg_export.precision.int8 import (
+    SCHEMES,
+    Scheme,
+    activation_ranges,
+    layer_errors,
+    layers,
+    phases,
+    quantised,
+    too_sensitive,
+)
+from pnseg_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, SHIPPED, Bundle, GraphFile, GraphName, Manifest
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.sessions import open_sessions
+
+Reduced = Literal["float16", "int8"]
+GRAPHS: tuple[GraphName, ...] = ("prompter", "encoder", "decoder")
+
+#: Least mean mask IoU against float32 that a precision must keep on the tiles it is judged on.
+LEAST_IOU = {"float16": 0.995, "int8": 0.97}
+#: Calls on which layers are quantised one by one; more make the figures steadier and the search longer.
+SEARCHED_CALLS = 4
+
+Advance = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Int8Choices:
+    """How graphs are quantised.
+
+    Attributes:
+        scheme: of the activations.
+        tolerance: largest error that a layer may add alone, a share of an output's standard deviation.
+        search: measure every layer alone; without it, all that can be quantised are.
+    """
+
+    scheme: Scheme = SCHEMES["cpu"]
+    tolerance: float = 0.02
+    search: bool = True
+
+
+def quantise_graphs(
+    bundle: Bundle, folder: Path, feeds: Feeds, choices: Int8Choices, advance: Advance = lambda *_: None
+) -> dict[GraphName, GraphFile]:
+    """Write ``….int8.onnx`` of the three graphs into ``folder``.
+
+    Args:
+        bundle: with float32 graphs.
+        folder: where to.
+        feeds: real inputs of the graphs, for ranges and the search.
+        choices: how.
+        advance: called with (graph, layers measured, layers in all).
+    """
+    made: dict[GraphName, GraphFile] = {}
+    for name in GRAPHS:
+        path, calls, entry = bundle.path(name), feeds.of(name), bundle.graph(name)
+        model = read_graph(path)
+        ranges = activation_ranges(path, calls)
+        kept = phases(model)
+        candidates = [layer for layer in layers(model) if layer not in kept]
+        if choices.search:
+            step = max(1, len(calls) // SEARCHED_CALLS)
+            errors = layer_errors(
+                path,
+                ranges,
+                calls[::step][:SEARCHED_CALLS],
+                choices.scheme,
+                candidates,
+                partial(advance, name),
+            )
+            kept |= too_sensitive(errors, choices.tolerance)
+        chosen = [layer for layer in candidates if layer not in kept]
+        made[name] = write_graph(
+            quantised(model, ranges, chosen, choices.scheme),
+            folder / f"{name}.int8.onnx",
+            entry.inputs,
+            entry.outputs,
+            "int8",
+            kept,
+        )
+    return made
+
+
+def judge(bundle: Bundle, precision: str, tiles: Sequence[Tile], threads: int | None = None) -> Agreement:
+    """A precision's nuclei against those of float32, on real tiles."""
+    reference = findings(Segmenter(bundle, sessions=open_sessions(bundle, threads=threads)), tiles)
+    sessions = open_sessions(bundle, threads=threads, precision=precision)
+    return agreement(reference, findings(Segmenter(bundle, sessions=sessions), tiles))
+
+
+def add_variants(
+    bundle: Bundle,
+    out: Path,
+    precisions: Sequence[Reduced],
+    tiles: Sequence[Tile],
+    choices: Int8Choices | None = None,
+    advance: Advance = lambda *_: None,
+    accept: bool = False,
+) -> Manifest:
+    """Add graphs of lower precision to a bundle, once they have shown the nuclei of its float32 graphs.
+
+    Args:
+        bundle: an opened bundle.
+        out: folder of the result; the bundle's own, or a new one.
+        precisions: which.
+        tiles: (H, W, 3) uint8 RGB, on which ranges are measured and the result is judged.
+        choices: of 8-bit graphs.
+        advance: see :func:`quantise_graphs`.
+        accept: keep graphs that fall short of :data:`LEAST_IOU`; the figures are in the manifest.
+
+    Raises:
+        PnsegError: ``out`` exists and is another folder, or a precision falls short; then nothing is changed.
+    """
+    feeds = record(bundle, tiles)
+    with _workplace(bundle, out) as folder:
+        manifest = bundle.manifest.model_copy(update={"format_version": FORMAT_VERSION})
+        for precision in precisions:
+            if precision == "int8":
+                graphs = quantise_graphs(bundle, folder, feeds, choices or Int8Choices(), advance)
+            else:
+                graphs = halve_graphs(bundle, folder, feeds, advance)
+            manifest = manifest.model_copy(update={"variants": {**manifest.variants, precision: graphs}})
+            _write(folder, manifest)
+            agreed = judge(Bundle(folder, manifest), precision, tiles)
+            figures: dict[str, Any] = agreed.figures()
+            if agreed.mean_iou < LEAST_IOU[precision] and not accept:
+                raise PnsegError(
+                    f"{precision} graphs of {bundle.folder}: masks have a mean IoU of {agreed.mean_iou:.3f} with those "
+                    f"of float32, {LEAST_IOU[precision]} is needed; lower --tolerance, or give more --tiles."
+                )
+            manifest = manifest.model_copy(update={"parity": {**manifest.parity, precision: figures}})
+        _write(folder, manifest)
+    return manifest
+
+
+@contextmanager
+def _workplace(bundle: Bundle, out: Path) -> Iterator[Path]:
+    # A copy of the bundle, which becomes ``out`` when all is well.
+    same = out.resolve() == bundle.folder.resolve()
+    if same and bundle.folder.resolve().is_relative_to(SHIPPED.resolve()):
+        raise PnsegError(f"{bundle.folder}: comes with pnseg and is not changed; give a folder with --out.")
+    if out.exists() and not same:
+        raise PnsegError(f"{out}: exists already; give another --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        folder = Path(scratch) / "bundle"
+        shutil.copytree(bundle.folder, folder)
+        yield folder
+        if same:
+            for path in sorted(folder.rglob("*"), key=lambda path: path.name == MANIFEST_NAME):
+                if path.is_file():  # the manifest last: until then the old one still describes the bundle
+                    place = out / path.relative_to(folder)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    path.replace(place)
+        else:
+            folder.replace(out)
+
+
+def _write(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
