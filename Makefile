@@ -39,7 +39,7 @@ clean: ## remove the environments and everything the commands wrote
 	@echo "Installing everything the tests need into .venv-test; PyTorch with CUDA takes about 6 GB ..."
 	@rm -f $@
 	@$(PYTHON) -m venv .venv-test
-	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --editable '.[train,export,dev]'
+	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --editable '.[train,export,rtx,triton,dev]'
 	@touch $@
 
 python:
@@ -64,3 +64,7 @@ nano: .venv-test/.done ## train the shipped model anew, hours on a CPU: make nan
 	done
 	.venv-test/bin/pnseg export $(RUNS)/prompter/best $(RUNS)/segmentor/best --out $(RUNS)/bundle --overwrite \
 		--licence Apache-2.0 $(ATTRIBUTION) $(foreach folder,$(DATA),--validate $(folder))
+
+.PHONY: engines
+engines: .venv-test/.done ## build SM86 engines of B, L and H with random weights; no GPU, 12 GB of memory
+	for size in B L H; do .venv-test/bin/python -m benchmarks engines --size $$size || exit 1; done

@@ -10,6 +10,7 @@ import click
 VERBS = {
     "macs": "Multiply-accumulates of the exported networks, against the plain ones.",
     "rewrites": "Time of the exact rewrites against the plain networks on this machine.",
+    "engines": "Build engines of a size with random weights: time, size, census.",
 }
 
 

@@ -107,7 +107,7 @@ _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
 
 
 def _exponential(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """e to the power of values up to 0, by additions and products alone.
+    """E to the power of values up to 0, by additions and products alone.
 
     Libraries' exponentials differ in the last bit between processors; this one gives the same bits on
     all of them, and on a GPU (``pnseg_runtime/cuda/decode.cu``), so that they find the same points.

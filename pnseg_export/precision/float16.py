@@ -111,15 +111,18 @@ def halve_graphs(
 
 
 def near_overflow(model: onnx.ModelProto, largest: Mapping[str, float]) -> dict[str, str]:
-    """Nodes that give out values near the largest half-precision number → how large.
+    """Nodes that read or give out values near the largest half-precision number → how large.
 
     Args:
         model: float32 graph.
         largest: tensor → largest absolute value that was seen.
     """
+    weights = (tensor for tensor in model.graph.initializer if tensor.data_type == FLOAT)
+    seen = {tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0.0)) for tensor in weights}
+    seen |= largest
     found = {}
     for node in model.graph.node:
-        value = max((largest.get(name, 0.0) for name in node.output), default=0.0)
+        value = max((seen.get(name, 0.0) for name in (*node.input, *node.output)), default=0.0)
         if value > LARGEST_HALF / MARGIN:
             found[node.name] = f"its values reach {value:,.0f} where half precision ends at {LARGEST_HALF:,.0f}"
     return found

@@ -37,6 +37,7 @@ VERBS: tuple[Verb, ...] = (
         "Add half-precision and 8-bit graphs to a bundle.",
         extra="export",
     ),
+    Verb("build", "pnseg_export.cli.build:build", "Build TensorRT engines for a bundle.", extra="export"),
     Verb("inspect", "pnseg_export.cli.inspect:inspect", "Count what a bundle's graphs cost.", extra="export"),
 )
 

@@ -1,0 +1,101 @@
+"""Engines of a full-size pair with random weights: time, memory, size and census of each build."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.networks import CLASSES, LEVELS, SPACING, random_pair
+from pnseg_export.bundle import export_prompter, export_segmentor
+from pnseg_export.engines.build import BuildChoices, build_engine
+from pnseg_export.engines.job import Built
+from pnseg_export.engines.targets import parse_target
+from pnseg_export.files import read_graph, write_graph
+from pnseg_export.graphs.rewrites import GPU
+from pnseg_export.precision.float16 import halve
+from pnseg_runtime.bundle import (
+    Bundle,
+    Classes,
+    EngineFile,
+    GraphFile,
+    GraphName,
+    Manifest,
+    Masking,
+    Prompting,
+)
+from pnseg_train.models.sizes import SEGMENTOR_SIZES
+
+
+def half_bundle(size: str, folder: Path, prompter: bool = True) -> Bundle:
+    """A bundle of a size with random weights whose graphs are in half precision, and only those."""
+    networks = random_pair(size)
+    made: dict[GraphName, GraphFile] = {}
+    if prompter:
+        made["prompter"] = export_prompter(networks[0], folder)
+    made |= export_segmentor(networks[1], folder, GPU)
+    del networks
+    gc.collect()
+    half: dict[GraphName, GraphFile] = {}
+    for name, entry in made.items():
+        model, kept = halve(read_graph(folder / entry.file))
+        half[name] = write_graph(model, folder / f"{name}.float16.onnx", entry.inputs, entry.outputs, "float16", kept)
+        for part in (entry, *entry.data):
+            (folder / part.file).unlink()
+        del model
+        gc.collect()
+    manifest = Manifest(
+        model=size,
+        mpp=0.25,
+        classes=Classes(names=[f"class {i}" for i in range(CLASSES)], colors=[(0, 0, 0)] * CLASSES),
+        prompting=Prompting(anchor_spacing=SPACING, levels=LEVELS, nms_radius=12, region_filter=False, negatives=1),
+        masking=Masking(),
+        graphs=made,
+    ).model_copy(update={"variants": {"float16": half}})
+    return Bundle(folder, manifest)
+
+
+def build_all(size: str, target: str, prompter: bool) -> Iterator[tuple[EngineFile, Built]]:
+    """Every network's engine, one after another."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = half_bundle(size, Path(scratch), prompter)
+        for name in bundle.manifest.variants["float16"]:
+            yield build_engine(bundle, name, parse_target(target), BuildChoices())
+
+
+def row(engine: EngineFile, built: Built) -> dict[str, Any]:
+    """What is worth a line in a table."""
+    return {
+        "graph": engine.graph,
+        "mib": round(engine.bytes / 2**20, 1),
+        "seconds": engine.seconds,
+        "memory_gib": round(built.memory / 2**30, 1),
+        "attention": engine.attention,
+        "fused_attention": engine.fused_attention,
+        "census": engine.census,
+        "layers": engine.layers,
+    }
+
+
+@click.command()
+@click.option("--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True)
+@click.option("--target", default="rtx:sm86", show_default=True)
+@click.option("--prompter/--no-prompter", default=True, help="L and H have the prompter of B.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def engines(size: str, target: str, prompter: bool, as_json: bool) -> None:
+    """Export a size with random weights in half precision and build its engines; no GPU is needed."""
+    rows = [row(*each) for each in build_all(size, target, prompter)]
+    if as_json:
+        click.echo(json.dumps({"size": size, "target": target, "engines": rows}, indent=2))
+        return
+    for each in rows:
+        types = ", ".join(f"{count} {kind}" for kind, count in each["census"].items() if kind in {"HALF", "FLOAT"})
+        click.echo(
+            f"{size} {each['graph']:9} {each['mib']:8.1f} MiB {each['seconds']:7.1f} s {each['memory_gib']:5.1f} GiB "
+            f"memory  {types}  attention {each['fused_attention']} of {each['attention']} fused"
+        )

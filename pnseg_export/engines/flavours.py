@@ -1,0 +1,66 @@
+"""Classic TensorRT and TensorRT for RTX: one API but for what stands here."""
+
+from __future__ import annotations
+
+import ctypes
+from importlib import import_module
+from typing import Any
+
+from pnseg_export.engines.targets import Target
+from pnseg_runtime.errors import BackendError
+
+PACKAGES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+INSTALL = {"rtx": 'pip install "pnseg[rtx]"', "tensorrt": 'pip install "pnseg[tensorrt]"'}
+OLDEST_CLASSIC = 11
+
+
+def load(flavour: str) -> Any:
+    """The library's module, called ``trt`` by its users.
+
+    Raises:
+        BackendError: it is not installed, or is TensorRT 10, whose precision is a flag of the builder.
+    """
+    package = PACKAGES[flavour]
+    try:
+        trt = import_module(package)
+    except ImportError as error:
+        raise BackendError(f"{package} does not import ({error}); run: {INSTALL[flavour]}") from error
+    if flavour == "tensorrt" and int(trt.__version__.partition(".")[0]) < OLDEST_CLASSIC:
+        raise BackendError(f"TensorRT {trt.__version__} is too old; install TensorRT {OLDEST_CLASSIC} or newer.")
+    return trt
+
+
+def aim(trt: Any, config: Any, target: Target) -> str:
+    """Set the GPU that ``config`` builds for, and name it.
+
+    Raises:
+        BackendError: classic TensorRT without a GPU.
+    """
+    if target.flavour == "rtx":
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, target.architecture.upper()), 0)
+        return target.architecture
+    return own_architecture()
+
+
+def own_architecture() -> str:
+    """The architecture of this machine's first GPU, e.g. ``sm86``.
+
+    Raises:
+        BackendError: there is none.
+    """
+    attributes = (75, 76)  # major and minor compute capability in CUDA's driver API
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        values = [ctypes.c_int() for _ in attributes]
+        failed = driver.cuInit(0)
+        for value, attribute in zip(values, attributes, strict=True):
+            failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
+    except OSError:
+        failed = -1
+    if failed:
+        raise BackendError(
+            "TensorRT builds for the GPU of its machine, and this one has none (or no driver); "
+            "build there, or choose a target like rtx:sm86, which needs none."
+        )
+    return f"sm{values[0].value}{values[1].value}"

@@ -1,0 +1,186 @@
+"""Real engines, built without a GPU; faults that must not pass for one."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+
+from pnseg_export.engines import flavours
+from pnseg_export.engines.build import BuildChoices, build_engine, build_engines, expected_types, run
+from pnseg_export.engines.job import Job
+from pnseg_export.engines.profiles import Buckets, profiles
+from pnseg_export.engines.targets import DEFAULT_TARGETS, Target, parse_target
+from pnseg_export.files import read_graph, write_graph
+from pnseg_export.precision.float16 import halve
+from pnseg_runtime.bundle import SHIPPED, Bundle
+from pnseg_runtime.errors import BackendError, PnsegError
+from tests.export import made
+
+GRAPHS = ("prompter", "encoder", "decoder")
+SM86 = parse_target("rtx:sm86")
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="needs the extra rtx",
+)
+
+
+def half_bundle(folder: Path) -> Bundle:
+    """nano with its graphs in half precision."""
+    shutil.copytree(SHIPPED / "nano", folder)
+    bundle = Bundle.open(folder)
+    graphs = {}
+    for name in GRAPHS:
+        entry = bundle.graph(name)
+        half, kept = halve(read_graph(bundle.path(name)))
+        path = folder / f"{name}.float16.onnx"
+        graphs[name] = write_graph(half, path, entry.inputs, entry.outputs, "float16", kept)
+    return Bundle(folder, bundle.manifest.model_copy(update={"variants": {"float16": graphs}}))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """nano in half precision with its three engines for SM86."""
+    folder = tmp_path_factory.mktemp("engines") / "nano"
+    build_engines(half_bundle(folder), [SM86], BuildChoices(buckets=Buckets((4,), (64,), 512)))
+    return folder
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_engines_of_all_three_networks_are_built_and_named_by_the_manifest(built):
+    manifest = Bundle.open(built).manifest
+    assert [engine.graph for engine in manifest.engines] == list(GRAPHS)
+    for engine in manifest.engines:
+        assert engine.flavour == "rtx"
+        assert engine.architectures == ["sm86"]
+        assert f"rtx-sm86-{engine.version}/{engine.graph}.float16.engine" in engine.file
+        assert engine.bytes > 1_000_000
+        assert (built / engine.log.file).read_text().count("VERBOSE") > 100
+        assert set(engine.profiles[0]) == set(engine.inputs)
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_the_census_shows_half_precision_and_fused_attention(built):
+    engines = {engine.graph: engine for engine in Bundle.open(built).manifest.engines}
+    for engine in engines.values():
+        assert engine.census["HALF"] > engine.census["FLOAT"], engine.graph
+    assert engines["prompter"].layers["GRID_SAMPLE"] == 4
+    assert engines["decoder"].attention == 7
+    assert engines["decoder"].fused_attention == 7
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_the_engine_file_starts_with_the_librarys_own_header(built):
+    trt = pytest.importorskip("tensorrt_rtx")
+    for engine in Bundle.open(built).manifest.engines:
+        plan = (built / engine.file).read_bytes()
+        runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        validity, diagnostics = runtime.get_engine_validity(plan[: runtime.engine_header_size])
+        assert validity is not None
+        assert diagnostics is not None
+
+
+def job(model: onnx.ModelProto, folder: Path, **changes) -> Job:
+    made.write(model, folder / "made.onnx")
+    shape = {"smallest": [1, 3, 32, 32], "tuned": [2, 3, 32, 32], "largest": [4, 3, 32, 32]}
+    points = {"smallest": [1, 2], "tuned": [4, 2], "largest": [8, 2]}
+    known = {
+        "flavour": "rtx",
+        "architecture": "sm86",
+        "graph": "encoder",
+        "precision": "float16",
+        "model": str(folder / "made.onnx"),
+        "engine": str(folder / "engine"),
+        "log": str(folder / "log"),
+        "profiles": [{"image": shape, "point_coords": points}],
+    }
+    return Job.model_validate(known | changes)
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_a_float32_graph_does_not_pass_for_a_half_precision_engine(tmp_path):
+    with pytest.raises(BackendError, match="float16 engine was asked for, but 0 of its products"):
+        run(job(made.layers(), tmp_path), tmp_path, tmp_path)
+    assert not (tmp_path / "engine").exists()
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_a_graph_with_one_product_less_in_half_precision_is_refused(tmp_path):
+    half, _ = halve(made.layers())
+    expected, _ = expected_types(half)
+    assert expected == 4
+    fewer, _ = halve(made.layers(), {"second/Conv": "planted"})
+    with pytest.raises(BackendError, match="3 of its products are in half precision and 4"):
+        run(job(fewer, tmp_path, half_products=expected), tmp_path, tmp_path)
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_a_node_that_the_parser_does_not_take_is_named(tmp_path):
+    model, _ = halve(made.layers())
+    node = next(node for node in model.graph.node if node.name == "first/Relu")
+    node.op_type, node.name = "Det", "first/Det"
+    del node.output[:]
+    node.output.append("r1")
+    (tmp_path / "made.onnx").write_bytes(model.SerializeToString())
+    broken = job(made.layers(), tmp_path)
+    (tmp_path / "made.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BackendError, match=r"does not take node first/Det \(Det\)"):
+        run(broken, tmp_path, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_builder_that_crashes_takes_nothing_with_it(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(BackendError, match=r"crashed \(SIGSEGV\)"):
+        run(job(halve(made.layers())[0], tmp_path), tmp_path, tmp_path)
+
+
+def test_classic_tensorrt_10_is_refused(monkeypatch):
+    class Old:
+        __version__ = "10.13.0"
+
+    monkeypatch.setattr(flavours, "import_module", lambda _: Old)
+    with pytest.raises(BackendError, match=r"10\.13\.0 is too old; install TensorRT 11"):
+        flavours.load("tensorrt")
+
+
+def test_a_library_that_is_not_there_is_named_with_its_remedy(monkeypatch):
+    def absent(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(flavours, "import_module", absent)
+    with pytest.raises(BackendError, match=r'pip install "pnseg\[rtx\]"'):
+        flavours.load("rtx")
+
+
+def test_a_graph_of_another_precision_is_not_built(tmp_path):
+    with pytest.raises(PnsegError, match="no float16 graphs"):
+        build_engine(Bundle.open(SHIPPED / "nano"), "encoder", SM86, BuildChoices())
+
+
+def test_targets_are_a_library_and_a_gpu():
+    assert parse_target("RTX:SM86") == Target("rtx", "sm86")
+    assert parse_target("tensorrt") == Target("tensorrt")
+    assert [parse_target(target).architecture for target in DEFAULT_TARGETS] == ["sm80", "sm86", "sm89", "sm120"]
+    for wrong in ("sm86", "rtx", "rtx:sm75", "tensorrt:sm86"):
+        with pytest.raises(PnsegError, match="not a target"):
+            parse_target(wrong)
+
+
+def test_buckets_follow_each_other_without_a_gap():
+    inputs = {"tokens": ["batch", 256], "point_coords": ["prompts", "points", 2]}
+    found = profiles("decoder", inputs, Buckets(batches=(1, 8), prompts=(32, 128), negatives=1), 256, 32)
+    spans = [(p["point_coords"].smallest[0], p["point_coords"].largest[0]) for p in found]
+    assert spans == [(1, 32), (33, 128)]
+    assert all(p["tokens"].largest == [8, 256] for p in found)
+    encoder = profiles("encoder", {"image": ["batch", 3, 256, 256]}, Buckets(batches=(1, 8)), 256, 32)
+    assert [json.loads(p["image"].model_dump_json())["tuned"][0] for p in encoder] == [1, 8]

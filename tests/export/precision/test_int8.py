@@ -1,0 +1,92 @@
+"""Static quantisation: which layers, how, and which are left alone."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from pnseg_export.precision.int8 import (
+    SCHEMES,
+    activation_ranges,
+    dynamic,
+    layer_errors,
+    layers,
+    output_error,
+    phases,
+    quantised,
+    too_sensitive,
+)
+from pnseg_runtime.sessions.onnxruntime import open_session
+from tests.export import made
+
+CONSTANT = ["first/Conv", "second/Conv", "phase/MatMul", "project/MatMul", "out/MatMul"]
+
+
+@pytest.fixture
+def path(tmp_path):
+    made.write(made.layers(), tmp_path / "float.onnx")
+    return tmp_path / "float.onnx"
+
+
+def run(model, folder) -> list[dict[str, np.ndarray]]:
+    onnx.save(model, folder / "made.onnx")
+    session = open_session(folder / "made.onnx")
+    return [session(call) for call in made.calls()]
+
+
+def test_layers_are_products_and_convolutions_with_constant_weights():
+    assert layers(made.layers()) == CONSTANT
+
+
+def test_what_feeds_a_sine_is_not_quantised():
+    assert list(phases(made.layers())) == ["phase/MatMul"]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_weights_are_quantised_by_channel_and_activations_as_the_scheme_says(path, name):
+    scheme = SCHEMES[name]
+    model = quantised(made.layers(), activation_ranges(path, made.calls()), ["first/Conv", "project/MatMul"], scheme)
+    onnx.checker.check_model(model, full_check=True)
+    assert {opset.domain for opset in model.opset_import} == {""}
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    scales = [array for key, array in tensors.items() if key.startswith("first.weight") and key.endswith("scale")]
+    assert [scale.shape for scale in scales] == [(8,)]
+    columns = [array for key, array in tensors.items() if key.startswith("project.weight") and key.endswith("scale")]
+    assert [scale.shape for scale in columns] == [(16,)]
+    zeros = [array for key, array in tensors.items() if key == "image_zero_point"]
+    assert [zero.dtype for zero in zeros] == [np.int8 if scheme.symmetric else np.uint8]
+    if scheme.symmetric:  # TensorRT takes no other zero
+        assert not any(array.any() for key, array in tensors.items() if key.endswith("zero_point"))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_it_computes_nearly_what_the_float_graph_computes(path, tmp_path, name):
+    nodes = [node for node in CONSTANT if node != "phase/MatMul"]
+    model = quantised(made.layers(), activation_ranges(path, made.calls()), nodes, SCHEMES[name])
+    expected = [open_session(path)(call) for call in made.calls()]
+    assert 0 < output_error(expected, run(model, tmp_path)) < 0.05
+
+
+def test_the_layer_that_costs_most_is_found_and_named_with_its_error(path):
+    ranges = activation_ranges(path, made.calls())
+    errors = layer_errors(path, ranges, made.calls(), SCHEMES["cpu"], CONSTANT)
+    assert max(errors, key=errors.__getitem__) == "phase/MatMul"  # planted: coordinates up to 256 in 8 bits
+    kept = too_sensitive(errors, tolerance=0.1)
+    assert set(kept) == {"phase/MatMul"}
+    assert "% of its standard deviation" in kept["phase/MatMul"]
+
+
+def test_the_same_graph_and_inputs_give_the_same_file(path):
+    first, second = (
+        quantised(made.layers(), activation_ranges(path, made.calls()), CONSTANT, SCHEMES["cpu"]) for _ in range(2)
+    )
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+def test_dynamic_quantisation_is_the_baseline(path, tmp_path):
+    dynamic(path, tmp_path / "dynamic.onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "dynamic.onnx").graph.node}
+    assert "DynamicQuantizeLinear" in operators
+    expected = [open_session(path)(call) for call in made.calls()]
+    given = [open_session(tmp_path / "dynamic.onnx")(call) for call in made.calls()]
+    assert output_error(expected, given) < 0.05
