@@ -6,6 +6,7 @@ array of its box's size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from pnseg_runtime.atlas import Atlas
 from pnseg_runtime.nuclei import Mask
 from pnseg_runtime.suppress import descending, greedy_suppress
 
@@ -55,15 +57,38 @@ class DecodedMasks:
         )
 
 
+#: Crops of masks whose sides, rounded up to this many logits, are the same are upsampled together,
+CELLS = 4
+#: at most so many at a time.
+STACK = 64
+
+
 def upsample(logits: NDArray[np.float32], factor: int) -> NDArray[np.float64]:
-    """(h, w) float32 → (h · factor, w · factor), bilinear with half-pixel centres (``align_corners=False``).
+    """(…, h, w) float32 → (…, h · factor, w · factor), bilinear with half-pixel centres (``align_corners=False``).
 
     In float64, in which the means of float32 logits are exact or nearly so: in float32 the sign of one
     close to 0 would depend on the processor.
     """
-    height, width = logits.shape
-    size = (width * factor, height * factor)
-    return np.asarray(cv2.resize(logits.astype(np.float64), size, interpolation=cv2.INTER_LINEAR), np.float64)
+    height, width = logits.shape[-2:]
+    values = logits.astype(np.float64)
+    tall = np.empty((*logits.shape[:-1], factor, width))
+    for place, mixed in enumerate(_between(values, factor, -2)):
+        tall[..., place, :] = mixed
+    values = tall.reshape(*logits.shape[:-2], height * factor, width)
+    wide = np.empty((*values.shape, factor))
+    for place, mixed in enumerate(_between(values, factor, -1)):
+        wide[..., place] = mixed
+    return wide.reshape(*values.shape[:-1], width * factor)
+
+
+def _between(values: NDArray[np.float64], factor: int, axis: int) -> Iterator[NDArray[np.float64]]:
+    """Along one axis, each of the ``factor`` values that a value becomes; at the ends it is its own neighbour."""
+    places = np.arange(values.shape[axis])
+    before = values.take(np.maximum(places - 1, 0), axis=axis)
+    after = values.take(np.minimum(places + 1, places[-1:]), axis=axis)
+    for place in range(factor):
+        shift = (place + 0.5) / factor - 0.5  # from the middle of the value, in its own size
+        yield values * (1 - abs(shift)) + (after if shift > 0 else before) * abs(shift)
 
 
 def crop_masks(
@@ -84,30 +109,59 @@ def crop_masks(
     Returns:
         (P, 4) boxes and P masks; a mask without a pixel has an empty box.
     """
-    factor = window // logits.shape[-1]
+    size = logits.shape[-1]
+    factor = window // size
+    spans = _positive_spans(logits)
     boxes = np.zeros((len(logits), 4), np.int32)
-    masks: list[Mask] = []
-    for index, ((x0, y0, x1, y1), (x, y)) in enumerate(zip(_positive_boxes(logits), origins, strict=True)):
-        low = logits[index, y0:y1, x0:x1]
-        part: Mask = np.greater(upsample(low, factor), 0) if low.size else np.zeros((0, 0), np.bool_)
-        left, top = int(x) + int(x0) * factor, int(y) + int(y0) * factor
-        box, mask = tighten(part[: max(shape[0] - top, 0), : max(shape[1] - left, 0)], (left, top))
-        boxes[index] = box
-        masks.append(mask)
+    masks: list[Mask] = [np.zeros((0, 0), np.bool_)] * len(logits)
+    sides = np.minimum(-(-(spans[:, 2:] - spans[:, :2]) // CELLS) * CELLS, size)
+    for wide, tall in np.unique(sides[(sides > 0).all(axis=1)], axis=0).tolist():
+        alike = np.flatnonzero((sides == (wide, tall)).all(axis=1))
+        for some in np.split(alike, range(STACK, len(alike), STACK)):
+            first = np.minimum(spans[some, :2], (size - wide, size - tall))
+            corners = origins[some] + first * factor
+            rows, columns = first[:, 1, None] + np.arange(tall), first[:, 0, None] + np.arange(wide)
+            low = logits[some[:, None, None], rows[:, :, None], columns[:, None, :]]
+            positive = upsample(low, factor) > 0
+            found = _filled_spans(positive, np.array(shape[::-1]) - corners)
+            boxes[some] = found + np.tile(corners, 2)
+            for index, mask, (x0, y0, x1, y1) in zip(some.tolist(), positive, found.tolist(), strict=True):
+                masks[index] = mask[y0:y1, x0:x1].copy()
     return boxes, masks
 
 
-def _positive_boxes(logits: NDArray[np.float32]) -> NDArray[np.intp]:
+def _positive_spans(logits: NDArray[np.float32]) -> NDArray[np.intp]:
     """(P, 4) box of each mask's positive logits, grown by one within the mask; empty where there are none."""
     size = logits.shape[-1]
-    spans = []
-    for axis in (1, 2):  # first the columns, then the rows
-        used: NDArray[np.bool_] = np.any(logits > 0, axis=axis)
-        start = np.maximum(used.argmax(axis=1) - 1, 0)
-        stop = np.minimum(size - used[:, ::-1].argmax(axis=1) + 1, size)
-        spans.append((start, np.where(used.any(axis=1), stop, start)))
-    (x0, x1), (y0, y1) = spans
-    return np.stack([x0, y0, x1, y1], axis=1)
+    columns, rows = _filled(logits > 0)
+    spans = _spans(columns, rows)
+    some = spans[:, :2] < spans[:, 2:]
+    grown = np.concatenate([np.maximum(spans[:, :2] - 1, 0), np.minimum(spans[:, 2:] + 1, size)], axis=1)
+    return np.where(some.all(axis=1, keepdims=True), grown, 0)
+
+
+def _filled_spans(masks: NDArray[np.bool_], limits: NDArray[np.integer]) -> NDArray[np.intp]:
+    """(P, 4) box of each mask (P, h, w) within its limit (P, 2), (x, y), from its first pixel; empty if it has none."""
+    height, width = masks.shape[1:]
+    if (limits < (width, height)).any():
+        masks &= np.arange(height)[None, :, None] < limits[:, 1, None, None]
+        masks &= np.arange(width)[None, None, :] < limits[:, 0, None, None]
+    return _spans(*_filled(masks))
+
+
+def _filled(masks: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which columns (P, w) and rows (P, h) of masks (P, h, w) have a pixel."""
+    if masks.shape[2] % 8:
+        return np.logical_or.reduce(masks, axis=1), np.logical_or.reduce(masks, axis=2)
+    words = masks.view(np.uint64)  # eight pixels at a time
+    return np.bitwise_or.reduce(words, axis=1).view(np.bool_), np.bitwise_or.reduce(words, axis=2) > 0
+
+
+def _spans(columns: NDArray[np.bool_], rows: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """(P, 4) boxes from the columns (P, w) and rows (P, h) that are filled; zeros where none is."""
+    starts = [used.argmax(axis=1) for used in (columns, rows)]
+    stops = [used.shape[1] - used[:, ::-1].argmax(axis=1) for used in (columns, rows)]
+    return np.where(np.logical_or.reduce(rows, axis=1)[:, None], np.stack([*starts, *stops], axis=1), 0)
 
 
 def tighten(mask: Mask, offset: tuple[int, int]) -> tuple[tuple[int, int, int, int], Mask]:
@@ -216,12 +270,17 @@ def _near_pairs(boxes: Boxes, threshold: float) -> NDArray[np.intp]:
 
 def tidied(found: DecodedMasks) -> DecodedMasks:
     """Every mask cut to its largest piece, holes filled, in a box that fits."""
-    pairs = [
-        tighten(largest_piece(mask, fill=True), (int(x0), int(y0)))
-        for (x0, y0, _, _), mask in zip(found.boxes, found.masks, strict=True)
-    ]
-    boxes = np.array([box for box, _ in pairs], np.int32).reshape(-1, 4)
-    return DecodedMasks(found.points, found.ious, boxes, [mask for _, mask in pairs])
+    boxes, masks = found.boxes.copy(), list(found.masks)
+    for index in pieced(masks).tolist():
+        x0, y0 = boxes[index, :2].tolist()
+        boxes[index], masks[index] = tighten(largest_piece(masks[index], fill=True), (x0, y0))
+    return DecodedMasks(found.points, found.ious, boxes, masks)
+
+
+def pieced(masks: list[Mask]) -> NDArray[np.intp]:
+    """Indices of the masks that are not one piece without holes."""
+    owner, _ = Atlas.of(masks).borders(cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return np.flatnonzero(np.bincount(owner, minlength=len(masks)) != 1)
 
 
 def paint(
@@ -245,13 +304,16 @@ def paint(
     for index in order[::-1]:
         x0, y0, x1, y1 = boxes[index]
         labels[y0:y1, x0:x1][masks[index]] = index + 1
+    broken = set(pieced(masks).tolist()) if tidy else set()
     kept: list[int] = []
     visible_boxes: list[tuple[int, int, int, int]] = []
     visible_masks: list[Mask] = []
     for index in order:
         x0, y0, x1, y1 = boxes[index].tolist()
+        box, mask = (x0, y0, x1, y1), masks[index]
         left = labels[y0:y1, x0:x1] == index + 1
-        box, mask = tighten(largest_piece(left) if tidy else left, (x0, y0))
+        if not np.array_equal(left, mask) or index in broken:
+            box, mask = tighten(largest_piece(left) if tidy else left, (x0, y0))
         if mask.size:
             kept.append(index)
             visible_boxes.append(box)

@@ -64,10 +64,7 @@ class Nuclei:
         return measure(self).centroids
 
     def polygons(self) -> list[list[list[NDArray[np.float32]]]]:
-        """Outlines of every nucleus along pixel edges, see :func:`pnseg_runtime.contours.outline`."""
-        from pnseg_runtime.contours import outline
+        """Outlines of every nucleus along pixel edges, see :func:`pnseg_runtime.contours.outlines`."""
+        from pnseg_runtime.contours import outlines
 
-        return [
-            outline(mask, offset=(int(x0), int(y0)))
-            for (x0, y0, _, _), mask in zip(self.boxes, self.masks, strict=True)
-        ]
+        return outlines(self.masks, self.boxes[:, :2])

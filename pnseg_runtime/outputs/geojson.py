@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pnseg_runtime.contours import outline
 from pnseg_runtime.outputs.prediction import Prediction
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pnseg.nucleus")
@@ -38,12 +37,11 @@ def feature_of(prediction: Prediction, index: int) -> dict[str, Any]:
     Its id is a UUID of the image's content and the label, so that a second run gives the same one.
     """
     nuclei = prediction.nuclei
-    x0, y0 = (int(v) for v in nuclei.boxes[index, :2])
     kind = nuclei.class_table[int(nuclei.classes[index])]
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(_NAMESPACE, f"{prediction.content_hash}/{index + 1}")),
-        "geometry": geometry_of(outline(nuclei.masks[index], offset=(x0, y0))),
+        "geometry": geometry_of(prediction.outlines[index]),
         "properties": {
             "objectType": "detection",
             "classification": {"name": kind.name, "color": list(kind.color)},

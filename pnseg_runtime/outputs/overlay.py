@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pnseg_runtime.contours import outline
 from pnseg_runtime.outputs.prediction import Prediction
 
 _SHIFT = 4  # OpenCV draws at 1/16 px
@@ -28,9 +27,8 @@ def draw_outlines(prediction: Prediction) -> NDArray[np.uint8]:
     """
     nuclei = prediction.nuclei
     canvas = prediction.pixels.copy()
-    for (x0, y0, _, _), mask, kind in zip(nuclei.boxes, nuclei.masks, nuclei.classes, strict=True):
-        rings = [ring for rings in outline(mask, offset=(int(x0), int(y0))) for ring in rings]
-        curves = [_fixed_point(smooth(ring)) for ring in rings]
+    for polygons, kind in zip(prediction.outlines, nuclei.classes, strict=True):
+        curves = [_fixed_point(smooth(ring)) for rings in polygons for ring in rings]
         color = nuclei.class_table[int(kind)].color
         cv2.polylines(canvas, curves, isClosed=True, color=color, thickness=1, lineType=cv2.LINE_AA, shift=_SHIFT)
     return canvas

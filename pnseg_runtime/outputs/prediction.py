@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from pnseg_runtime.contours import Polygon
 from pnseg_runtime.measure import Measurements, measure
 from pnseg_runtime.nuclei import Nuclei
 
@@ -29,6 +30,11 @@ class Prediction:
     def measurements(self) -> Measurements:
         """Shape measurements in px, one entry a nucleus."""
         return measure(self.nuclei)
+
+    @cached_property
+    def outlines(self) -> list[list[Polygon]]:
+        """Polygons of every nucleus, see :func:`pnseg_runtime.contours.outlines`."""
+        return self.nuclei.polygons()
 
     @cached_property
     def content_hash(self) -> str:

@@ -1,10 +1,10 @@
 import cv2
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pnseg_runtime.contours import outline
+from pnseg_runtime.contours import outline, outlines
 from tests import golden
 
 masks = arrays(np.bool_, st.tuples(st.integers(1, 10), st.integers(1, 10)))
@@ -99,3 +99,15 @@ def test_outlines_of_real_nuclei_enclose_their_pixels():
     for label in np.unique(labels)[1:]:
         mask = labels == label
         np.testing.assert_array_equal(rasterised(outline(mask), mask.shape), mask)
+
+
+@settings(deadline=None)
+@given(st.lists(masks, max_size=6), st.integers(0, 2**32 - 1))
+def test_masks_traced_together_have_the_outlines_they_have_alone(several, seed):
+    offsets = np.random.default_rng(seed).integers(0, 40, (len(several), 2))
+    together = outlines(several, offsets)
+    for mask, offset, polygons in zip(several, offsets.tolist(), together, strict=True):
+        alone = outline(mask, tuple(offset))
+        assert [[ring.tolist() for ring in rings] for rings in polygons] == [
+            [ring.tolist() for ring in rings] for rings in alone
+        ]

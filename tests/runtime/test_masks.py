@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
@@ -59,14 +59,13 @@ def test_cropped_masks_are_the_positive_part_of_the_full_upsampling_of_recorded_
     np.testing.assert_array_equal(full_size(boxes, masks, (WINDOW, WINDOW)), expected)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([64, 128]))
 def test_cropped_masks_are_the_positive_part_of_the_full_upsampling(seed, size):
     logits = blobs(seed, size)
     boxes, masks = crop_masks(logits, np.zeros((len(logits), 2), int), WINDOW, (WINDOW, WINDOW))
     expected = bilinear(logits.astype(np.float64), WINDOW // size)
-    decided = np.abs(expected) > 1e-5  # nearer to 0 the last bit of float32 decides
-    found = full_size(boxes, masks, (WINDOW, WINDOW))
-    np.testing.assert_array_equal(found[decided], expected[decided] > 0)
+    np.testing.assert_array_equal(full_size(boxes, masks, (WINDOW, WINDOW)), expected > 0)
 
 
 def test_masks_agree_with_pytorch():
