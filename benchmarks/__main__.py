@@ -8,6 +8,7 @@ import click
 
 # Verb → the module that holds its command under the same name, and its line of help.
 VERBS = {
+    "ablation": "The paper's ablations (Tables 6 and 7) at nano scale, trained and evaluated.",
     "macs": "Multiply-accumulates of the exported networks, against the plain ones.",
     "rewrites": "Time of the exact rewrites against the plain networks on this machine.",
     "engines": "Build engines of a size with random weights: time, size, census.",
