@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ TABLES = {"6": TABLE_6, "7": TABLE_7}
 @click.option("--table", "tables", type=click.Choice(list(TABLES)), multiple=True, default=["6"], show_default=True)
 @click.option("--prompter-steps", type=click.IntRange(1), default=700, show_default=True)
 @click.option("--segmentor-steps", type=click.IntRange(1), default=600, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's].")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each training [default: torch's].")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings at a time.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
 def ablation(
     data: Path,
@@ -130,6 +132,7 @@ def ablation(
     prompter_steps: int,
     segmentor_steps: int,
     threads: int | None,
+    jobs: int,
     overrides: Sequence[str],
 ) -> None:
     """Train and evaluate the rows of the paper's Table 6 (and 7) at nano scale.
@@ -139,6 +142,9 @@ def ablation(
     """
     steps = {"prompter": prompter_steps, "segmentor": segmentor_steps}
     lab = Lab(data, out, segmentor, prompter, steps, threads, tuple(overrides))
+    keys = dict.fromkeys(key for name in tables for case in TABLES[name] for key in (case.prompter, case.segmentor))
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lab.trained, keys))
     parts = []
     for name in tables:
         rows = [lab.run(case) for case in TABLES[name]]

@@ -91,4 +91,9 @@ def load_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Rec
         raise PnsegError(f"{prompter}: holds a {first_card.network}; give the prompter's checkpoint first.")
     if not isinstance(second, Segmentor):
         raise PnsegError(f"{segmentor}: holds a {second_card.network}; give the segmentor's checkpoint second.")
+    if first_card.recipe.class_by != second_card.recipe.class_by:
+        raise PnsegError(
+            f"{prompter} and {segmentor}: one was trained with class_by: prompter, the other with class_by: segmentor; "
+            "give two of one kind."
+        )
     return first, second, first_card.recipe.model_copy(update={"segmentor": second_card.recipe.segmentor})

@@ -10,7 +10,7 @@ from pnseg_runtime.options import Options, Settings
 from pnseg_train.checkpoints import Card, build, build_pair, load_checkpoint, save_checkpoint, start_from
 from pnseg_train.crops import Crop
 from pnseg_train.fit import Learner, make_optimizer, train_step
-from pnseg_train.inference import manifest_of
+from pnseg_train.inference import load_pair, manifest_of
 from pnseg_train.models.segmentor import Prompts
 from pnseg_train.models.shared import EncoderPyramid, SharedPair
 from pnseg_train.recipes import read_recipe
@@ -181,6 +181,20 @@ def test_class_logits_reach_the_nuclei_of_the_pipeline():
     )
     assert len(nuclei)
     assert set(nuclei.classes.tolist()) == {1}
+
+
+def test_a_prompter_that_tells_classes_is_not_paired_with_a_segmentor_that_does(tmp_path):
+    save_checkpoint(tmp_path / "p", *made("prompter", {}))
+    save_checkpoint(tmp_path / "s", *made("segmentor", TOLD))
+    with pytest.raises(PnsegError, match="give two of one kind"):
+        load_pair(tmp_path / "p", tmp_path / "s")
+
+
+def test_a_segmentor_that_tells_classes_is_not_exported_without_them():
+    decoder = pytest.importorskip("pnseg_export.graphs.decoder")
+    network, _ = made("segmentor", TOLD)
+    with pytest.raises(PnsegError, match="cannot be exported"):
+        decoder.DecoderGraph(network)
 
 
 SHARED = {"shared_encoder": True}
