@@ -68,3 +68,7 @@ nano: .venv-test/.done ## train the shipped model anew, hours on a CPU: make nan
 .PHONY: engines
 engines: .venv-test/.done ## build SM86 engines of B, L and H with random weights; no GPU, 12 GB of memory
 	for size in B L H; do .venv-test/bin/python -m benchmarks engines --size $$size || exit 1; done
+
+.PHONY: kernels
+kernels: .venv-test/.done ## build the CUDA kernels that come with pnseg anew; needs nvcc or NVRTC, no GPU
+	.venv-test/bin/python -m pnseg_runtime.cuda.builder

@@ -1,0 +1,12 @@
+// One module of all kernels.
+#include "normalise.cu"
+#include "decode.cu"
+#include "compact.cu"
+#include "points.cu"
+#include "windows.cu"
+#include "masks.cu"
+#include "match.cu"
+#include "tidy.cu"
+#include "boxes.cu"
+#include "paint.cu"
+#include "overlap.cu"

@@ -1,0 +1,77 @@
+// Box NMS over all classes by predicted IoU (suppress.descending, masks.box_iou, masks.suppress_boxes).
+#include "common.cuh"
+
+// rank[i]: how many of the *count values come before value i, the highest first, equal ones by index, those that are no
+// numbers last; order[rank[i]] = i. Blocks of 256.
+KERNEL rank_values(const float* __restrict__ values, const int* __restrict__ count, int* __restrict__ rank,
+                   int* __restrict__ order) {
+    __shared__ u32 tile[256];
+    const int n = *count, i = thread_index();
+    if ((int)(blockIdx.x * blockDim.x) >= n) return;  // the whole block
+    const u32 own = i < n ? ordered(values[i]) : 0;
+    int before = 0;
+    for (int first = 0; first < n; first += 256) {
+        for (int t = threadIdx.x; t < 256 && first + t < n; t += blockDim.x) tile[t] = ordered(values[first + t]);
+        __syncthreads();
+        for (int t = 0; t < min(256, n - first); ++t) before += tile[t] > own || (tile[t] == own && first + t < i);
+        __syncthreads();
+    }
+    if (i >= n) return;
+    rank[i] = before;
+    order[before] = i;
+}
+
+__device__ inline double iou(int4 a, int4 b) {
+    const i64 width = min(a.z, b.z) - max(a.x, b.x), height = min(a.w, b.w) - max(a.y, b.y);
+    const i64 shared = width > 0 && height > 0 ? width * height : 0;
+    const i64 both = (i64)(a.z - a.x) * (a.w - a.y) + (i64)(b.z - b.x) * (b.w - b.y) - shared;
+    return (double)shared / (double)(both > 1 ? both : 1);
+}
+
+// conflicts: by rank, row i has bit j > i where the boxes overlap by more than the threshold. Grid: (row, row) words of
+// 64; blocks of 64; `row` words a row.
+KERNEL find_conflicts(const int4* __restrict__ boxes, const int* __restrict__ chosen, const int* __restrict__ order,
+                      const int* __restrict__ count, double threshold, int row, u64* __restrict__ conflicts) {
+    __shared__ int4 tile[64];
+    const int n = *count, first = blockIdx.x * 64, i = blockIdx.y * 64 + threadIdx.x;
+    if (first >= n || (int)blockIdx.y * 64 >= n || blockIdx.x < blockIdx.y) return;  // the whole block
+    if (first + (int)threadIdx.x < n) tile[threadIdx.x] = boxes[chosen[order[first + threadIdx.x]]];
+    __syncthreads();
+    if (i >= n) return;
+    const int4 own = boxes[chosen[order[i]]];
+    u64 found = 0;
+    for (int j = 0; j < min(64, n - first); ++j)
+        if (first + j > i && iou(own, tile[j]) > threshold) found |= 1ULL << j;
+    conflicts[(size_t)i * row + blockIdx.x] = found;
+}
+
+// keep[i] = 1 for what the greedy loop keeps. removed: zeros before, `row` words. One block of at least 64.
+KERNEL reduce_conflicts(const u64* __restrict__ conflicts, const int* __restrict__ order, const int* __restrict__ count,
+                        int row, u64* removed, int* __restrict__ keep) {
+    __shared__ u64 diagonal[64];
+    __shared__ u64 kept;
+    const int n = *count;
+    for (int word = 0; word * 64 < n; ++word) {
+        const int first = word * 64, here = min(64, n - first);
+        if ((int)threadIdx.x < here) diagonal[threadIdx.x] = conflicts[(size_t)(first + threadIdx.x) * row + word];
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            u64 gone = removed[word], stays = 0;
+            for (int i = 0; i < here; ++i)
+                if (!(gone >> i & 1)) {
+                    stays |= 1ULL << i;
+                    gone |= diagonal[i];
+                }
+            kept = stays;
+        }
+        __syncthreads();
+        if ((int)threadIdx.x < here) keep[order[first + threadIdx.x]] = kept >> threadIdx.x & 1;
+        for (int other = word + 1 + threadIdx.x; other * 64 < n; other += blockDim.x) {
+            u64 gone = removed[other];
+            for (u64 left = kept; left; left &= left - 1)
+                gone |= conflicts[(size_t)(first + __ffsll((i64)left) - 1) * row + other];
+            removed[other] = gone;
+        }
+        __syncthreads();
+    }
+}

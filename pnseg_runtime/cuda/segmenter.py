@@ -1,0 +1,183 @@
+"""Image → nuclei with everything on the GPU: the twin of :class:`pnseg_runtime.pipeline.Segmenter`.
+
+Points, prompts and masks stay on the GPU until the nuclei are complete; before that the host learns only how many
+there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from threading import Lock
+from types import TracebackType
+
+import numpy as np
+
+from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.cuda.driver import Device
+from pnseg_runtime.cuda.engines import Engines, open_engines
+from pnseg_runtime.cuda.lane import Frame, Lane
+from pnseg_runtime.errors import BackendError
+from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.options import Options, Settings
+from pnseg_runtime.pipeline import Pixels, check_image
+
+#: What the kernel of nearest negatives is made for.
+MOST_NEGATIVES = 4
+
+
+class DeviceSegmenter:
+    """A bundle that is ready to predict on a GPU; any number of threads may use it.
+
+    Each prediction that runs takes a lane (streams, memory, executions of the networks); there are as many as were
+    ever needed at once.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: Options | None = None,
+        device: Device | None = None,
+        engines: Engines | None = None,
+        use_graphs: bool = True,
+    ) -> None:
+        """Open a bundle's networks on a GPU.
+
+        Args:
+            bundle: an opened bundle.
+            options: choices other than the defaults.
+            device: the GPU, the first one if None.
+            engines: networks that are already open, in place of the bundle's engines.
+            use_graphs: whether what runs again and again is recorded as CUDA graphs.
+
+        Raises:
+            BackendError: the GPU, its driver or libraries are missing, or no engine of the bundle fits them.
+            BundleError: the bundle has no engines.
+        """
+        self.manifest = bundle.manifest
+        self.options = options or Options()
+        self.settings = Settings.of(bundle.manifest, self.options)
+        if self.settings.negatives > MOST_NEGATIVES:
+            raise BackendError(
+                f"On the GPU a prompt takes up to {MOST_NEGATIVES} negatives, not {self.settings.negatives}; "
+                "choose fewer, or another backend."
+            )
+        if self.options.tta:
+            raise BackendError("The GPU path has no test-time augmentation; leave it out, or choose another backend.")
+        self.device = device or Device()
+        self._use_graphs = use_graphs
+        self._lanes: SimpleQueue[Lane] = SimpleQueue()
+        self._lock = Lock()
+        self._closed = False
+        with self.device.current():
+            self._engines: Engines | None = engines or open_engines(bundle, self.device.capability)
+            check_types(self._engines)
+
+    def __enter__(self) -> DeviceSegmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the networks and of the GPU's memory; the segmenter cannot predict any more."""
+        self._closed = True
+        with self.device.current():
+            self._drop_lanes()
+            self._engines = None
+
+    def predict(self, rgb: Pixels, mpp: float | None = None) -> Nuclei:
+        """Find every nucleus of an image and outline it (§3.3).
+
+        Args:
+            rgb: (H, W, 3) uint8, of any size from 1×1.
+            mpp: microns per pixel, handed on to the result.
+
+        Raises:
+            ImageError: the array is not such an image.
+            BackendError: the GPU fails, or the segmenter is closed.
+        """
+        check_image(rgb)
+        with self._lane() as lane, self.device.current():
+            return replace(lane.predict(lane.begin(rgb)), mpp=mpp)
+
+    def predict_many(self, images: Iterable[Pixels], mpp: float | None = None) -> Iterator[Nuclei]:
+        """Predict one image after another, in order; the next one travels to the GPU meanwhile.
+
+        Raises:
+            ImageError, BackendError: as :meth:`predict`, when it is that image's turn; the images behind it are
+                not predicted.
+        """
+        with self._lane() as lane:
+            frame: Frame | None = None
+            for number, rgb in enumerate(images):
+                check_image(rgb)
+                with self.device.current():
+                    following = lane.begin(rgb, number % 2)
+                    nuclei = lane.predict(frame) if frame is not None else None
+                frame = following
+                if nuclei is not None:
+                    yield replace(nuclei, mpp=mpp)
+            if frame is not None:
+                with self.device.current():
+                    nuclei = lane.predict(frame)
+                yield replace(nuclei, mpp=mpp)
+
+    @contextmanager
+    def _lane(self) -> Iterator[Lane]:
+        """A lane of one's own for the time being."""
+        if self._closed or (engines := self._engines) is None:
+            raise BackendError("This segmenter is closed; open the bundle again.")
+        try:
+            lane = self._lanes.get_nowait()
+        except Empty:
+            with self._lock, self.device.current():
+                lane = Lane(
+                    self.device, engines, self.manifest, self.options, self.settings, use_graphs=self._use_graphs
+                )
+        try:
+            yield lane
+        finally:
+            with self.device.current():
+                lane.settle()  # whatever happened, nothing of it runs on
+                self._lanes.put(lane)
+                del lane
+                if self._is_closed():
+                    self._drop_lanes()
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def _drop_lanes(self) -> None:
+        while not self._lanes.empty():
+            with suppress(Empty):
+                self._lanes.get_nowait()
+
+
+def check_types(engines: Engines) -> None:
+    """Whether the kernels can read what the engines write, and the other way round.
+
+    Raises:
+        BackendError: an engine whose inputs or outputs have other element types.
+    """
+    for network, tensors in _TENSORS.items():
+        engine = getattr(engines, network)
+        for name in tensors:
+            kind = (engine.inputs | engine.outputs).get(name)
+            allowed = (np.int64, np.int32) if name == "image_index" else (np.float32,)
+            if kind is None or kind not in allowed:
+                raise BackendError(
+                    f"The {network} engine has {name} as {kind}, where the kernels need {np.dtype(allowed[0])}; "
+                    "build the engines of this bundle again."
+                )
+
+
+_TENSORS = {
+    "prompter": ("image", "points", "class_logits", "region_logits"),
+    "encoder": ("image",),
+    "decoder": ("point_coords", "point_labels", "image_index", "mask_logits", "iou"),
+}

@@ -1,0 +1,250 @@
+"""What the tests of the host code do on the stand-in GPU, each in a process of its own.
+
+``python -m tests.runtime.cuda.scenarios NAME [MODULE OLD NEW]``: with a module and two texts, one text of its source is
+replaced by the other first, so that a fault can be planted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fakes import fake_bundle, marked_image
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Whether two results agree in every bit."""
+    names = ("points", "classes", "scores", "ious", "boxes")
+    if found.shape != expected.shape or len(found) != len(expected):
+        return False
+    pairs = [(getattr(found, name), getattr(expected, name)) for name in names]
+    pairs += list(zip(found.masks, expected.masks, strict=True))
+    return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def discs(shape: tuple[int, int], seed: int, gap: int = 34) -> Any:
+    """An image with a marked disc about every ``gap`` px, many of which overlap or crowd."""
+    rng = np.random.default_rng(seed)
+    marks = {
+        (
+            min(int(x + rng.integers(-6, 7)) % shape[1], shape[1] - 1),
+            min(int(y + rng.integers(-6, 7)) % shape[0], shape[0] - 1),
+        )
+        for y in range(5, shape[0], gap)
+        for x in range(5, shape[1], gap)
+    }
+    return marked_image(
+        shape,
+        [
+            (x, y, int(rng.integers(5, 20)), int(rng.integers(2)), int(rng.integers(4)) * 60 + 60)
+            for x, y in sorted(marks)
+        ],
+    )
+
+
+def driver() -> Any:
+    library = ctypes.CDLL("libcuda.so.1")
+    library.stand_in_count.restype = ctypes.c_long
+    library.stand_in_copies.restype = ctypes.c_char_p
+    library.stand_in_complaint.restype = ctypes.c_char_p
+    library.stand_in_allocations.restype = ctypes.c_long
+    return library
+
+
+class Pair:
+    """The same networks on the stand-in GPU and in the runtime's own pipeline."""
+
+    def __init__(self, options: Any = None, use_graphs: bool = True, real: bool = False, **manifest: Any) -> None:
+        from pnseg_runtime.bundle import Bundle
+        from pnseg_runtime.cuda.segmenter import DeviceSegmenter
+        from pnseg_runtime.pipeline import Segmenter
+        from tests.runtime.cuda.host_engines import fake_engines, onnx_engines
+
+        bundle = Bundle.open("nano") if real else fake_bundle(**manifest)
+        if real:
+            self.engines, sessions = onnx_engines(bundle)
+        else:
+            self.engines, networks = fake_engines(bundle)
+            sessions = networks.sessions()
+        self.device = DeviceSegmenter(bundle, options, engines=self.engines, use_graphs=use_graphs)
+        self.cpu = Segmenter(bundle, options, sessions=sessions)
+
+    def agree(self, image: Any) -> int:
+        """How many nuclei both find, which must be the same."""
+        return self.check(self.device.predict(image), image)
+
+    def check(self, found: Any, image: Any) -> int:
+        for engine in (self.engines.prompter, self.engines.encoder, self.engines.decoder):
+            assert not engine.failures, engine.failures[0]
+        expected = self.cpu.predict(image)
+        assert same(found, expected), f"{len(found)} nuclei on the GPU, {len(expected)} on the CPU, or others"
+        return len(found)
+
+
+def _every_option() -> list[tuple[Any, dict[str, Any], tuple[int, int]]]:
+    from pnseg_runtime.options import Options
+
+    tidy = {"masking": {"tidy": True, "nms_iou": 0.3}}
+    return [
+        (Options(), {}, (256, 256)),
+        (Options(negatives=4, window_batch=2, prompt_batch=20), {}, (300, 500)),
+        (Options(assignment="all", negatives=2), tidy, (448, 300)),
+        (Options(negatives=0, nms_radius=30.0, window_batch=3), tidy, (500, 270)),
+        (Options(macro_tile=320, macro_margin=32, region_filter=False), {}, (400, 700)),
+        (Options(score_threshold=0.999, iou_threshold=0.5, nms_iou=0.0), {}, (260, 260)),
+        (Options(nms_radius=0.0), {"masking": {"window": 128, "overlap": 32}}, (200, 300)),
+        (Options(), {}, (1, 1)),
+        (Options(), {}, (33, 90)),
+    ]
+
+
+def options() -> dict[str, Any]:
+    """Every option, on images of several sizes, in several orders of the streams."""
+    library, found = driver(), []
+    for number, (choice, manifest, shape) in enumerate(_every_option()):
+        pair = Pair(choice, use_graphs=number % 3 != 2, **manifest)
+        for seed in range(3):
+            library.stand_in_order(1, 10 * number + seed + 1)
+            found.append(pair.agree(discs(shape, seed)))
+        pair.device.close()
+    return {"nuclei": found, "graphs": library.stand_in_count(b"graph")}
+
+
+def real() -> dict[str, Any]:
+    """The shipped model on sample images, and on one that takes several windows."""
+    from tests.runtime.made import sample
+
+    library, pair = driver(), Pair(real=True)
+    wide = np.concatenate([sample("he_pink"), sample("white_clustered")], axis=1)
+    names = ("he_pink", "purple_crowded", "white_scattered")
+    found = []
+    for seed, image in enumerate([*(sample(name) for name in names), wide[:, 100:420], sample("he_pink")[:200, :150]]):
+        library.stand_in_order(1, seed + 1)
+        found.append(pair.agree(image))
+    return {"nuclei": found, "graphs": library.stand_in_count(b"graph")}
+
+
+def orders() -> dict[str, Any]:
+    """Images of two sizes in turn, in many orders of the streams: where a wait is missing, some order shows it."""
+    library, pair = driver(), Pair()
+    images = [discs((300, 280), 1), discs((256, 330), 2)]
+    library.stand_in_order(0, 0)
+    found = [pair.agree(image) for image in images]
+    for seed in range(1, 13):
+        library.stand_in_order(1, seed)
+        pair.agree(images[seed % 2])
+        for image, nuclei in zip(
+            [images[1], images[0], images[1]], pair.device.predict_many([images[1], images[0], images[1]]), strict=True
+        ):
+            pair.check(nuclei, image)
+    return {"nuclei": found}
+
+
+def threads() -> dict[str, Any]:
+    """Several threads at once, each with its own images."""
+    library, pair = driver(), Pair()
+    images = [discs((200 + 30 * i, 300 - 20 * i), i) for i in range(6)]
+    library.stand_in_order(1, 3)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(pair.device.predict, images * 3))
+    return {"nuclei": [pair.check(nuclei, image) for nuclei, image in zip(results, images * 3, strict=True)]}
+
+
+def room() -> dict[str, Any]:
+    """Masks that need far more room than was thought: they are decoded again, with room for all."""
+    from pnseg_runtime.cuda import lane
+
+    lane.Lane.__init__.__defaults__ = (True, 1)
+    library, pair = driver(), Pair()
+    library.stand_in_order(1, 1)
+    found = [pair.agree(discs(shape, 1)) for shape in ((256, 256), (300, 400), (256, 256))]
+    return {"nuclei": found, "emitted": library.stand_in_count(b"order_nuclei")}
+
+
+def steady() -> dict[str, Any]:
+    """What memory and copies come to when image follows image."""
+    library, pair = driver(), Pair()
+    image = discs((300, 300), 1)
+    for _ in range(3):
+        pair.agree(image)
+    before, launches = library.stand_in_allocations(), library.stand_in_count(b"box_masks")
+    library.stand_in_copies()
+    found = pair.agree(image)
+    copies = [line.split() for line in library.stand_in_copies().decode().splitlines()]
+    result = {
+        "nuclei": found,
+        "copies": [(kind, int(size)) for kind, size in copies],
+        "grown": library.stand_in_allocations() - before,
+        "decoded": library.stand_in_count(b"box_masks") - launches,
+        "timings": pair.device.predict(image).timings,
+    }
+    pair.device.close()
+    return {**result, "left": library.stand_in_allocations()}
+
+
+def failures() -> dict[str, Any]:
+    """What goes wrong is told as an error of pnseg's, and the next image is well again where that can be."""
+    from pnseg_runtime.errors import BackendError, ImageError
+
+    told, pair = {}, Pair()
+    image = discs((256, 256), 1)
+    with_error = {
+        "image": (ImageError, lambda: pair.device.predict(np.zeros((3, 3)))),
+        "memory": (BackendError, lambda: pair.device.device.upload(None, 8, np.zeros(4, np.uint8))),
+        "kernel": (BackendError, lambda: launch(pair, "scan_counts", 1, 2048, 0, 1, 0)),
+        "arguments": (Exception, lambda: launch(pair, "scan_counts", 1, 32, 0)),
+    }
+    for name, (kind, action) in with_error.items():
+        with pytest.raises(kind) as caught, pair.device.device.current():
+            action()
+        told[name] = str(caught.value)
+    refuses = pair.engines.decoder.shapes
+
+    def refuse(_: Any) -> Any:
+        raise BackendError("no such shape")
+
+    pair.engines.decoder.shapes = refuse
+    try:
+        pair.device.predict(image)
+    except BackendError as error:
+        told["engine"] = str(error)
+    pair.engines.decoder.shapes = refuses
+    told["nuclei"] = pair.agree(image)
+    pair.device.close()
+    try:
+        pair.device.predict(image)
+    except BackendError as error:
+        told["closed"] = str(error)
+    return told
+
+
+def launch(pair: Pair, *arguments: Any) -> None:
+    stream = pair.device.device.stream()
+    pair.device.device.launch(stream, *arguments)
+    stream.synchronize()
+
+
+def plant(module: str, old: str, new: str) -> None:
+    """Import a module from a source with one text replaced."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    assert old in source, f"{module} has no {old!r}"
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[module] = made
+    exec(compile(source.replace(old, new), spec.origin, "exec"), made.__dict__)
+
+
+if __name__ == "__main__":
+    if sys.argv[2:]:
+        plant(*sys.argv[2:])
+    print(json.dumps(globals()[sys.argv[1]]()))

@@ -1,0 +1,111 @@
+"""The GPU path's host code, unchanged PyCUDA calls included, on a stand-in driver: the CPU's nuclei, bit for bit."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.runtime.cuda import environment
+
+pytestmark = pytest.mark.slow
+LANE = "pnseg_runtime.cuda.lane"
+
+
+@pytest.fixture(scope="session")
+def variables():
+    """Environment of a process that sees the stand-in for a GPU; the first time, PyCUDA is built."""
+    return environment.variables()
+
+
+def scenario(variables, name, *plant, timeout=300):
+    command = [sys.executable, "-m", "tests.runtime.cuda.scenarios", name, *plant]
+    return subprocess.run(
+        command, env=variables, cwd=environment.ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def result(variables, name):
+    done = scenario(variables, name)
+    assert done.returncode == 0, done.stderr
+    assert "PyCUDA" not in done.stderr, done.stderr  # warnings of things that were not let go of in order
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_option_gives_the_nuclei_of_the_cpu(variables):
+    found = result(variables, "options")
+    assert sum(found["nuclei"]) > 500
+    assert found["graphs"] > 10
+
+
+def test_the_shipped_model_gives_the_nuclei_of_the_cpu_on_real_images(variables):
+    found = result(variables, "real")
+    assert all(count > 5 for count in found["nuclei"])
+    assert found["graphs"] > 0
+
+
+def test_no_order_of_the_streams_changes_the_nuclei(variables):
+    assert all(count > 20 for count in result(variables, "orders")["nuclei"])
+
+
+def test_threads_that_share_a_segmenter_get_the_nuclei_of_their_own_images(variables):
+    assert all(count > 20 for count in result(variables, "threads")["nuclei"])
+
+
+def test_masks_that_find_no_room_are_decoded_again_with_room_for_all(variables):
+    found = result(variables, "room")
+    assert all(count > 20 for count in found["nuclei"])
+    assert found["emitted"] > len(found["nuclei"])
+
+
+def test_image_follows_image_without_new_memory_and_only_counts_come_back_before_the_nuclei(variables):
+    found = result(variables, "steady")
+    assert found["grown"] == 0
+    assert found["left"] == 0, "device memory that is not freed"
+    back = [size for kind, size in found["copies"] if kind == "d2h"]
+    # How many points there are and each of the four windows' first prompt; how many nuclei and words; then the nuclei.
+    assert back[:2] == [4 * (2 + 4), 12]
+    assert back[2] == 40 * found["nuclei"]
+    assert len(back) == 4
+    assert all(found["timings"][stage] > 0 for stage in ("prompter", "points", "encoder", "decoder", "masks", "total"))
+
+
+def test_what_goes_wrong_is_told_and_the_next_image_is_well_again(variables):
+    told = result(variables, "failures")
+    assert told.pop("nuclei") > 20
+    assert set(told) == {"image", "memory", "kernel", "arguments", "engine", "closed"}
+    assert "scan_counts" in told["kernel"]
+    assert "pnseg doctor" in told["memory"]
+    assert "closed" in told["closed"]
+
+
+WAITS = {
+    "kernels that do not wait for the image": "self._compute.wait_for_event(self._uploaded[frame.slot])",
+    "networks that do not wait for their batches": "self._compute.wait_for_event(self._planned)",
+    "copies that do not wait for the kernels": "self._copy.wait_for_event(self._computed)",
+    "a host that does not wait for the copies": "self._downloaded.synchronize()",
+    "an event that is never recorded": "self._computed.record(self._compute)",
+}
+
+
+@pytest.mark.parametrize("fault", WAITS)
+def test_a_wait_that_is_missing_is_found(variables, fault):
+    done = scenario(variables, "orders", LANE, WAITS[fault], "pass")
+    assert done.returncode != 0, "every order gave the right nuclei"
+    assert "has no" not in done.stderr
+
+
+FAULTS = {
+    "a stale number of words in a graph": ("call.negatives, self._capacity)", "call.negatives)", "room"),
+    "graphs that take both images for one": ('("encoder", frame.slot, batch', '("encoder", batch', "orders"),
+    "graphs that outlive their memory": ("self._graphs.clear()", "pass", "options"),
+    "two images in one staging memory": ('self._upload(f"image{slot}"', 'self._upload("image"', "orders"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_order_of_things_is_found(variables, fault):
+    old, new, name = FAULTS[fault]
+    done = scenario(variables, name, LANE, old, new)
+    assert done.returncode != 0, "nothing was wrong"
+    assert "has no" not in done.stderr
