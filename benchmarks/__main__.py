@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
+from pnseg_runtime.errors import PnsegError
+
 # Verb → the module that holds its command under the same name, and its line of help.
 VERBS = {
+    "table5": "The paper's Table 5 on this machine: parameters, MACs and FPS beside its rivals'.",
+    "table1": "bPQ and mPQ on PanNuke, beside the paper's.",
+    "table4": "AJI and PQ on Kumar and CPM-17, beside the paper's.",
+    "table6": "What each idea adds, beside the paper's.",
+    "table7": "Negative prompts in training and testing, predicted and true points.",
+    "table8": "The class in the prompter or in the segmentor.",
+    "compare": "Two machines or two versions: how much faster is the second?",
+    "merge": "Join what was measured in several goes on one machine.",
+    "report": "Plots and pages of measurements.",
+    "roofline": "The least time on cards that are not at hand: modelled, not measured.",
+    "guard": "Counts that must not get worse: MACs, nodes, bytes, calls, registers.",
+    "ablation": "The paper's ablations (Tables 6 and 7) at nano scale, trained and evaluated.",
     "macs": "Multiply-accumulates of the exported networks, against the plain ones.",
     "rewrites": "Time of the exact rewrites against the plain networks on this machine.",
     "engines": "Build engines of a size with random weights: time, size, census.",
 }
+
+
+#: Package → the extra that brings it.
+EXTRAS = {"matplotlib": "bench", "psutil": "bench", "torch": "train", "timm": "train", "onnx": "export"}
 
 
 class Verbs(click.Group):
@@ -23,8 +42,18 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(import_module(f"benchmarks.{cmd_name}"), cmd_name)
+        try:
+            command: click.Command = getattr(import_module(f"benchmarks.{cmd_name}"), cmd_name)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get(error.name or "", "train,export,bench")
+            raise click.ClickException(f"{cmd_name} needs {error.name}; run: pip install '.[{extra}]'") from error
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PnsegError as error:
+            raise click.ClickException(str(error)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -12,10 +12,12 @@ from pnseg_train.models.sizes import build_prompter, build_segmentor
 SPACING, LEVELS, CLASSES = 8, 3, 5
 
 
-def random_pair(size: str, device: str = "cpu") -> tuple[Prompter, Segmentor]:
+def random_pair(
+    size: str, device: str = "cpu", *, levels: int = LEVELS, spacing: int = SPACING, classes: int = CLASSES
+) -> tuple[Prompter, Segmentor]:
     """Both networks of a size, the same weights every time; on the device ``meta`` they have none."""
     torch.manual_seed(0)
     with torch.device(device):
-        prompter = build_prompter(size, levels=LEVELS, spacing=SPACING, num_classes=CLASSES)
+        prompter = build_prompter(size, levels=levels, spacing=spacing, num_classes=classes)
         segmentor = build_segmentor(size)
     return prompter.eval(), segmentor.eval()

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.machine import Machine, describe
+from benchmarks.nvml import Gpu, read_gpus
 from pnseg_runtime.errors import PnsegError
 
 FORMAT_VERSION = 1
@@ -136,6 +137,7 @@ class Document(_Frozen):
     settings: dict[str, Any] = Field(default_factory=dict, description="the verb's options")
     protocol: Protocol = Protocol()
     machine: Machine
+    gpus_during: list[list[Gpu]] = Field(default_factory=list, description="every GPU after each round")
     rows: list[Row]
 
     def save(self, path: Path) -> None:
@@ -162,9 +164,29 @@ def read_document(path: Path) -> Document:
         ) from error
 
 
-def document(benchmark: str, rows: Iterable[Row], protocol: Protocol, **settings: Any) -> Document:
+def document(
+    benchmark: str, rows: Iterable[Row], protocol: Protocol, watch: Watch | None = None, **settings: Any
+) -> Document:
     """Rows with the machine they were measured on, described now."""
-    return Document(benchmark=benchmark, settings=settings, protocol=protocol, machine=describe(), rows=list(rows))
+    return Document(
+        benchmark=benchmark,
+        settings=settings,
+        protocol=protocol,
+        machine=describe(),
+        gpus_during=watch.seen if watch else [],
+        rows=list(rows),
+    )
+
+
+class Watch:
+    """Looks at the GPUs, outside of what is timed: clocks that fell or throttling show in what it has seen."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[Gpu]] = []
+
+    def __call__(self) -> None:
+        if gpus := read_gpus():
+            self.seen.append(gpus)
 
 
 def turns(names: Sequence[str], protocol: Protocol) -> Iterator[tuple[str, bool]]:
@@ -196,7 +218,10 @@ def uncollected() -> Iterator[None]:
 
 
 def latencies(
-    calls: Mapping[str, Call], protocol: Protocol | None = None, synchronise: Synchronise | None = None
+    calls: Mapping[str, Call],
+    protocol: Protocol | None = None,
+    synchronise: Synchronise | None = None,
+    watch: Call | None = None,
 ) -> dict[str, Latency]:
     """Latency of every call, when all take turns.
 
@@ -204,11 +229,12 @@ def latencies(
         calls: name → what to time.
         protocol: how often.
         synchronise: called before a clock starts and before it stops.
+        watch: called after each round, outside of what is timed, e.g. a :class:`Watch`.
     """
     wait = synchronise or _nothing
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with uncollected():
-        for name, counts in turns(list(calls), protocol or Protocol()):
+        for number, (name, counts) in enumerate(turns(list(calls), protocol or Protocol()), start=1):
             wait()
             start = time.perf_counter()
             calls[name]()
@@ -216,6 +242,8 @@ def latencies(
             taken = time.perf_counter() - start
             if counts:
                 seconds[name].append(taken)
+            if watch and number % len(calls) == 0:
+                watch()
     return {name: Latency.of(taken) for name, taken in seconds.items()}
 
 

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pnseg_runtime.clock import Clock
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.nuclei import Nuclei
-from pnseg_runtime.pipeline import Segmenter, check_image
+from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.prompts import PointPrompts
 
 Tile = NDArray[np.uint8]
@@ -96,8 +95,7 @@ class Agreement:
 
 def find(segmenter: Segmenter, tile: Tile) -> Finding:
     """Points and nuclei of a tile."""
-    points = segmenter._find_points(tile, check_image(tile), Clock())
-    return Finding(points, segmenter.predict(tile))
+    return Finding(segmenter.find_points(tile), segmenter.predict(tile))
 
 
 def agreement(reference: Iterable[Finding], candidate: Iterable[Finding]) -> Agreement:

@@ -83,6 +83,20 @@ def _check_file(path: Path) -> None:
         raise ImageError(f"{path}: cannot be opened ({error}); check its path.") from error
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image that is no TIFF, px, without decoding it.
+
+    Raises:
+        ImageError: the file is missing, empty or no image of a known kind.
+    """
+    _check_file(path)
+    try:
+        with _own_pixel_limit(), Image.open(path, formats=_FORMATS) as image:
+            return image.height, image.width
+    except Exception as error:
+        raise ImageError(f"{path}: not an image of a known kind; convert it to PNG, JPEG or TIFF.") from error
+
+
 def _read_pillow(path: Path) -> tuple[Samples, str, None]:
     with _own_pixel_limit(), Image.open(path, formats=_FORMATS) as image:
         width, height = image.size

@@ -30,21 +30,27 @@ class DecodedMasks:
         ious: (P,) float32, predicted IoU.
         boxes: (P, 4).
         masks: P masks.
+        classes: (P,) int64, the class that the segmentor tells; None if the prompter does.
     """
 
     points: NDArray[np.intp]
     ious: NDArray[np.float32]
     boxes: Boxes
     masks: list[Mask]
+    classes: NDArray[np.int64] | None = None
 
     def select(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> DecodedMasks:
         """The masks chosen by a mask or by indices."""
         indices = np.arange(len(self.points))[which]
-        return DecodedMasks(self.points[which], self.ious[which], self.boxes[which], [self.masks[i] for i in indices])
+        classes = None if self.classes is None else self.classes[which]
+        masks = [self.masks[i] for i in indices]
+        return DecodedMasks(self.points[which], self.ious[which], self.boxes[which], masks, classes)
 
     def shifted(self, origin: tuple[int, int]) -> DecodedMasks:
         """The same masks in an image in which theirs lies at ``origin`` (x, y)."""
-        return DecodedMasks(self.points, self.ious, self.boxes + np.array(origin * 2, np.int32), self.masks)
+        return DecodedMasks(
+            self.points, self.ious, self.boxes + np.array(origin * 2, np.int32), self.masks, self.classes
+        )
 
     @staticmethod
     def joined(parts: list[DecodedMasks]) -> DecodedMasks:
@@ -54,6 +60,7 @@ class DecodedMasks:
             np.concatenate([np.empty(0, np.float32), *(part.ious for part in parts)]),
             np.concatenate([np.empty((0, 4), np.int32), *(part.boxes for part in parts)]),
             [mask for part in parts for mask in part.masks],
+            np.concatenate(told) if (told := [part.classes for part in parts if part.classes is not None]) else None,
         )
 
 
@@ -274,7 +281,7 @@ def tidied(found: DecodedMasks) -> DecodedMasks:
     for index in pieced(masks).tolist():
         x0, y0 = boxes[index, :2].tolist()
         boxes[index], masks[index] = tighten(largest_piece(masks[index], fill=True), (x0, y0))
-    return DecodedMasks(found.points, found.ious, boxes, masks)
+    return DecodedMasks(found.points, found.ious, boxes, masks, found.classes)
 
 
 def pieced(masks: list[Mask]) -> NDArray[np.intp]:

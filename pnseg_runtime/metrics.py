@@ -62,14 +62,13 @@ def overlaps(truth: LabelMap, prediction: LabelMap) -> Overlaps:
     if truth.shape != prediction.shape:
         raise ValueError(f"The label maps must be of one shape, not {truth.shape} and {prediction.shape}.")
     rows, columns = _consecutive(truth), _consecutive(prediction)
+    both = (rows > 0) & (columns > 0)
     width = int(columns.max(initial=0)) + 1
-    pairs, counts = np.unique(rows * width + columns, return_counts=True)
-    first, second = pairs // width, pairs % width
-    both = (first > 0) & (second > 0)
+    pairs, counts = _count(rows[both] * width + columns[both])
     return Overlaps(
-        truth=first[both] - 1,
-        prediction=second[both] - 1,
-        intersection=counts[both].astype(np.int64),
+        truth=pairs // width - 1,
+        prediction=pairs % width - 1,
+        intersection=counts.astype(np.int64),
         truth_areas=np.bincount(rows)[1:].astype(np.int64),
         prediction_areas=np.bincount(columns)[1:].astype(np.int64),
     )
@@ -77,11 +76,30 @@ def overlaps(truth: LabelMap, prediction: LabelMap) -> Overlaps:
 
 def _consecutive(labels: LabelMap) -> NDArray[np.int64]:
     """The pixels' labels as 1 to N in the order of their values, background 0, in one row."""
-    # With a background pixel in front, background is there to be the first of the values from 0 on.
-    values, consecutive = np.unique(np.concatenate([[0], labels.ravel()]), return_inverse=True)
-    if values[0] < 0:
+    flat = labels.ravel()
+    if flat.min(initial=0) < 0:
         raise ValueError("A label map must not have negative labels.")
-    return consecutive[1:].astype(np.int64)
+    if _countable(flat):
+        used = np.bincount(flat.astype(np.int64), minlength=1) > 0
+        used[0] = False
+        numbers = np.where(used, np.cumsum(used), 0)
+        return numbers[flat].astype(np.int64)
+    # With a background pixel in front, background is the first of the values.
+    return np.unique(np.concatenate([[0], flat]), return_inverse=True)[1][1:].astype(np.int64)
+
+
+def _countable(values: LabelMap) -> bool:
+    """Whether a table with a place for every value up to the greatest costs less than sorting them."""
+    return bool(values.max(initial=0) <= 65536 + 8 * len(values))
+
+
+def _count(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different values, ascending, and how often each occurs; without sorting where they are small."""
+    if not _countable(values):
+        return np.unique(values, return_counts=True)
+    counts = np.bincount(values)
+    different = np.flatnonzero(counts)
+    return different, counts[different]
 
 
 def panoptic_quality(truth: LabelMap, prediction: LabelMap) -> dict[str, float]:
@@ -119,9 +137,31 @@ def ensemble_dice(truth: LabelMap, prediction: LabelMap) -> float:
 
 def evaluate_pair(truth: LabelMap, prediction: LabelMap) -> dict[str, float]:
     """All of them: ``pq``, ``dq``, ``sq``, ``aji``, ``aji_plus``, ``dice``, ``dice2`` (ensemble Dice)."""
-    table = overlaps(truth, prediction)
+    return evaluate_overlaps(overlaps(truth, prediction))
+
+
+def evaluate_overlaps(table: Overlaps) -> dict[str, float]:
+    """As :func:`evaluate_pair`, from the table."""
     single = {name: metric(table) for name, metric in _SINGLE.items()}
     return _panoptic_quality(table) | single
+
+
+def panoptic_quality_of_classes(
+    table: Overlaps, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]]
+) -> dict[int, float]:
+    """PQ of every class that the ground truth has: only nuclei of one class can match.
+
+    Args:
+        table: the overlaps of all nuclei.
+        truth: (N,) class of each nucleus.
+        prediction: (M,) class of each predicted nucleus.
+    """
+    agree = (truth[table.truth] == prediction[table.prediction]) & (table.iou > 0.5)
+    matched, iou = truth[table.truth[agree]], table.iou[agree]
+    return {
+        int(kind): float(2 * iou[matched == kind].sum() / ((truth == kind).sum() + (prediction == kind).sum()))
+        for kind in np.unique(truth)
+    }
 
 
 def _panoptic_quality(table: Overlaps) -> dict[str, float]:

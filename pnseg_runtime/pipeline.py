@@ -6,7 +6,8 @@ The networks' tensors, by name:
   ``region_logits (B, 1, H, W)``; H and W multiples of the manifest's ``pad_multiple``.
 * encoder: ``image (B, 3, window, window)`` → whatever the decoder needs of a window, B first.
 * decoder: that, ``point_coords (P, n, 2)``, ``point_labels (P, n)`` and ``image_index (P,)``, the
-  window among the B of each prompt → ``mask_logits (P, m, m)``, ``iou (P,)``.
+  window among the B of each prompt → ``mask_logits (P, m, m)``, ``iou (P,)`` and, if the segmentor
+  tells the classes, ``class_logits (P, C)``.
 
 Images are RGB scaled to 0–1 and normalised; all tensors are float32, ``image_index`` is int64.
 """
@@ -117,13 +118,20 @@ class Segmenter:
             jobs.close()
         self._sessions = None
 
-    def predict(self, rgb: Pixels, mpp: float | None = None, cancelled: Callable[[], bool] = never) -> Nuclei:
+    def predict(
+        self,
+        rgb: Pixels,
+        mpp: float | None = None,
+        cancelled: Callable[[], bool] = never,
+        points: PointPrompts | None = None,
+    ) -> Nuclei:
         """Find every nucleus of an image and outline it (§3.3).
 
         Args:
             rgb: (H, W, 3) uint8, of any size from 1×1.
             mpp: microns per pixel, handed on to the result.
             cancelled: asked before every step; the prediction ends when it says so.
+            points: prompts inside the image, in place of the prompter's.
 
         Raises:
             ImageError: the array is not such an image.
@@ -133,17 +141,18 @@ class Segmenter:
         shape = check_image(rgb)
         clock = Clock(cancelled)
         with clock("total"):
-            points = self._find_points(rgb, shape, clock)
+            points = self._find_points(rgb, shape, clock) if points is None else points
             found = self._decode_masks(rgb, shape, points, clock)
             with clock("masks"):
                 found = self._refined(found)
                 found = found.select(suppress_boxes(found.boxes, found.ious, self.settings.nms_iou))
                 visible, boxes, masks = paint(found.boxes, found.masks, found.ious, shape, self.settings.tidy)
         points, ious = points.select(found.points[visible]), found.ious[visible]
+        classes = points.classes if found.classes is None else found.classes[visible]
         return Nuclei(
             shape=shape,
             points=points.coords,
-            classes=points.classes,
+            classes=classes,
             scores=points.scores,
             ious=ious,
             boxes=boxes,
@@ -318,7 +327,8 @@ class Segmenter:
                     corners = origins[prompts.windows]
                     boxes, masks = crop_masks(raw["mask_logits"], corners, masking.window, shape)
                     whole = ~touches_inner_border(boxes, corners, masking.window, shape, masking.border)
-                    found = DecodedMasks(prompts.points, raw["iou"], boxes, masks)
+                    classes = raw["class_logits"].argmax(axis=1) if "class_logits" in raw else None
+                    found = DecodedMasks(prompts.points, raw["iou"], boxes, masks, classes)
                     parts.append(found.select(whole & (boxes[:, 0] < boxes[:, 2])))
         return DecodedMasks.joined(parts)
 

@@ -55,8 +55,8 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[Samples, str, float | None]:
         array = series.asarray()
         if series.axes == "SYX":
             array = np.moveaxis(array, 0, -1)
-        samples, layout = _normalise(array, page)
-        return samples, layout, _stated_mpp(tif, page)
+        samples, layout = normalise_samples(array, page)
+        return samples, layout, stated_mpp(tif, page)
 
 
 def too_large(width: int, height: int, max_pixels: int) -> str:
@@ -74,7 +74,7 @@ def _check_complete(page: Any, file_size: int) -> None:
         raise EOFError("pixel data end early")
 
 
-def _normalise(array: NDArray[Any], page: Any) -> tuple[Samples, str]:
+def normalise_samples(array: NDArray[Any], page: Any) -> tuple[Samples, str]:
     """Bring decoded samples to 8 bits and one of the known layouts."""
     photometric, extra = page.photometric, [int(kind) for kind in page.extrasamples]
     colors = page.samplesperpixel - len(extra)
@@ -113,7 +113,7 @@ def _palette(colormap: NDArray[np.uint16]) -> Samples:
     return to_8_bit(colormap.T, 255 if colormap.max() < 256 else 65535)
 
 
-def _stated_mpp(tif: tifffile.TiffFile, page: Any) -> float | None:
+def stated_mpp(tif: tifffile.TiffFile, page: Any) -> float | None:
     """Microns per pixel by OME-XML, ImageJ or Aperio; the resolution tags alone (DPI) are never one."""
     if tif.is_ome:
         return _ome_mpp(tif.ome_metadata or "")

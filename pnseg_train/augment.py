@@ -49,6 +49,7 @@ class ZoomCrop(v2.Transform):
     The scale is drawn so that the image's median nucleus gets a diameter around ``diameter``
     (log-normal, ``spread`` in the log) in half of the cases, and around the image's own scale in
     the other half: nuclei of every set are seen at the sizes that other scanners would give them.
+    With a ``diameter`` of 0 every crop is around the image's own scale.
     """
 
     def __init__(self, size: int, median_diameter: float, diameter: float, spread: float, limits: tuple[float, float]):
@@ -70,9 +71,8 @@ class ZoomCrop(v2.Transform):
 
     def _scale(self) -> float:
         jitter = math.exp(self.spread * float(torch.randn(())))
-        towards = (
-            self.diameter / self.median_diameter if float(torch.rand(())) < 0.5 and self.median_diameter > 0 else 1.0
-        )
+        known = self.median_diameter > 0 and self.diameter > 0
+        towards = self.diameter / self.median_diameter if float(torch.rand(())) < 0.5 and known else 1.0
         return min(max(towards * jitter, self.limits[0]), self.limits[1])
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Segmentor
+from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import build_prompter, build_segmentor
 from pnseg_train.recipes import Recipe
 
@@ -26,31 +27,48 @@ class Card(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    network: Literal["prompter", "segmentor"]
+    network: Literal["prompter", "segmentor", "shared"]
     recipe: Recipe
     step: int = 0
     metrics: dict[str, float] = Field(default_factory=dict)
     data: list[str] = Field(default_factory=list, description="names of the training sets")
     licences: list[str] = Field(default_factory=list)
     tuned_from: str = Field("", description="SHA-256 of the weights that the training started from, if of a checkpoint")
+    imported: str = Field("", description="name and SHA-256 of the published file that the weights come from")
+
+
+def build_pair(card: Card, pretrained: bool = False) -> SharedPair:
+    """Both networks over one image encoder, with fresh weights."""
+    halves = {half: build(card.model_copy(update={"network": half}), pretrained) for half in ("prompter", "segmentor")}
+    assert isinstance(halves["prompter"], Prompter)
+    assert isinstance(halves["segmentor"], Segmentor)
+    return SharedPair(halves["prompter"], halves["segmentor"])
 
 
 def build(card: Card, pretrained: bool = False) -> Prompter | Segmentor:
-    """The network a card describes, with fresh weights."""
+    """The prompter or segmentor that a card describes, with fresh weights."""
     recipe = card.recipe
     if card.network == "segmentor":
-        return build_segmentor(recipe.size, pretrained=pretrained)
+        return build_segmentor(recipe.size, pretrained=pretrained, num_classes=recipe.segmentor_classes)
     return build_prompter(
         recipe.size,
         levels=recipe.prompter.levels,
         spacing=recipe.prompter.spacing,
-        num_classes=len(recipe.classes),
+        num_classes=recipe.prompter_classes,
         pretrained=pretrained,
+        shared=recipe.shared_encoder,
     )
 
 
 def save_checkpoint(folder: Path, network: nn.Module, card: Card) -> None:
-    """Write weights and card; each file appears whole or not at all, the card last."""
+    """Write weights and card; each file appears whole or not at all, the card last.
+
+    A shared pair becomes two checkpoints, ``prompter`` and ``segmentor``, each whole.
+    """
+    if isinstance(network, SharedPair):
+        for half, part in network.parts().items():
+            save_checkpoint(folder / half, part, card.model_copy(update={"network": half}))
+        return
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / (WEIGHTS + ".part")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, weights)
@@ -73,27 +91,68 @@ def load_checkpoint(folder: Path) -> tuple[Prompter | Segmentor, Card]:
     return network, card
 
 
+# Heads whose shape is a matter of the classes: a network that is tuned to others starts them anew.
+CLASS_HEADS = ("cls_head.layers.3.", "mask_decoder.class_token.", "mask_decoder.class_head.")
+
+
+def start_from(folder: Path, network: nn.Module) -> list[str]:
+    """Copy a checkpoint's weights into a network to be tuned.
+
+    Returns:
+        the tensors that start fresh, since the checkpoint's classes are others.
+
+    Raises:
+        PnsegError: they are not of such a network.
+    """
+    own = network.state_dict()
+    given = _read_weights(folder)
+    fresh = [
+        name
+        for name, tensor in own.items()
+        if name.startswith(CLASS_HEADS) and (name not in given or given[name].shape != tensor.shape)
+    ]
+    kept = {name: tensor for name, tensor in given.items() if name in own or not name.startswith(CLASS_HEADS)}
+    _fill(folder, network, kept | {name: own[name] for name in fresh})
+    return fresh
+
+
 def copy_weights(folder: Path, network: nn.Module) -> None:
     """Copy a checkpoint's weights into a network.
 
     Raises:
         PnsegError: they are not of such a network.
     """
+    _fill(folder, network, _read_weights(folder))
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise PnsegError(
+            f"{folder / WEIGHTS}: not readable weights ({first}); give a checkpoint's folder, such as runs/mine/best."
+        ) from error
+
+
+def _fill(folder: Path, network: nn.Module, weights: dict[str, Tensor]) -> None:
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise PnsegError(
             f"{folder / WEIGHTS}: the weights do not fit the network ({first}); train or import it again."
         ) from error
 
 
-def read_card(folder: Path) -> Card:
-    """A checkpoint's card alone.
+def read_card(folder: Path, network: str = "") -> Card:
+    """A checkpoint's card alone; for ``shared`` that of the pair, from its prompter's.
 
     Raises:
         PnsegError: not a checkpoint.
     """
+    if network == "shared":
+        return read_card(folder / "prompter").model_copy(update={"network": network})
     try:
         document: Any = json.loads((folder / CARD).read_text(encoding="utf-8"))
         return Card.model_validate(document)

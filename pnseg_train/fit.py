@@ -8,23 +8,27 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
+from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pnseg_runtime.errors import PnsegError
-from pnseg_train.checkpoints import Card, save_checkpoint
+from pnseg_train.checkpoints import Card, read_card, save_checkpoint
 from pnseg_train.crops import Crop, Crops, item_seed, loader
 from pnseg_train.datasets import Sample
-from pnseg_train.recipes import Plan
+from pnseg_train.recipes import Plan, Recipe
 from pnseg_train.tasks import Task
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 log = logging.getLogger(__name__)
-STATE, METRICS = "state.pt", "metrics.jsonl"
+STATE, METRICS, BOARD = "state.pt", "metrics.jsonl", "tensorboard"
 
 
 def learning_rate(step: int, plan: Plan) -> float:
@@ -61,6 +65,7 @@ def fit(
     run: Path,
     fabric: Fabric,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    workers: int = 0,
 ) -> Card:
     """Train ``network`` and keep the last and the best checkpoint of its moving average in ``run``.
 
@@ -68,6 +73,7 @@ def fit(
         run: folder of the run; holds ``state.pt`` (to resume), ``metrics.jsonl``, ``best/``, ``last/``.
             A run that was stopped goes on from its last state.
         on_step: called after every step with the losses.
+        workers: processes that prepare crops ahead; they change no crop.
 
     Returns:
         the card of the best checkpoint.
@@ -76,27 +82,28 @@ def fit(
         PnsegError: the folder holds a run of another recipe.
     """
     plan = task.plan
-    bare = network
-    wrapped, optimizer = fabric.setup(network, make_optimizer(network, plan))
-    for method in ("encode", "decode"):
-        if hasattr(bare, method):
-            wrapped.mark_forward_method(method)
+    bare = network.to(fabric.device)
+    learner = Learner(task, network)
+    wrapped, optimizer = fabric.setup(learner, make_optimizer(network, plan))
     average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
     state = {"step": 0, "best": -math.inf, "seconds": 0.0}
     run.mkdir(parents=True, exist_ok=True)
     if (run / STATE).is_file():
         _resume(run, card, bare, optimizer, average, state)
+        if fabric.is_global_zero:
+            _forget_after(run / METRICS, int(state["step"]))
         log.info("resumed %s at step %d", run, state["step"])
     crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
-    batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size))
-    best = card
+    batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size, workers))
+    best = read_card(run / "best", card.network) if state["best"] > -math.inf else card
+    board = open_board(run, int(state["step"])) if fabric.is_global_zero else None
     with _Progress(fabric, plan) as advance:
         for step in range(int(state["step"]), plan.steps):
             started = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, plan) * group["factor"]
             torch.manual_seed(item_seed(plan.seed + 1, step * fabric.world_size + fabric.global_rank))
-            losses = train_step(task, wrapped, optimizer, Crop(*fabric.to_device(next(batches))), fabric, plan)
+            losses = train_step(wrapped, optimizer, Crop(*fabric.to_device(next(batches))), fabric, plan)
             if plan.ema and step >= plan.ema_from:
                 average.update_parameters(bare)
             else:
@@ -113,28 +120,56 @@ def fit(
                     state["best"], best = metrics[task.score], now
                     save_checkpoint(run / "best", average.module, now)
                 log.info("step %d: %s", step + 1, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
-            if fabric.is_global_zero:
+            if board is not None:
+                _show(board, record)
                 _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
                 if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
                     _save_state(run, card, bare, optimizer, average, state)
             advance(step + 1, losses)
             if on_step:
                 on_step(step + 1, losses)
+    if board is not None:
+        board.close()
+    fabric.barrier()
     return best
 
 
+class Learner(nn.Module):
+    """A network together with its loss, so that several processes see one forward pass a step.
+
+    Frozen parts get no gradients and stay in evaluation mode, so that their statistics stay, too.
+    """
+
+    def __init__(self, task: Task, network: nn.Module):
+        super().__init__()
+        self.task, self.network = task, network
+        for part in task.frozen:
+            network.get_submodule(part).requires_grad_(False)
+
+    def forward(self, *crop: Tensor) -> dict[str, Tensor]:
+        """The terms of the loss on a batch of crops."""
+        return self.task.losses(self.network, Crop(*crop))
+
+    def train(self, mode: bool = True) -> Learner:
+        """As any module's, but for the frozen parts."""
+        super().train(mode)
+        for part in self.task.frozen:
+            self.network.get_submodule(part).eval()
+        return self
+
+
 def train_step(
-    task: Task, network: Any, optimizer: torch.optim.Optimizer, crop: Crop, fabric: Fabric, plan: Plan
+    learner: Any, optimizer: torch.optim.Optimizer, crop: Crop, fabric: Fabric, plan: Plan
 ) -> dict[str, float]:
     """One update; the losses, and their sum as ``loss``."""
-    network.train()
+    learner.train()
     optimizer.zero_grad(set_to_none=True)
     with fabric.autocast():
-        losses = task.losses(network, crop)
+        losses = learner(*crop)
     total = torch.stack([term.float() for term in losses.values()]).sum()
     fabric.backward(total)
     if plan.clip:
-        fabric.clip_gradients(network, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
+        fabric.clip_gradients(learner, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
     optimizer.step()
     return {name: round(float(term.detach()), 5) for name, term in losses.items()} | {
         "loss": round(float(total.detach()), 5)
@@ -175,7 +210,7 @@ def _resume(
     state: dict[str, float],
 ) -> None:
     document = torch.load(run / STATE, map_location="cpu", weights_only=True)
-    if document["recipe"] != card.recipe.training():
+    if not _same_training(document["recipe"], card.recipe):
         raise PnsegError(
             f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew."
         )
@@ -183,10 +218,37 @@ def _resume(
     optimizer.load_state_dict(document["optimizer"])
     average.load_state_dict(document["average"])
     state.update(document["state"])
-    metrics = run / METRICS
-    if metrics.is_file():  # what was logged after the state was saved will be done again
-        lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= state["step"]]
+
+
+def _same_training(saved: str, recipe: Recipe) -> bool:
+    # Validated anew, so that a field that has come since with a default does not tell the two apart.
+    try:
+        earlier = Recipe.model_validate(json.loads(saved) | {"inference": recipe.inference})
+    except ValidationError:
+        return False
+    return earlier.training() == recipe.training()
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    # What was logged after the state was saved will be done again.
+    if metrics.is_file():
+        lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
         metrics.write_text("".join(line + "\n" for line in lines))
+
+
+def open_board(run: Path, step: int) -> SummaryWriter:
+    """A TensorBoard log of the run that goes on behind ``step``; what an earlier process logged later is dropped."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(run / BOARD, purge_step=step + 1, flush_secs=30)
+
+
+def _show(board: SummaryWriter, record: dict[str, Any]) -> None:
+    for name, value in record.items():
+        if name.startswith("val_"):
+            board.add_scalar(f"validation/{name.removeprefix('val_')}", value, record["step"])
+        elif name != "step":
+            board.add_scalar(name if name == "lr" else f"loss/{name}", value, record["step"])
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:

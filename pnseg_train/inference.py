@@ -39,7 +39,8 @@ def _decode(
     image_index: torch.Tensor,
     **features: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    return segmentor.decode(ImageFeatures(**features), Prompts(point_coords, point_labels, image_index))._asdict()
+    output = segmentor.decode(ImageFeatures(**features), Prompts(point_coords, point_labels, image_index))
+    return {name: tensor for name, tensor in output._asdict().items() if tensor is not None}
 
 
 def _runner(network: Any) -> Runner:
@@ -63,7 +64,7 @@ def manifest_of(recipe: Recipe) -> Manifest:
             pad_multiple=recipe.inference.pad_multiple or recipe.prompter.spacing,
             **recipe.inference.model_dump(include={"sensitivity", "region_filter", "nms_radius", "negatives"}),
         ),
-        masking=Masking(nms_iou=recipe.inference.nms_iou, tidy=recipe.inference.tidy),
+        masking=Masking(**recipe.inference.model_dump(include={"nms_iou", "tidy", "overlap"})),
         graphs={},
     )
 
@@ -90,4 +91,9 @@ def load_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Rec
         raise PnsegError(f"{prompter}: holds a {first_card.network}; give the prompter's checkpoint first.")
     if not isinstance(second, Segmentor):
         raise PnsegError(f"{segmentor}: holds a {second_card.network}; give the segmentor's checkpoint second.")
+    if first_card.recipe.class_by != second_card.recipe.class_by:
+        raise PnsegError(
+            f"{prompter} and {segmentor}: one was trained with class_by: prompter, the other with class_by: segmentor; "
+            "give two of one kind."
+        )
     return first, second, first_card.recipe.model_copy(update={"segmentor": second_card.recipe.segmentor})

@@ -19,6 +19,12 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, weight: Tenso
     return (loss if weight is None else loss * weight).mean()
 
 
+def class_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Multi-class focal loss of (P, C) logits and (P,) classes, mean over the prompts."""
+    entropy = F.cross_entropy(logits.float(), target, reduction="none")
+    return ((1.0 - torch.exp(-entropy)) ** gamma * entropy).mean()
+
+
 def dice_loss(
     probability: Tensor, target: Tensor, each: bool = False, smooth: float = 1.0, weight: Tensor | None = None
 ) -> Tensor:

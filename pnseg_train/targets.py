@@ -45,6 +45,12 @@ def centroids(pixels: Pixels) -> Tensor:
     return total / pixels.area[:, None]
 
 
+def nucleus_classes(pixels: Pixels, classes: Tensor) -> Tensor:
+    """(N,) int64 class of each nucleus, from 0 on: what a class map (H, W) of 1, 2, … says at its first pixel."""
+    first = pixels.xy[pixels.first].long()
+    return classes[first[:, 1], first[:, 0]].long() - 1
+
+
 def random_points(pixels: Pixels, averaged: int = 1) -> Tensor:
     """(N, 2) a random point of every nucleus: the rounded mean of ``averaged`` of its pixels.
 

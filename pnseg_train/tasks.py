@@ -15,15 +15,19 @@ from pnseg_runtime.prompts import decode_points, filter_by_region, suppress_poin
 from pnseg_train.augment import separate
 from pnseg_train.crops import Crop, normalise
 from pnseg_train.datasets import Sample
-from pnseg_train.losses import prompter_losses, segmentor_losses, soft_iou, vote_losses
-from pnseg_train.models.prompter import Prompter
-from pnseg_train.models.segmentor import WINDOW, Prompts, Segmentor, full_size
+from pnseg_train.losses import class_focal_loss, prompter_losses, segmentor_losses, soft_iou, vote_losses
+from pnseg_train.models.features import ImageFeatures
+from pnseg_train.models.prompter import Prompter, PrompterOutput
+from pnseg_train.models.segmentor import WINDOW, Prompts, full_size
+from pnseg_train.models.shared import SharedPair
 from pnseg_train.recipes import Inference, Plan, Recipe
 from pnseg_train.targets import (
+    VoteTargets,
     centroids,
     contacts,
     label_centroids,
     mask_targets,
+    nucleus_classes,
     pixels_by_nucleus,
     random_prompts,
     vote_targets,
@@ -35,6 +39,7 @@ class Task(Protocol):
 
     score: str
     plan: Plan
+    frozen: tuple[str, ...]
 
     def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]: ...
 
@@ -45,19 +50,24 @@ class PrompterTask:
     """Points and classes (Eq. 3 and 4), judged by detection within 12 px."""
 
     score = "f1"
+    frozen: tuple[str, ...] = ()
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.inference, self.plan = recipe.prompter, recipe.inference, recipe.prompter.plan
+        self.tells_classes = recipe.class_by == "prompter"
 
     def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
+        return self.losses_of(network(crop.image), crop)
+
+    def losses_of(self, output: PrompterOutput, crop: Crop) -> dict[str, Tensor]:
+        """The terms of Eq. 4 for a prompter's outputs on a batch of crops."""
         pixels = [pixels_by_nucleus(instances) for instances in crop.instances.cpu()]
-        kinds = [
-            classes.flatten()[(p.xy[:, 1] * classes.shape[1] + p.xy[:, 0]).long()[p.first]] - 1
-            for p, classes in zip(pixels, crop.classes.cpu(), strict=True)
-        ]
+        kinds = [nucleus_classes(p, classes) for p, classes in zip(pixels, crop.classes.cpu(), strict=True)]
+        if not self.tells_classes:
+            kinds = [torch.zeros_like(kind) for kind in kinds]
         device = crop.image.device
         return prompter_losses(
-            network(crop.image),
+            output,
             [centroids(p).to(device) for p in pixels],
             [kind.to(device) for kind in kinds],
             (crop.instances > 0).float()[:, None],
@@ -85,8 +95,13 @@ class SegmentorTask:
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.plan = recipe.segmentor, recipe.segmentor.plan
+        self.frozen: tuple[str, ...] = tuple(self.recipe.frozen)
 
     def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
+        return self.losses_of(network, network.encode(crop.image), crop)  # type: ignore[operator]
+
+    def losses_of(self, network: nn.Module, features: ImageFeatures, crop: Crop) -> dict[str, Tensor]:
+        """The terms of Eq. 2, and of the network's own extras, on encoded crops."""
         recipe, device = self.recipe, crop.image.device
         pixels = [pixels_by_nucleus(instances) for instances in crop.instances.cpu()]
         drawn = [
@@ -98,14 +113,11 @@ class SegmentorTask:
         )
         ids = torch.cat([chosen + 1 for _, chosen in drawn]).to(device)
 
-        features = network.encode(crop.image)  # type: ignore[operator]
         terms: dict[str, Tensor] = {}
-        if recipe.vote_weight and features.votes is not None:
-            dense = vote_losses(
-                features.votes,
-                features.detail[:, 0].float(),
-                vote_targets(crop.instances.cpu(), [centroids(p) for p in pixels]),
-            )
+        if recipe.vote_weight and features.votes is not None and features.detail is not None:
+            targets = vote_targets(crop.instances.cpu(), [centroids(p) for p in pixels])
+            targets = VoteTargets(*(part.to(device) for part in targets))
+            dense = vote_losses(features.votes, features.detail[:, 0].float(), targets)
             terms |= {name: recipe.vote_weight * term for name, term in dense.items()}
         if len(ids):
             output = network.decode(features, prompts)  # type: ignore[operator]
@@ -114,6 +126,12 @@ class SegmentorTask:
             weight = self._pixel_weights(crop.instances, logits.shape[-1])
             weight = weight if weight is None else weight[prompts.image_index]
             terms |= segmentor_losses(logits, output.iou.float(), target, recipe.dice_each, weight=weight)
+            if output.class_logits is not None:
+                kinds = [
+                    nucleus_classes(p, c)[own] for p, c, (_, own) in zip(pixels, crop.classes.cpu(), drawn, strict=True)
+                ]
+                told = class_focal_loss(output.class_logits, torch.cat(kinds).to(device))
+                terms["class"] = recipe.class_weight * told
         return terms
 
     def _pixel_weights(self, instances: Tensor, side: int) -> Tensor | None:
@@ -131,6 +149,33 @@ class SegmentorTask:
             "oracle_dq": float(matched.float().mean()),
             "oracle_sq": float(ious[matched].mean()) if matched.any() else 0.0,
         }
+
+
+class SharedTask:
+    """Both networks over one image encoder, end to end: the sum of both losses, judged by both scores' mean.
+
+    The plan and the frozen parts are the segmentor's.
+    """
+
+    score = "both"
+
+    def __init__(self, recipe: Recipe):
+        self.points, self.masks = PrompterTask(recipe), SegmentorTask(recipe)
+        self.plan = recipe.segmentor.plan
+        self.frozen = tuple(f"segmentor.{part}" for part in self.masks.frozen)
+
+    def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
+        assert isinstance(network, SharedPair)
+        features = network.encode(crop.image)
+        height, width = crop.image.shape[2:]
+        points = self.points.losses_of(network.propose(features, (height, width)), crop)
+        masks = self.masks.losses_of(network, features, crop)
+        return {f"prompter_{name}": term for name, term in points.items()} | masks
+
+    def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
+        assert isinstance(network, SharedPair)
+        metrics = self.points.validate(network.prompter, samples) | self.masks.validate(network.segmentor, samples)
+        return metrics | {"both": (metrics["f1"] + metrics["iou"]) / 2}
 
 
 @torch.no_grad()
@@ -177,6 +222,8 @@ def oracle_ious(network: nn.Module, sample: Sample) -> Tensor:
     return torch.cat(ious)
 
 
-def task_of(network: Prompter | Segmentor, recipe: Recipe) -> Task:
+def task_of(network: nn.Module, recipe: Recipe) -> Task:
     """The task that trains a network."""
+    if isinstance(network, SharedPair):
+        return SharedTask(recipe)
     return PrompterTask(recipe) if isinstance(network, Prompter) else SegmentorTask(recipe)

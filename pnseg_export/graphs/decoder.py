@@ -14,6 +14,7 @@ from pnseg_export.graphs.point_embedding import PointEmbedding
 from pnseg_export.graphs.rewrites import CPU, Rewrites
 from pnseg_export.graphs.two_way import SharedFeatures, TwoWay
 from pnseg_export.graphs.votes import REFINEMENTS, NoRefinement
+from pnseg_runtime.errors import PnsegError
 from pnseg_train.models.mask_decoder import PointMaskDecoder, VotingMaskDecoder
 from pnseg_train.models.segmentor import Segmentor
 
@@ -30,6 +31,10 @@ class DecoderGraph(nn.Module):
     def __init__(self, segmentor: Segmentor, rewrites: Rewrites = CPU):
         super().__init__()
         decoder = segmentor.mask_decoder
+        if decoder.class_token is not None:
+            raise PnsegError(
+                "a segmentor that tells classes (class_by: segmentor) cannot be exported; use its checkpoint."
+            )
         self.points = PointEmbedding(segmentor.prompt_encoder)
         self.masks = (SharedMasks if rewrites.shared_decoder else PlainMasks)(segmentor)
         self.refine = _refinement(decoder, rewrites)
@@ -62,7 +67,7 @@ class PlainMasks(nn.Module):
         self.register_buffer("positions", segmentor.prompt_encoder.get_dense_pe().detach())
 
     def forward(self, features: Sequence[Tensor], points: Tensor, image_index: Tensor) -> Masks:
-        return self.decoder.decode(features[0].index_select(0, image_index), self.positions, points)
+        return self.decoder.decode(features[0].index_select(0, image_index), self.positions, points)[:3]
 
 
 class SharedMasks(nn.Module):

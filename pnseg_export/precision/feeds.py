@@ -63,7 +63,7 @@ def record(bundle: Bundle, tiles: Iterable[Tile], threads: int | None = None) ->
         tiles: (H, W, 3) uint8 RGB.
         threads: of an operator.
     """
-    feeds, sessions = Feeds(), open_sessions(bundle, threads=threads)
+    feeds, sessions = Feeds(), open_sessions(bundle, threads=threads, cache=False)
     recording = Sessions(
         prompter=_recorded(sessions.prompter, feeds.prompter),
         encoder=_recorded(sessions.encoder, feeds.encoder),

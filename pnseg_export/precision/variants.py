@@ -25,10 +25,11 @@ from pnseg_export.precision.int8 import (
     quantised,
     too_sensitive,
 )
+from pnseg_export.precision.rounded import rounded_sessions
 from pnseg_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, SHIPPED, Bundle, GraphFile, GraphName, Manifest
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.pipeline import Segmenter
-from pnseg_runtime.sessions import open_sessions
+from pnseg_runtime.sessions import Sessions, open_sessions
 
 Reduced = Literal["float16", "int8"]
 GRAPHS: tuple[GraphName, ...] = ("prompter", "encoder", "decoder")
@@ -100,9 +101,15 @@ def quantise_graphs(
 
 def judge(bundle: Bundle, precision: str, tiles: Sequence[Tile], threads: int | None = None) -> Agreement:
     """A precision's nuclei against those of float32, on real tiles."""
-    reference = findings(Segmenter(bundle, sessions=open_sessions(bundle, threads=threads)), tiles)
-    sessions = open_sessions(bundle, threads=threads, precision=precision)
-    return agreement(reference, findings(Segmenter(bundle, sessions=sessions), tiles))
+    reference = findings(Segmenter(bundle, sessions=sessions_of(bundle, "float32", threads)), tiles)
+    return agreement(reference, findings(Segmenter(bundle, sessions=sessions_of(bundle, precision, threads)), tiles))
+
+
+def sessions_of(bundle: Bundle, precision: str, threads: int | None = None) -> Sessions:
+    """A precision's networks on ONNX Runtime, half precision rounded as a GPU rounds it."""
+    if precision == "float16":
+        return rounded_sessions(bundle, threads)
+    return open_sessions(bundle, threads=threads, precision=precision, cache=False)
 
 
 def add_variants(

@@ -24,11 +24,14 @@ class Verb:
 
 VERBS: tuple[Verb, ...] = (
     Verb("predict", "pnseg_runtime.cli.predict:predict", "Outline the nuclei in images."),
+    Verb("slide", "pnseg_runtime.cli.slide:slide", "Outline the nuclei of whole slides.", extra="slide"),
+    Verb("doctor", "pnseg_runtime.cli.doctor:doctor", "Show what works on this machine, and what is missing."),
     Verb("info", "pnseg_runtime.cli.info:info", "Show what a bundle holds and where it comes from."),
     Verb("train", "pnseg_train.cli.train:train", "Train a prompter or a segmentor.", extra="train"),
     Verb(
         "evaluate", "pnseg_train.cli.evaluate:evaluate", "Measure PQ and AJI against annotated images.", extra="train"
     ),
+    Verb("import", "pnseg_train.cli.import_:import_", "Bring in a published checkpoint.", extra="train"),
     Verb("data", "pnseg_train.cli.data:data", "Check a data set before training on it.", extra="train"),
     Verb("export", "pnseg_export.cli.export:export", "Turn checkpoints into a bundle.", extra="export"),
     Verb(

@@ -5,52 +5,75 @@ from __future__ import annotations
 import json
 import math
 import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pnseg_runtime.nuclei import NucleusClass
 from pnseg_runtime.outputs.prediction import Prediction
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pnseg.nucleus")
 
-Rings = list[list[NDArray[np.float32]]]
+#: What stands before and after the features of a collection.
+HEAD, TAIL = b'{"type": "FeatureCollection", "features": [', b"\n]}\n"
+
+Polygons = Sequence[Sequence[NDArray[np.floating]]]
 
 
 def write_geojson(prediction: Prediction, stream: BinaryIO) -> None:
     """Write a FeatureCollection, one line and one feature a nucleus, in label order.
 
     Coordinates are full-resolution pixels along pixel edges, the origin at the top left corner of
-    the image. A feature is made, written and forgotten before the next, so a file larger than
-    memory is no matter.
+    the image.
     """
-    stream.write(b'{"type": "FeatureCollection", "features": [')
-    for index in range(len(prediction.nuclei)):
-        feature = json.dumps(feature_of(prediction, index), ensure_ascii=False, allow_nan=False)
-        stream.write((",\n" if index else "\n").encode() + feature.encode())
-    stream.write(b"\n]}\n")
+    write_collection((feature_of(prediction, index) for index in range(len(prediction.nuclei))), stream)
+
+
+def write_collection(features: Iterable[dict[str, Any]], stream: BinaryIO) -> None:
+    """Write features as they come: each is forgotten before the next, so a file larger than memory is no matter."""
+    stream.write(HEAD)
+    for index, each in enumerate(features):
+        stream.write(line_of(each, first=index == 0))
+    stream.write(TAIL)
+
+
+def line_of(feature: dict[str, Any], *, first: bool) -> bytes:
+    """A feature as the line that goes between :data:`HEAD` and :data:`TAIL`."""
+    text = json.dumps(feature, ensure_ascii=False, allow_nan=False)
+    return ("\n" if first else ",\n").encode() + text.encode()
 
 
 def feature_of(prediction: Prediction, index: int) -> dict[str, Any]:
-    """The GeoJSON feature of one nucleus.
-
-    Its id is a UUID of the image's content and the label, so that a second run gives the same one.
-    """
+    """The GeoJSON feature of one nucleus of an image."""
     nuclei = prediction.nuclei
-    kind = nuclei.class_table[int(nuclei.classes[index])]
+    return feature(
+        identity=f"{prediction.content_hash}/{index + 1}",
+        kind=nuclei.class_table[int(nuclei.classes[index])],
+        polygons=prediction.outlines[index],
+        measurements=measurements_of(prediction, index),
+    )
+
+
+def feature(identity: str, kind: NucleusClass, polygons: Polygons, measurements: Mapping[str, float]) -> dict[str, Any]:
+    """A feature that QuPath takes for a detection.
+
+    Its id is a UUID of ``identity``, so that a second run over the same pixels gives the same one.
+    """
     return {
         "type": "Feature",
-        "id": str(uuid.uuid5(_NAMESPACE, f"{prediction.content_hash}/{index + 1}")),
-        "geometry": geometry_of(prediction.outlines[index]),
+        "id": str(uuid.uuid5(_NAMESPACE, identity)),
+        "geometry": geometry_of(polygons),
         "properties": {
             "objectType": "detection",
             "classification": {"name": kind.name, "color": list(kind.color)},
-            "measurements": measurements_of(prediction, index),
+            "measurements": {name: _short(value) for name, value in measurements.items() if math.isfinite(value)},
         },
     }
 
 
-def geometry_of(polygons: Rings) -> dict[str, Any]:
+def geometry_of(polygons: Polygons) -> dict[str, Any]:
     """A Polygon, or a MultiPolygon if the nucleus has several parts; holes follow their shell."""
     coordinates = [[_positions(ring) for ring in rings] for rings in polygons]
     if len(coordinates) == 1:
@@ -59,23 +82,35 @@ def geometry_of(polygons: Rings) -> dict[str, Any]:
 
 
 def measurements_of(prediction: Prediction, index: int) -> dict[str, float]:
-    """Name with unit → value; one that is not finite is left out, as JSON has no NaN."""
-    nuclei, measured, mpp = prediction.nuclei, prediction.measurements, prediction.nuclei.mpp
-    area, perimeter = float(measured.area[index]), float(measured.perimeter[index])
-    values: dict[str, float] = {
-        "Label": index + 1,
+    """Name with unit → value of one nucleus of an image."""
+    nuclei, measured = prediction.nuclei, prediction.measurements
+    return named_measurements(
+        label=index + 1,
+        area=float(measured.area[index]),
+        perimeter=float(measured.perimeter[index]),
+        eccentricity=float(measured.eccentricity[index]),
+        score=float(nuclei.scores[index]),
+        iou=float(nuclei.ious[index]),
+        mpp=nuclei.mpp,
+    )
+
+
+def named_measurements(
+    *, label: int, area: float, perimeter: float, eccentricity: float, score: float, iou: float, mpp: float | None
+) -> dict[str, float]:
+    """Values under the names that QuPath shows; area in px², perimeter in px, in µm too where ``mpp`` is known."""
+    values = {
+        "Label": label,
         "Area px²": area,
         "Perimeter px": perimeter,
-        "Eccentricity": float(measured.eccentricity[index]),
-        "Score": float(nuclei.scores[index]),
-        "Predicted IoU": float(nuclei.ious[index]),
+        "Eccentricity": eccentricity,
+        "Score": score,
+        "Predicted IoU": iou,
     }
-    if mpp is not None:
-        values |= {"Area µm²": area * mpp**2, "Perimeter µm": perimeter * mpp}
-    return {name: _short(value) for name, value in values.items() if math.isfinite(value)}
+    return values if mpp is None else values | {"Area µm²": area * mpp**2, "Perimeter µm": perimeter * mpp}
 
 
-def _positions(ring: NDArray[np.float32]) -> list[list[float]]:
+def _positions(ring: NDArray[np.floating]) -> list[list[float]]:
     return [[_short(x), _short(y)] for x, y in ring.tolist()]
 
 

@@ -85,12 +85,17 @@ def is_sound(entry: Path) -> bool:
 
 def cpu() -> str:
     """The kind of CPU: what is made for one may not run, or run slowly, on another."""
+    told = cpu_told()
+    return " ".join((platform.machine(), told.get("model name", platform.processor()), told.get("flags", "")))
+
+
+def cpu_told() -> dict[str, str]:
+    """What ``/proc/cpuinfo`` tells of a processor; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
-    return " ".join((platform.machine(), told.get("model name", ""), told.get("flags", "")))
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
 
 
 @contextmanager

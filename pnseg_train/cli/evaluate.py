@@ -1,10 +1,11 @@
-"""``pnseg evaluate``: a bundle or a pair of checkpoints against annotated images."""
+"""``pnseg evaluate``: a bundle, checkpoints or anyone's label maps against annotated images."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +14,170 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, shipped_bundles
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Segmenter
+from pnseg_train.checkpoints import CARD
 from pnseg_train.cli.options import data_option
-from pnseg_train.datasets import open_dataset
-from pnseg_train.evaluate import SHOWN, Row, evaluate_sample, mean
+from pnseg_train.datasets import Sample, layout_of, open_dataset
+from pnseg_train.evaluate import (
+    RADIUS,
+    SHOWN,
+    Found,
+    Result,
+    Row,
+    by_tissue,
+    class_scores,
+    detection_scores,
+    mean,
+    measure,
+    over_folds,
+    true_points,
+)
+from pnseg_train.label_maps import LabelMaps
+
+Find = Callable[[Sample], Found]
 
 EXAMPLES = """
 \b
 Examples:
   pnseg evaluate nano --data TNBC --split val
   pnseg evaluate runs/nano/prompter/best runs/nano/segmentor/best --data DSB --data TNBC
+  pnseg evaluate cellpose_masks/ --data Kumar --split test
+  pnseg evaluate nano --data Kumar --points oracle --tta
+  pnseg evaluate --data PanNuke --fold 123:test=bundles/a --fold 213:test=bundles/b --fold 321:test=bundles/c
   pnseg evaluate nano --data TNBC --json > tnbc.json
 """
 
-PROTOCOL = (
-    "PQ: pairs with IoU > 0.5; AJI: each nucleus takes the prediction of highest IoU; mean over images; "
-    "two empty maps count as 1, one empty map as 0; points: one-to-one within 12 px of a centroid."
-)
+
+@dataclass(frozen=True)
+class Run:
+    """One model on one split; ``classes`` names its classes, if it tells several."""
+
+    name: str
+    split: str
+    find: Find
+    classes: tuple[str, ...]
+    sets: dict[str, list[Result]]
+
+    @property
+    def results(self) -> list[Result]:
+        """Of all sets."""
+        return [result for results in self.sets.values() for result in results]
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("model", nargs=-1, required=True)
+@click.argument("model", nargs=-1)
 @data_option
 @click.option("--split", default="val", show_default=True, help="Split of the data set; 'all' for every image.")
+@click.option(
+    "--fold",
+    "folds",
+    multiple=True,
+    metavar="SPLIT=MODEL",
+    help="Instead of MODEL and --split: a split and the model tested on it (two checkpoints joined by a comma). "
+    "Given several times, mean and spread over the folds are printed.",
+)
+@click.option(
+    "--points",
+    type=click.Choice(["predicted", "oracle"]),
+    default="predicted",
+    show_default=True,
+    help="Prompts: the prompter's, or the annotated nuclei's centroids.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--assignment", type=click.Choice(["central", "all"]), default="central", show_default=True)
 @click.option("--negatives", type=click.IntRange(0), help="K, negative prompts [default: the model's].")
+@click.option("--overlap", type=click.IntRange(0, 255), help="ε, of neighbouring windows, px [default: the model's].")
+@click.option("--region-filter/--no-region-filter", default=None, help="Mask-aided filtering [default: the model's].")
+@click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window.")
+@click.option("--radius", type=float, default=RADIUS, show_default=True, help="Of a point around a nucleus, px.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every image.")
 def evaluate(
     model: tuple[str, ...],
     folders: tuple[Path, ...],
     split: str,
+    folds: tuple[str, ...],
+    points: str,
     threads: int | None,
     assignment: str,
     negatives: int | None,
+    overlap: int | None,
+    region_filter: bool | None,
+    tta: bool,
+    radius: float,
     as_json: bool,
 ) -> None:
-    """Measure PQ, AJI and detection of MODEL: one bundle, or a prompter's and a segmentor's checkpoint."""
-    options = Options(threads=threads, assignment=assignment, negatives=negatives)  # type: ignore[arg-type]
-    segmenter = open_model(model, options)
-    sets: dict[str, dict[str, Row]] = {}
+    """Measure PQ, AJI, detection and classes of MODEL on annotated images.
+
+    MODEL is a bundle, a prompter's and a segmentor's checkpoint, or a folder of label maps that any
+    other tool has made: one PNG, TIFF, NPY or MAT an image, under the image's name.
+    """
+    options = Options(
+        threads=threads,
+        assignment=assignment,  # type: ignore[arg-type]
+        negatives=negatives,
+        overlap=overlap,
+        region_filter=region_filter,
+        tta=tta,
+    )
+    if bool(model) == bool(folds):
+        raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
+    named = [_fold(text) for text in folds] or [(split, list(model))]
+    runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius) for name, parts in named]
+    protocol = protocol_of(runs, options, points, radius)
+    if as_json:
+        documents = [report(run, protocol, options) for run in runs]
+        document = documents[0] if len(runs) == 1 else {"folds": documents, "over_folds": _over_folds(runs)}
+        click.echo(json.dumps(_without_nan(document), indent=1))
+    else:
+        print_runs(runs, protocol)
+
+
+def evaluate_run(
+    split: str, model: Sequence[str], folders: Sequence[Path], options: Options, oracle: bool, radius: float
+) -> Run:
+    """One model on one split of every data set.
+
+    Raises:
+        PnsegError: no such model, or label maps that do not cover the split.
+    """
+    find, classes = open_model(model, options, oracle)
+    sets: dict[str, list[Result]] = {}
     for folder in folders:
         samples = open_dataset(folder, None if split == "all" else split)
-        shown = track(
-            samples, description=folder.name, console=Console(stderr=True), disable=not Console(stderr=True).is_terminal
-        )
-        sets[folder.resolve().name] = {sample.name: evaluate_sample(segmenter.predict, sample) for sample in shown}
-    if as_json:
-        click.echo(json.dumps(report(sets, split, options), indent=1))
-    else:
-        print_sets(sets)
+        told = classes or (layout_of(folder).classes if isinstance(find, LabelMaps) else ())
+        console = Console(stderr=True)
+        shown = track(samples, description=folder.name, console=console, disable=not console.is_terminal)
+        results = sets[folder.resolve().name] = []
+        for sample in shown:
+            own = sample.with_classes(len(told)) if len(classes) > 1 else sample
+            results.append(measure(own, find(sample), radius))
+    return Run("+".join(Path(part).name for part in model), split, find, told, sets)
 
 
-def open_model(model: Sequence[str], options: Options) -> Segmenter:
+def open_model(model: Sequence[str], options: Options, oracle: bool = False) -> tuple[Find, tuple[str, ...]]:
+    """What finds nuclei in a sample, and the names of the classes if it tells several.
+
+    Raises:
+        PnsegError: neither one bundle nor two checkpoints nor a folder of label maps.
+    """
+    if len(model) == 1 and _holds_label_maps(Path(model[0])):
+        if oracle:
+            raise PnsegError(f"{model[0]}: label maps are not prompted; --points oracle is for models.")
+        return LabelMaps(Path(model[0])), ()
+    segmenter = open_segmenter(model, options)
+    names = tuple(kind.name for kind in segmenter.manifest.class_table)
+
+    def find(sample: Sample) -> Found:
+        points = true_points(sample.with_classes(len(names))) if oracle else None
+        return Found.of(segmenter.predict(sample.image, points=points))
+
+    return find, names if len(names) > 1 else ()
+
+
+def open_segmenter(model: Sequence[str], options: Options) -> Segmenter:
     """A segmenter on a bundle, or on two checkpoints run in PyTorch.
 
     Raises:
@@ -77,31 +186,137 @@ def open_model(model: Sequence[str], options: Options) -> Segmenter:
     if len(model) == 1:
         return Segmenter(Bundle.open(model[0]), options)
     if len(model) != 2:
-        raise PnsegError("give one bundle, or a prompter's and a segmentor's checkpoint.")
+        raise PnsegError("give one bundle, a prompter's and a segmentor's checkpoint, or one folder of label maps.")
     from pnseg_train.inference import open_checkpoints
 
     return open_checkpoints(Path(model[0]), Path(model[1]), options)
 
 
-def report(sets: dict[str, dict[str, Row]], split: str, options: Options) -> dict[str, Any]:
+def _holds_label_maps(path: Path) -> bool:
+    if str(path) in shipped_bundles() and not path.is_dir():
+        return False
+    if (path / CARD).is_file():
+        raise PnsegError(f"{path}: one checkpoint alone; give the prompter's and the segmentor's.")
+    return path.is_dir() and not (path / MANIFEST_NAME).is_file()
+
+
+def _fold(text: str) -> tuple[str, list[str]]:
+    split, equals, model = text.partition("=")
+    if not equals or not model:
+        raise PnsegError(f"--fold {text}: expected SPLIT=MODEL, such as 123:test=bundles/fold1.")
+    return split, model.split(",")
+
+
+def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: float) -> list[str]:
+    """How the numbers came about, in sentences."""
+    results = [result for run in runs for result in run.results]
+    empty = sum(not result.row["nuclei"] for result in results)
+    lines = [
+        "PQ, DQ, SQ: pairs with an IoU over 0.5 match.",
+        "AJI: each nucleus takes the prediction of highest IoU, of equal ones the lower id, taken ones included.",
+        "AJI+: one to one with the highest total IoU.",
+        f"Means are over images. Two empty maps count as 1, one empty map as 0; {empty} of {len(results)} are empty.",
+        f"Points: one to one within {radius:g} px of a centroid, as many as possible, nearest first by total distance.",
+    ]
+    if any(result.tissue for result in results) or any(run.classes for run in runs):
+        lines.append(
+            f"bPQ (all classes together) and mPQ (mean over the classes annotated in an image): the {empty} images "
+            "without a nucleus are left out; mean over the images of a tissue, then over the tissues."
+        )
+    if any(run.classes for run in runs):
+        lines.append("Class F1 as HoVer-Net counts it, over all images together: see docs/evaluate.md.")
+    if isinstance(runs[0].find, LabelMaps):
+        lines.append("Label maps as they are; their points are the centroids of their nuclei.")
+    else:
+        said = [f"{name} {value}" for name, value in asdict(options).items() if value is not None and name in CHOSEN]
+        whose = "centroids of the annotation (oracle)" if points == "oracle" else "the prompter's"
+        lines.append(f"Prompts: {whose}; {', '.join(said)}; all else as the model says.")
+    return lines
+
+
+# Options that change results, and so belong to the protocol.
+CHOSEN = ("assignment", "negatives", "overlap", "region_filter", "tta")
+
+
+def report(run: Run, protocol: Sequence[str], options: Options) -> dict[str, Any]:
     """Everything measured, and how."""
     return {
-        "protocol": PROTOCOL,
-        "split": split,
+        "model": run.name,
+        "protocol": " ".join(protocol),
+        "split": run.split,
         "options": {name: value for name, value in asdict(options).items() if value is not None},
         "sets": {
-            name: {"images": len(rows), "mean": mean(list(rows.values())), "rows": rows} for name, rows in sets.items()
+            name: {
+                "images": len(results),
+                "mean": mean([result.row for result in results]),
+                "detection": detection_scores(results),
+                "rows": {result.name: result.row for result in results},
+            }
+            for name, results in run.sets.items()
         },
+        "tissues": by_tissue(run.results),
+        "classes": {_class_name(run, kind): row for kind, row in class_scores(run.results).items()}
+        if run.classes
+        else {},
     }
 
 
-def print_sets(sets: dict[str, dict[str, Row]]) -> None:
-    """One row a set, and the protocol below."""
-    table = Table(*("set", "images", *SHOWN), box=None)
-    for name, rows in sets.items():
-        average = mean(list(rows.values()))
-        table.add_row(name, str(len(rows)), *(f"{average[metric]:.4f}" for metric in SHOWN))
+def print_runs(runs: Sequence[Run], protocol: Sequence[str]) -> None:
+    """One row a set and fold; tissues and classes, where there are any; and the protocol below."""
     console = Console(highlight=False)
     console.width = max(console.width, 120)
+    table = Table("set", "split", "images", *SHOWN, box=None)
+    for run in runs:
+        for name, results in run.sets.items():
+            average = mean([result.row for result in results])
+            table.add_row(name, run.split, str(len(results)), *(f"{average[metric]:.4f}" for metric in SHOWN))
     console.print(table)
-    console.print(PROTOCOL, style="dim")
+    if any(result.tissue for run in runs for result in run.results):
+        console.print(_tissue_table(runs))
+    if any(run.classes for run in runs):
+        console.print(_class_table(runs))
+    for line in protocol:
+        console.print(line, style="dim", soft_wrap=True)
+
+
+def _over_folds(runs: Sequence[Run]) -> dict[str, Row]:
+    return over_folds([by_tissue(run.results) for run in runs])
+
+
+def _tissue_table(runs: Sequence[Run]) -> Table:
+    folds = "" if len(runs) == 1 else f", mean ± standard deviation of {len(runs)} folds"
+    table = Table("tissue", "images", f"bPQ{folds}", f"mPQ{folds}", box=None)
+    for tissue, row in _over_folds(runs).items():
+        table.add_row(tissue or "(unknown)", f"{row['images']:.0f}", _spread(row, "bpq"), _spread(row, "mpq"))
+    return table
+
+
+def _spread(row: Row, name: str) -> str:
+    if math.isnan(row[name]):
+        return "–"
+    deviation = row[f"{name}_sd"]
+    return f"{row[name]:.4f}" + ("" if math.isnan(deviation) else f" ± {deviation:.4f}")
+
+
+def _class_table(runs: Sequence[Run]) -> Table:
+    results = [result for run in runs for result in run.results]
+    table = Table("class", "nuclei", "precision", "recall", "f1", box=None)
+    overall = detection_scores(results)
+    table.add_row("detection", "", *(f"{overall[name]:.4f}" for name in ("precision", "recall", "f1")))
+    for kind, row in class_scores(results).items():
+        cells = (f"{row[name]:.4f}" if not math.isnan(row[name]) else "–" for name in ("precision", "recall", "f1"))
+        table.add_row(_class_name(runs[0], kind), f"{row['nuclei']:.0f}", *cells)
+    return table
+
+
+def _class_name(run: Run, kind: int) -> str:
+    return run.classes[kind - 1] if 0 < kind <= len(run.classes) else f"class {kind}"
+
+
+def _without_nan(value: Any) -> Any:
+    # JSON has no NaN.
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -5,23 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 import torch
 import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from rich.logging import RichHandler
+from torch import nn
 
 from pnseg_runtime.errors import PnsegError
-from pnseg_train.checkpoints import Card, build, copy_weights, weights_digest
+from pnseg_train.checkpoints import Card, build, build_pair, start_from, weights_digest
 from pnseg_train.cli.options import data_option
 from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset
 from pnseg_train.fit import fit
-from pnseg_train.recipes import Recipe, read_recipe
+from pnseg_train.models.shared import SharedPair
+from pnseg_train.recipes import Part, Recipe, read_recipe
 from pnseg_train.tasks import task_of
 
 TOOLS = ("torch", "torchvision", "timm", "segment-anything", "lightning-fabric", "numpy")
@@ -32,21 +37,24 @@ Examples:
   pnseg train prompter  --recipe nano --data DSB --data TNBC --out runs/nano/prompter
   pnseg train segmentor --recipe nano --data DSB --data TNBC --out runs/nano/segmentor
   pnseg train prompter  --recipe nano --data DSB --out runs/try --set prompter.plan.steps=200
-  pnseg train prompter  --recipe nano --data Kumar --train-split train+val --val-split test --out runs/kumar
+  pnseg train prompter  --recipe nano-kumar --data Kumar --init runs/nano/prompter/best --out runs/kumar/prompter
+  pnseg train segmentor --recipe pannuke-123 --data PanNuke --init sam_b --out runs/123/segmentor --set size=B
+  torchrun --nproc-per-node 4 -m pnseg_runtime.cli train prompter --recipe cpm17 --data cpm17 --out runs/cpm17/prompter
 
-The same command goes on where a stopped run was. With several GPUs, start it with torchrun.
+The same command goes on where a stopped run was. Each process of torchrun takes its own batch.
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("network", type=click.Choice(["prompter", "segmentor"]))
+@click.argument("network", type=click.Choice(["prompter", "segmentor", "shared"]))
 @click.option("--recipe", "recipe_name", default="nano", show_default=True, help="A shipped recipe or a YAML file.")
 @data_option
-@click.option("--train-split", default="train", show_default=True, help="What to train on; join several by +.")
-@click.option("--val-split", default="val", show_default=True, help="What chooses the best step.")
+@click.option("--train-split", help="What to train on; join several by + [default: the recipe's].")
+@click.option("--val-split", help="What chooses the best step [default: the recipe's].")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's].")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that prepare crops.")
 @click.option("--accelerator", default="auto", show_default=True, help="cpu, cuda, …")
 @click.option("--devices", default="auto", show_default=True, help="Number of devices.")
 @click.option(
@@ -59,29 +67,28 @@ def train(
     network: str,
     recipe_name: str,
     folders: tuple[Path, ...],
-    train_split: str,
-    val_split: str,
+    train_split: str | None,
+    val_split: str | None,
     out: Path,
     overrides: tuple[str, ...],
     threads: int | None,
+    workers: int,
     accelerator: str,
     devices: str,
     init: Path | None,
     pretrained: bool,
 ) -> None:
-    """Train the PROMPTER (one point a nucleus) or the SEGMENTOR (one mask a point)."""
-    recipe = read_recipe(recipe_name, dict(_assignment(text) for text in overrides))
+    """Train the PROMPTER (one point a nucleus), the SEGMENTOR (one mask a point), or both over one SHARED encoder."""
+    recipe = _recipe(network, recipe_name, overrides)
     out.mkdir(parents=True, exist_ok=True)
     _log_to(out / "train.log")
     if threads:
         torch.set_num_threads(threads)
-    training = _read(folders, train_split, recipe)
-    validation = _read(folders, val_split, recipe)
+    training = _read(folders, train_split or recipe.splits.train, recipe)
+    validation = _read(folders, val_split or recipe.splits.val, recipe)
     _refuse_leak(training, validation)
-    plan = getattr(recipe, network).plan
-    fabric = Fabric(
-        accelerator=accelerator, devices=devices if devices == "auto" else int(devices), precision=plan.precision
-    )
+    plan = recipe.prompter.plan if network == "prompter" else recipe.segmentor.plan
+    fabric = open_fabric(accelerator, devices, plan.precision)
     fabric.launch()
     torch.manual_seed(plan.seed)
     card = Card(
@@ -92,17 +99,61 @@ def train(
     )
     if fabric.is_global_zero:
         _describe_run(out, recipe)
-    model = build(card, pretrained)
+    model = build_pair(card, pretrained) if network == "shared" else build(card, pretrained)
     if init:
-        copy_weights(init, model)
-        card = card.model_copy(update={"tuned_from": weights_digest(init)})
-    best = fit(task_of(model, recipe), model, card, training, validation, out, fabric)
+        card = card.model_copy(update={"tuned_from": _start_from(init, model)})
+    best = fit(task_of(model, recipe), model, card, training, validation, out, fabric, workers=workers)
     if fabric.is_global_zero:
         draw_curves(out)
         click.echo(f"{out / 'best'}: step {best.step}, " + ", ".join(f"{k} {v:.4f}" for k, v in best.metrics.items()))
 
 
-def _assignment(text: str) -> tuple[str, object]:
+def open_fabric(accelerator: str, devices: str, precision: Any) -> Fabric:
+    """Lightning Fabric on one device, on several, or as one of torchrun's processes."""
+    if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun, which says how many there are
+        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    else:
+        here = everywhere = int(devices) if devices != "auto" else 0
+    if everywhere <= 1:
+        return Fabric(accelerator=accelerator, devices=here or "auto", precision=precision)
+    # A crop without a nucleus has no masks, so that the decoder gets no gradient from it.
+    strategy = DDPStrategy(find_unused_parameters=True)
+    return Fabric(
+        accelerator=accelerator, devices=here, num_nodes=everywhere // here, strategy=strategy, precision=precision
+    )
+
+
+def _recipe(network: str, name: str, overrides: tuple[str, ...]) -> Recipe:
+    given = dict(assignment(text) for text in overrides)
+    recipe = read_recipe(name, {"shared_encoder": True, **given} if network == "shared" else given)
+    if recipe.shared_encoder != (network == "shared"):
+        raise PnsegError("shared_encoder trains both networks at once; use pnseg train shared.")
+    if network == "segmentor" and len(set(recipe.segmentor.frozen)) == len(get_args(Part)):
+        raise PnsegError("segmentor.frozen names every part, so nothing is left to train; evaluate its checkpoint.")
+    return recipe
+
+
+def _start_from(init: Path, model: nn.Module) -> str:
+    """Weights of a checkpoint, or of both of a pair; the SHA-256 of them."""
+    if isinstance(model, SharedPair):
+        # The segmentor last: the image encoder of both is its.
+        folders = {half: init / half for half in ("prompter", "segmentor") if (init / half).is_dir()}
+        if not folders:
+            folders = {"segmentor": init}
+        parts = model.parts()
+        return " ".join(_start_from(folder, parts[half]) for half, folder in folders.items())
+    fresh = start_from(init, model)
+    if fresh:
+        logging.getLogger(__name__).info("%s: other classes, so these start anew: %s", init, ", ".join(fresh))
+    return weights_digest(init)
+
+
+def assignment(text: str) -> tuple[str, object]:
+    """A field and its value of ``--set FIELD=VALUE``.
+
+    Raises:
+        PnsegError: no such pair.
+    """
     name, equals, value = text.partition("=")
     if not equals:
         raise PnsegError(f"--set {text}: expected FIELD=VALUE, such as prompter.plan.steps=500.")

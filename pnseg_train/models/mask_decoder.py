@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder
@@ -13,6 +15,22 @@ VOTE_SCALE = 16.0  # px; distances to a voted centroid are measured in it
 INITIAL_RADIUS = 10.0  # px; the disc that an untrained decoder draws around a point
 
 
+class DecodedPrompts(NamedTuple):
+    """What the decoder makes of P prompts.
+
+    Attributes:
+        logits: (P, 4h, 4w) low-resolution mask logits.
+        iou: (P,) predicted IoU.
+        token: (P, C) mask token.
+        class_logits: (P, classes) of the [cls] token; None without one.
+    """
+
+    logits: Tensor
+    iou: Tensor
+    token: Tensor
+    class_logits: Tensor | None = None
+
+
 def two_way_transformer(width: int, mlp_width: int) -> TwoWayTransformer:
     """SAM's decoder transformer: two layers, eight heads."""
     return TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=mlp_width)
@@ -22,28 +40,33 @@ class PointMaskDecoder(MaskDecoder):
     """SAM's decoder in single-mask mode: only mask token 0 is turned into a mask.
 
     The embedding comes with one entry a prompt, already repeated from the image's.
+
+    Args:
+        num_classes: with any, a [cls] token stands behind the IoU and mask tokens, and an MLP turns it
+            into the nucleus's class (paper Table 8).
     """
 
-    def __init__(self, width: int = 256, mlp_width: int = 2048, spare_masks: int = 3):
+    def __init__(self, width: int = 256, mlp_width: int = 2048, spare_masks: int = 3, num_classes: int = 0):
         super().__init__(
             transformer_dim=width,
             transformer=two_way_transformer(width, mlp_width),
             num_multimask_outputs=spare_masks,
             iou_head_hidden_dim=width,
         )
+        self.class_token = nn.Embedding(1, width) if num_classes else None
+        self.class_head = MLP(width, width, num_classes, 3) if num_classes else None
 
-    def decode(self, embedding: Tensor, positions: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Low-resolution logits, predicted IoU and mask token of P prompts.
+    def decode(self, embedding: Tensor, positions: Tensor, prompts: Tensor) -> DecodedPrompts:
+        """Masks of P prompts.
 
         Args:
             embedding: (P, C, h, w) with the dense prompt already added.
             positions: (1, C, h, w) positional encoding.
             prompts: (P, T, C) sparse prompt embeddings.
-
-        Returns:
-            logits (P, 4h, 4w), predicted IoU (P,), mask token (P, C).
         """
-        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(prompts.shape[0], -1, -1)
+        own = [self.iou_token.weight, self.mask_tokens.weight]
+        own += [] if self.class_token is None else [self.class_token.weight]
+        outputs = torch.cat(own).expand(prompts.shape[0], -1, -1)
         tokens, image = self.transformer(
             embedding, positions.expand_as(embedding), torch.cat([outputs, prompts], dim=1)
         )
@@ -51,7 +74,8 @@ class PointMaskDecoder(MaskDecoder):
         mask_token = tokens[:, 1]
         weights = self.output_hypernetworks_mlps[0](mask_token)
         logits = torch.einsum("pc,pchw->phw", weights, upscaled)
-        return logits, self.iou_prediction_head(tokens[:, 0])[:, 0], mask_token
+        class_logits = None if self.class_head is None else self.class_head(tokens[:, outputs.shape[1] - 1])
+        return DecodedPrompts(logits, self.iou_prediction_head(tokens[:, 0])[:, 0], mask_token, class_logits)
 
 
 class VotingMaskDecoder(PointMaskDecoder):
@@ -64,8 +88,8 @@ class VotingMaskDecoder(PointMaskDecoder):
     of from an empty mask.
     """
 
-    def __init__(self, width: int, mlp_width: int, detail: int):
-        super().__init__(width, mlp_width, spare_masks=0)
+    def __init__(self, width: int, mlp_width: int, detail: int, num_classes: int = 0):
+        super().__init__(width, mlp_width, spare_masks=0, num_classes=num_classes)
         self.detail = detail
         self.kernel_mlp = MLP(width, width, detail + 4, 3)
         last = self.kernel_mlp.layers[-1]

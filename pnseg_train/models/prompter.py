@@ -64,7 +64,10 @@ class PyramidBackbone(nn.Module):
         self.neck1 = FeaturePyramid(widths, channels, 1)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        features = self.backbone(image)
+        return self.pyramids(self.backbone(image))
+
+    def pyramids(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Both pyramids over the backbone's features."""
         return self.neck(features), self.neck1(features)[0]
 
 
@@ -127,9 +130,13 @@ class Prompter(nn.Module):
 
     def forward(self, image: Tensor) -> PrompterOutput:
         """Raw outputs for normalised images (B, 3, H, W)."""
-        levels, region_features = self.backbone(image)
-        batch, _, height, width = image.shape
-        anchors = anchor_grid(height, width, self.spacing, image.device).expand(batch, -1, -1, -1)
+        return self.propose(self.backbone(image), (image.shape[2], image.shape[3]))
+
+    def propose(self, pyramids: tuple[list[Tensor], Tensor], shape: tuple[int, int]) -> PrompterOutput:
+        """Raw outputs from both pyramids of images of a shape (H, W)."""
+        (levels, region_features), (height, width) = pyramids, shape
+        anchors = anchor_grid(height, width, self.spacing, region_features.device)
+        anchors = anchors.expand(len(region_features), -1, -1, -1)
 
         at_anchors = sample_at(levels[0], anchors, 4).permute(0, 2, 3, 1)
         deformed = anchors + self.deform_layer(at_anchors).float()

@@ -31,10 +31,17 @@ class Prompts(NamedTuple):
 
 
 class SegmentorOutput(NamedTuple):
-    """Attributes: mask_logits (P, m, m) at the decoder's resolution; iou (P,) predicted IoU."""
+    """What the segmentor gives for P prompts.
+
+    Attributes:
+        mask_logits: (P, m, m) at the decoder's resolution.
+        iou: (P,) predicted IoU.
+        class_logits: (P, C) if the segmentor tells classes (a [cls] token), otherwise None.
+    """
 
     mask_logits: Tensor
     iou: Tensor
+    class_logits: Tensor | None = None
 
 
 class Segmentor(nn.Module):
@@ -62,13 +69,13 @@ class Segmentor(nn.Module):
         """Masks of P prompts on encoded images."""
         own = features.repeat(prompts.image_index)
         embedding = own.embedding + self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        logits, iou, token = self.mask_decoder.decode(
+        logits, iou, token, class_logits = self.mask_decoder.decode(
             embedding, self.prompt_encoder.get_dense_pe(), self.embed_points(prompts.coords, prompts.labels)
         )
         if isinstance(self.mask_decoder, VotingMaskDecoder) and own.votes is not None and own.detail is not None:
             logits = self.mask_decoder.refine(logits, token, prompts.coords[:, 0], own.votes, own.detail)
             iou = self.mask_decoder.rate(logits, iou)
-        return SegmentorOutput(logits, iou)
+        return SegmentorOutput(logits, iou, class_logits)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """SAM's sparse prompt embedding, with the point that SAM adds when no box is given."""
@@ -99,8 +106,12 @@ def sam_prompt_encoder(width: int = 256, frequency: float = 1.0) -> PromptEncode
     return encoder
 
 
-def sam_segmentor(embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...]) -> Segmentor:
-    """A segmentor of SAM's architecture with a ViT of the given size."""
+def sam_segmentor(
+    embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...], num_classes: int = 0
+) -> Segmentor:
+    """A segmentor of SAM's architecture with a ViT of the given size; with classes, it tells them too."""
     return Segmentor(
-        ResizedImageEncoder(embed_dim, depth, num_heads, global_attn_indexes), sam_prompt_encoder(), PointMaskDecoder()
+        ResizedImageEncoder(embed_dim, depth, num_heads, global_attn_indexes),
+        sam_prompt_encoder(),
+        PointMaskDecoder(num_classes=num_classes),
     )

@@ -12,6 +12,8 @@ from pnseg_train.models.conv_encoder import ConvImageEncoder
 from pnseg_train.models.mask_decoder import VotingMaskDecoder
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Segmentor, sam_prompt_encoder, sam_segmentor
+from pnseg_train.models.shared import EncoderPyramid
+from pnseg_train.models.vit import ResizedImageEncoder
 
 
 @dataclass(frozen=True)
@@ -73,27 +75,43 @@ SEGMENTOR_SIZES: dict[str, VitSize | ConvSize] = {
 }
 
 
-def build_prompter(size: str, *, levels: int, spacing: int, num_classes: int, pretrained: bool = False) -> Prompter:
+def build_prompter(
+    size: str, *, levels: int, spacing: int, num_classes: int, pretrained: bool = False, shared: bool = False
+) -> Prompter:
     """A prompter of a named size; L, λ and C are the dataset's.
+
+    ``shared`` makes one that reads the segmentor's image encoder instead of a backbone of its own.
 
     Raises:
         KeyError: an unknown size.
     """
     spec = PROMPTER_SIZES[size]
-    return Prompter(spec.backbone(pretrained), spec.channels, levels, spacing, num_classes)
+    backbone = EncoderPyramid(build_image_encoder(size, pretrained)) if shared else spec.backbone(pretrained)
+    return Prompter(backbone, spec.channels, levels, spacing, num_classes)
 
 
-def build_segmentor(size: str, *, pretrained: bool = False) -> Segmentor:
+def build_segmentor(size: str, *, pretrained: bool = False, num_classes: int = 0) -> Segmentor:
     """A segmentor of a named size. ``pretrained`` concerns nano's backbone; SAM's weights are imported.
+
+    Args:
+        num_classes: C if the segmentor tells the classes, 0 if the prompter does.
 
     Raises:
         KeyError: an unknown size.
     """
     spec = SEGMENTOR_SIZES[size]
     if isinstance(spec, VitSize):
-        return sam_segmentor(spec.embed_dim, spec.depth, spec.num_heads, spec.global_attn_indexes)
+        return sam_segmentor(spec.embed_dim, spec.depth, spec.num_heads, spec.global_attn_indexes, num_classes)
     return Segmentor(
-        ConvImageEncoder(spec.width, spec.detail, pretrained),
+        build_image_encoder(size, pretrained),
         sam_prompt_encoder(spec.width, spec.frequency),
-        VotingMaskDecoder(spec.width, spec.mlp_width, spec.detail),
+        VotingMaskDecoder(spec.width, spec.mlp_width, spec.detail, num_classes),
     )
+
+
+def build_image_encoder(size: str, pretrained: bool = False) -> nn.Module:
+    """The segmentor's image encoder alone; ``pretrained`` as for :func:`build_segmentor`."""
+    spec = SEGMENTOR_SIZES[size]
+    if isinstance(spec, VitSize):
+        return ResizedImageEncoder(spec.embed_dim, spec.depth, spec.num_heads, spec.global_attn_indexes)
+    return ConvImageEncoder(spec.width, spec.detail, pretrained)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pnseg_runtime.errors import PnsegError
 
@@ -15,6 +15,9 @@ RECIPES = Path(__file__).parent
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Part = Literal["image_encoder", "prompt_encoder", "mask_decoder"]
 
 
 class Plan(_Strict):
@@ -42,7 +45,7 @@ class Augment(_Strict):
     """Crops and their augmentation, see :mod:`pnseg_train.augment`."""
 
     crop: int = 256
-    diameter: float = Field(20.0, description="half of the crops are scaled so that nuclei get this diameter, px")
+    diameter: float = Field(20.0, description="half of the crops are scaled so that nuclei get it, px; 0 for none")
     spread: float = Field(0.3, description="standard deviation of the log of the scale")
     limits: tuple[float, float] = (0.55, 2.5)
     colour: float = Field(1.0, description="strength; 0 leaves colours alone")
@@ -71,6 +74,10 @@ class SegmentorRecipe(_Strict):
     vote_weight: float = Field(0.0, description="weight of the dense outputs' losses (nano)")
     full_size: bool = Field(True, description="masks are compared at 256×256; else at the decoder's resolution")
     contact_weight: float = Field(0.0, description="added to the weight of pixels where two nuclei touch")
+    class_weight: float = Field(1.0, description="weight of the class's focal loss, if the segmentor tells classes")
+    frozen: list[Part] = Field(
+        [], description="parts that are not trained: image_encoder, prompt_encoder, mask_decoder"
+    )
     plan: Plan
 
 
@@ -86,7 +93,16 @@ class Inference(_Strict):
     nms_radius: float = Field(12.0, description="of the point NMS, px")
     negatives: int = Field(0, description="K")
     nms_iou: float = 0.5
+    overlap: int = Field(64, description="ε, what neighbouring windows share, px")
     tidy: bool = Field(False, description="keep a mask's largest piece and fill its holes")
+
+
+class Splits(_Strict):
+    """Which images of the data are for what (see docs/datasets.md)."""
+
+    train: str = "train"
+    val: str = "val"
+    test: str = "test"
 
 
 class Recipe(_Strict):
@@ -96,14 +112,39 @@ class Recipe(_Strict):
     classes: list[str]
     colors: list[tuple[int, int, int]]
     mpp: float = 0.25
+    splits: Splits = Splits()
+    class_by: Literal["prompter", "segmentor"] = Field("prompter", description="which network tells a nucleus's class")
+    shared_encoder: bool = Field(False, description="one image encoder for both networks, trained end to end")
     augment: Augment = Augment()
     prompter: PrompterRecipe
     segmentor: SegmentorRecipe
     inference: Inference = Inference()
 
+    @model_validator(mode="after")
+    def _sound(self) -> Recipe:
+        if self.shared_encoder and self.inference.pad_multiple % 32:
+            raise ValueError("with shared_encoder, inference.pad_multiple must be a multiple of 32")
+        if self.shared_encoder and not self.inference.pad_multiple:
+            raise ValueError("with shared_encoder, inference.pad_multiple must be set, to a multiple of 32")
+        if self.prompter.region_weight == 0 and self.inference.region_filter:
+            raise ValueError("prompter.region_weight 0 trains no region map, so inference.region_filter must be false")
+        if len(self.classes) != len(self.colors):
+            raise ValueError("classes and colors must be of one length")
+        return self
+
+    @property
+    def prompter_classes(self) -> int:
+        """C of the prompter: one, nucleus, if the segmentor tells the classes."""
+        return len(self.classes) if self.class_by == "prompter" else 1
+
+    @property
+    def segmentor_classes(self) -> int:
+        """Classes that the segmentor's [cls] token tells; none if the prompter does."""
+        return len(self.classes) if self.class_by == "segmentor" else 0
+
     def training(self) -> str:
         """The part that determines a training run, as JSON."""
-        return self.model_dump_json(exclude={"inference"})
+        return self.model_dump_json(exclude={"inference", "splits"})
 
 
 def read_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:

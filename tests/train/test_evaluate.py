@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pnseg_runtime.bundle import Classes
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
 from pnseg_runtime.options import Options
@@ -12,6 +13,7 @@ from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.evaluate import evaluate_sample, mean
 from pnseg_train.targets import label_centroids
 from tests import golden
+from tests.fakes import fake_bundle
 
 
 def oracle(sample: Sample, keep: int | None = None) -> Nuclei:
@@ -59,20 +61,22 @@ def test_mean_is_over_images():
 
 
 class _Fixed:
+    manifest = fake_bundle().manifest.model_copy(update={"classes": Classes(names=["nucleus"], colors=[(255, 0, 0)])})
+
     def __init__(self, sample):
         self.sample = sample
 
-    def predict(self, rgb):
+    def predict(self, rgb, mpp=None, points=None):
         assert np.array_equal(rgb, self.sample.image)
         return oracle(self.sample)
 
 
 def test_the_verb_prints_every_set_and_its_protocol(sample, monkeypatch):
-    monkeypatch.setattr(verb, "open_model", lambda model, options: _Fixed(sample))
+    monkeypatch.setattr(verb, "open_segmenter", lambda model, options: _Fixed(sample))
     arguments = ["nano", "--data", str(golden.TILES), "--split", "val"]
     table = CliRunner().invoke(verb.evaluate, arguments, catch_exceptions=False)
     assert "1.0000" in table.stdout
-    assert "IoU > 0.5" in table.stdout
+    assert "IoU over 0.5" in table.stdout
     document = json.loads(CliRunner().invoke(verb.evaluate, [*arguments, "--json"]).stdout)
     assert document["sets"]["cc0_tiles"]["mean"]["pq"] == 1.0
     assert list(document["sets"]["cc0_tiles"]["rows"]) == [sample.name]

@@ -35,7 +35,7 @@ def small_recipe(network: str, steps: int = 6):
 
 
 def train(network: str, run, stop_after: int | None = None, steps: int = 6) -> Card:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     tiles = read_folder(golden.TILES, None)
     card = Card(network=network, recipe=small_recipe(network, steps))
     torch.manual_seed(0)

@@ -9,6 +9,36 @@ def test_shipped_recipes_are_valid(name):
     assert read_recipe(name).classes
 
 
+# (λ, L, β, batch, point NMS, mask NMS): values of the paper's section 4.
+PAPER = {
+    "pannuke-123": (8, 3, 0.4, 16, 12, 0.5),
+    "pannuke-213": (8, 3, 0.4, 16, 12, 0.5),
+    "pannuke-321": (8, 3, 0.4, 16, 12, 0.5),
+    "kumar": (16, 4, 0.2, 8, 11, 0.3),
+    "cpm17": (16, 4, 0.25, 8, 12, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_recipes_have_the_papers_values(name):
+    recipe = read_recipe(name)
+    prompter, plan, inference = recipe.prompter, recipe.prompter.plan, recipe.inference
+    assert (
+        *(prompter.spacing, prompter.levels, prompter.background_weight, plan.batch),
+        *(inference.nms_radius, inference.nms_iou),
+    ) == PAPER[name]
+    assert (plan.optimizer, plan.lr, plan.weight_decay, plan.clip, plan.ema) == ("adam", 1e-4, 1e-4, 0.1, 0.99)
+    assert plan.steps == 40 * plan.ema_from  # 200 epochs, of which 5 come before the average
+    assert plan.step_at == (plan.steps / 2 if name.startswith("pannuke") else 0)
+    segmentor = recipe.segmentor
+    assert (segmentor.plan.optimizer, segmentor.plan.lr, segmentor.plan.weight_decay) == ("adamw", 1e-4, 1e-4)
+    assert (segmentor.negatives, inference.negatives, inference.region_filter, inference.overlap) == (1, 1, True, 64)
+    assert 20 <= segmentor.instances <= 25
+    if name.startswith("pannuke"):
+        assert recipe.splits.train == f"{name[-3:]}:train"
+        assert len(recipe.classes) == 5
+
+
 def test_any_field_can_be_overridden():
     recipe = read_recipe("nano", {"prompter.plan.lr": 0.5, "augment.colour": 0})
     assert recipe.prompter.plan.lr == 0.5

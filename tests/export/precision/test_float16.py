@@ -8,6 +8,7 @@ from pnseg_export.files import tensor_census
 from pnseg_export.precision.feeds import stress_tiles
 from pnseg_export.precision.float16 import FLOAT_OPERATORS, halve, near_overflow
 from pnseg_export.precision.overflow import LARGEST_HALF, peaks
+from pnseg_export.precision.rounded import rounded
 from pnseg_runtime.bundle import SHIPPED
 from pnseg_runtime.sessions.onnxruntime import open_session
 from tests.export import made
@@ -44,7 +45,7 @@ def test_norms_softmax_and_coordinates_stay_in_float():
 
 def test_it_computes_what_the_float_graph_computes(tmp_path):
     made.write(made.layers(), tmp_path / "float.onnx")
-    onnx.save(halve(made.layers())[0], tmp_path / "half.onnx")
+    onnx.save(rounded(halve(made.layers())[0]), tmp_path / "half.onnx")
     before, after = open_session(tmp_path / "float.onnx"), open_session(tmp_path / "half.onnx")
     for call in made.calls():
         expected, given = before(call), after(call)
@@ -63,15 +64,26 @@ def test_a_layer_near_the_end_of_half_precision_is_named_with_its_value_and_kept
     half, kept = halve(model, found)
     assert types(half)["c1"] == FLOAT
     assert kept["first"] == found["first/Conv"]
-    onnx.save(half, tmp_path / "half.onnx")
+    onnx.save(rounded(half), tmp_path / "half.onnx")
     assert all(np.isfinite(array).all() for array in open_session(tmp_path / "half.onnx")(made.calls()[0]).values())
 
 
 def test_without_the_hunt_the_same_layer_overflows(tmp_path):
-    onnx.save(halve(made.layers(gain=20_000.0))[0], tmp_path / "half.onnx")
-    call = made.calls()[0]
-    bright = call | {"image": 8 * call["image"]}
-    assert not np.isfinite(open_session(tmp_path / "half.onnx")(bright)["votes"]).all()
+    half, _ = halve(made.layers(gain=20_000.0))
+    onnx.save(rounded(half), tmp_path / "rounded.onnx")
+    assert not np.isfinite(open_session(tmp_path / "rounded.onnx")(made.calls()[0])["votes"]).all()
+
+
+def test_the_twin_rounds_behind_every_half_precision_operator(tmp_path):
+    half, _ = halve(made.layers())
+    model = rounded(half)
+    onnx.checker.check_model(model, full_check=True)
+    for name in ("c1", "r1", "q"):
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, FLOAT, None))
+    onnx.save(model, tmp_path / "rounded.onnx")
+    found = open_session(tmp_path / "rounded.onnx")(made.calls()[0])
+    for name in ("c1", "r1", "q"):
+        assert (found[name] == found[name].astype(np.float16)).all(), name
 
 
 def test_peaks_are_the_largest_absolute_values(tmp_path):

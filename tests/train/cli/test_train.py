@@ -1,5 +1,9 @@
+import json
+
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from pnseg_runtime.cli import cli
 from tests import golden
@@ -24,3 +28,60 @@ def test_classes_that_are_not_the_recipes_are_one_sentence(tmp_path):
     result = run(tmp_path, tmp_path / "run", *two)
     assert result.exit_code == 1
     assert "its nuclei have the classes [1, 4], the model has 1 to 2" in result.stderr
+
+
+SMALL = {
+    "augment.crop": 64,
+    "prompter.plan.steps": 2,
+    "prompter.plan.batch": 2,
+    "prompter.plan.warmup": 0,
+    "prompter.plan.ema_from": 0,
+}
+
+
+@pytest.mark.slow
+def test_a_seeded_run_repeats_bit_for_bit_and_leaves_all_that_the_docs_name(tmp_path):
+    settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
+    for name, more in (("first", []), ("again", ["--workers", "1"])):
+        result = run(golden.TILES, tmp_path / name, *settings, "--no-pretrained", "--threads", "1", *more)
+        assert result.exit_code == 0, result.output
+    first, again = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("first", "again"))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    logged = [
+        [
+            {key: value for key, value in json.loads(line).items() if key != "seconds"}
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("first", "again")
+    ]
+    assert logged[0] == logged[1]
+    there = {path.name for path in (tmp_path / "first").iterdir()}
+    assert there == {
+        *("recipe.yaml", "environment.json", "metrics.jsonl", "train.log", "curves.png", "state.pt"),
+        *("best", "last", "tensorboard"),
+    }
+    assert scalars(tmp_path / "first" / "tensorboard") >= {"lr", "loss/loss", "loss/class", "validation/f1"}
+
+
+def scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    return set(board.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    ("network", "setting", "says"),
+    [
+        ("segmentor", "segmentor.frozen=[image_encoder, prompt_encoder, mask_decoder]", "nothing is left to train"),
+        ("prompter", "shared_encoder=true", "pnseg train shared"),
+        ("prompter", "prompter.region_weight=0", "region_filter must be false"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_sentence(network, setting, says, tmp_path):
+    arguments = ["train", network, "--data", str(golden.TILES), "--out", str(tmp_path / "run"), "--set", setting]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,274 @@
+"""The paper's ablations (Tables 6 and 7) at nano scale: each row trained, evaluated and printed beside the paper's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.options import Options
+from pnseg_train.checkpoints import weights_digest
+from pnseg_train.cli.evaluate import evaluate_run
+from pnseg_train.evaluate import mean
+
+RECIPE = "nano-kumar"
+AS_GIVEN = "as given"  # a segmentor that is not trained at all
+
+SHOWN = ("aji", "pq", "dq", "sq", "precision", "recall", "f1")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network that rows share: trained once.
+
+    Attributes:
+        network: ``prompter`` or ``segmentor``.
+        fields: of the recipe, that differ.
+    """
+
+    network: str
+    fields: Mapping[str, Any]
+
+
+TRAININGS: dict[str, Training] = {
+    "prompter": Training("prompter", {"prompter.region_weight": 0.0, "inference.region_filter": False}),
+    "prompter-aux": Training("prompter", {}),
+    "segmentor-k0": Training("segmentor", {"segmentor.negatives": 0}),
+    "segmentor-k1": Training("segmentor", {"segmentor.negatives": 1}),
+    "segmentor-k2": Training("segmentor", {"segmentor.negatives": 2}),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of a table: which networks, and how they are run.
+
+    Attributes:
+        title: what it is called.
+        prompter, segmentor: keys of :data:`TRAININGS`, or :data:`AS_GIVEN`.
+        options: of the prediction.
+        oracle: prompts are the annotated nuclei's centroids.
+        paper: the paper's AJI and PQ, on CPM-17; None where it is not known here.
+    """
+
+    title: str
+    prompter: str
+    segmentor: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    oracle: bool = False
+    paper: tuple[float, float] | None = None
+
+    @property
+    def slug(self) -> str:
+        """A name for its file."""
+        return "".join(character if character.isalnum() else "-" for character in self.title.lower()).strip("-")
+
+
+_PLAIN = {"region_filter": False, "negatives": 0}
+
+# Each row adds one part to the row above.
+TABLE_6 = (
+    Case("frozen segmentor", "prompter", AS_GIVEN, _PLAIN, paper=(0.319, 0.223)),
+    Case("+ fine-tuning", "prompter", "segmentor-k0", _PLAIN, paper=(0.728, 0.723)),
+    Case("+ auxiliary mask", "prompter-aux", "segmentor-k0", _PLAIN, paper=(0.734, 0.727)),
+    Case("+ mask-aided filtering", "prompter-aux", "segmentor-k0", {"negatives": 0}, paper=(0.737, 0.731)),
+    Case("+ negative prompts", "prompter-aux", "segmentor-k1", {"negatives": 1}, paper=(0.740, 0.733)),
+)
+
+# K in training and in testing, with predicted points and with the centroids of the annotation.
+TABLE_7 = tuple(
+    Case(
+        f"K {train} trained, {test} tested, {'oracle' if oracle else 'predicted'} points",
+        "prompter-aux",
+        f"segmentor-k{train}",
+        {"negatives": test},
+        oracle,
+    )
+    for oracle in (False, True)
+    for train in (0, 1, 2)
+    for test in (0, 1, 2)
+)
+
+TABLES = {"6": TABLE_6, "7": TABLE_7}
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Kumar.")
+@click.option(
+    "--segmentor",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="A nano segmentor's checkpoint trained on other data: the part that SAM has in the paper.",
+)
+@click.option(
+    "--prompter",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Start prompters from it [default: ImageNet weights of the backbone, as in the paper].",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="runs/ablation", show_default=True)
+@click.option("--table", "tables", type=click.Choice(list(TABLES)), multiple=True, default=["6"], show_default=True)
+@click.option("--prompter-steps", type=click.IntRange(1), default=700, show_default=True)
+@click.option("--segmentor-steps", type=click.IntRange(1), default=600, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each training [default: torch's].")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings at a time.")
+@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
+def ablation(
+    data: Path,
+    segmentor: Path,
+    prompter: Path | None,
+    out: Path,
+    tables: Sequence[str],
+    prompter_steps: int,
+    segmentor_steps: int,
+    threads: int | None,
+    jobs: int,
+    overrides: Sequence[str],
+) -> None:
+    """Train and evaluate the rows of the paper's Table 6 (and 7) at nano scale.
+
+    What rows have in common is trained once. A row that is done is not done again, and a stopped
+    training goes on where it was. Writes ablation.md and ablation.json.
+    """
+    steps = {"prompter": prompter_steps, "segmentor": segmentor_steps}
+    lab = Lab(data, out, segmentor, prompter, steps, threads, tuple(overrides))
+    keys = dict.fromkeys(key for name in tables for case in TABLES[name] for key in (case.prompter, case.segmentor))
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lab.trained, keys))
+    parts = []
+    for name in tables:
+        rows = [lab.run(case) for case in TABLES[name]]
+        parts.append((name, rows))
+        print_table(name, rows)
+    write(out, parts, lab)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where and how the rows are made."""
+
+    data: Path
+    out: Path
+    segmentor: Path
+    prompter: Path | None
+    steps: Mapping[str, int]
+    threads: int | None = None
+    overrides: tuple[str, ...] = ()
+
+    def run(self, case: Case) -> dict[str, Any]:
+        """A row's metrics; those of an earlier run with the same settings are taken from its file."""
+        path = self.out / "rows" / f"{case.slug}.json"
+        settings = self.settings(case)
+        if path.is_file():
+            row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if row["settings"] == settings:
+                return row
+        checkpoints = [str(self.trained(case.prompter)), str(self.trained(case.segmentor))]
+        start = time.perf_counter()
+        options = Options(threads=self.threads, **case.options)
+        run = evaluate_run("val", checkpoints, [self.data], options, case.oracle, 12.0)
+        metrics = mean([result.row for result in run.results])
+        row = {
+            "title": case.title,
+            "metrics": {name: metrics[name] for name in SHOWN},
+            "images": {result.name: {name: result.row[name] for name in SHOWN} for result in run.results},
+            "paper": case.paper,
+            "seconds": round(time.perf_counter() - start, 1),
+            "settings": settings,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+        return row
+
+    def settings(self, case: Case) -> dict[str, Any]:
+        """What determines a row."""
+        starts = [weights_digest(folder) for folder in (self.segmentor, self.prompter) if folder is not None]
+        written = {key: value for key, value in asdict(case).items() if key not in {"title", "paper"}}
+        settings = {**written, "steps": dict(self.steps), "overrides": list(self.overrides), "starts": starts}
+        same: dict[str, Any] = json.loads(json.dumps(settings))
+        return same
+
+    def trained(self, key: str) -> Path:
+        """The best checkpoint of a training, made now if it is not there."""
+        if key == AS_GIVEN:
+            return self.segmentor
+        training = TRAININGS[key]
+        folder = self.out / key
+        steps = self.steps[training.network]
+        if not (folder / "done").is_file():
+            start = time.perf_counter()
+            subprocess.run(self.command(key), check=True)  # noqa: S603
+            (folder / "done").write_text(f"{steps} steps, {time.perf_counter() - start:.0f} s\n", encoding="utf-8")
+        return folder / "best"
+
+    def command(self, key: str) -> list[str]:
+        """The command that trains a network."""
+        training = TRAININGS[key]
+        steps = self.steps[training.network]
+        plan = f"{training.network}.plan"
+        fields = {f"{plan}.steps": steps, f"{plan}.validate_every": max(steps // 3, 1), **training.fields}
+        start = self.segmentor if training.network == "segmentor" else self.prompter
+        return [
+            *(sys.executable, "-m", "pnseg_runtime.cli", "train", training.network, "--recipe", RECIPE),
+            *("--data", str(self.data), "--out", str(self.out / key)),
+            *(() if start is None else ("--init", str(start))),
+            *(() if self.threads is None else ("--threads", str(self.threads))),
+            *(part for name, value in fields.items() for part in ("--set", f"{name}={json.dumps(value)}")),
+            *(part for text in self.overrides for part in ("--set", text)),
+        ]
+
+    def times(self) -> dict[str, str]:
+        """How long each training took."""
+        return {key: path.read_text().strip() for key in TRAININGS if (path := self.out / key / "done").is_file()}
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row's title, its metrics and the paper's."""
+    metrics, paper = row["metrics"], row["paper"]
+    given = ["–", "–"] if paper is None else [f"{value:.3f}" for value in paper]
+    return [row["title"], *(f"{metrics[name]:.3f}" for name in SHOWN), *given]
+
+
+HEAD = ("row", "AJI", "PQ", "DQ", "SQ", "precision", "recall", "F1", "paper's AJI", "paper's PQ")
+
+
+def print_table(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table on the terminal."""
+    table = Table(*HEAD, box=None, title=f"Table {name}")
+    for row in rows:
+        table.add_row(*cells(row))
+    console = Console(highlight=False)
+    console.width = max(console.width, 120)
+    console.print(table)
+
+
+def write(out: Path, parts: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], lab: Lab) -> None:
+    """``ablation.md`` and ``ablation.json``.
+
+    Raises:
+        PnsegError: the folder cannot be written to.
+    """
+    lines = []
+    for name, rows in parts:
+        lines += [f"Table {name}, nano on Kumar's validation images; the paper's row is B on CPM-17.", ""]
+        lines += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+        lines += ["| " + " | ".join(cells(row)) + " |" for row in rows] + [""]
+    lines += [f"- {key}: {took}" for key, took in lab.times().items()]
+    document = {"tables": dict(parts), "trainings": lab.times()}
+    try:
+        (out / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (out / "ablation.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PnsegError(f"{out}: cannot be written to ({error.strerror}); give another --out.") from error

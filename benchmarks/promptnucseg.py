@@ -1,0 +1,121 @@
+"""PromptNucSeg as it is measured: networks with random weights or a bundle, by every engine at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks.counts import SIDE, Counts, count
+from benchmarks.networks import LEVELS, SPACING, random_pair
+from benchmarks.tiles import TYPICAL, make_tile
+from pnseg_export.bundle import export_graphs, write_manifest
+from pnseg_export.graphs.decoder import DecoderGraph
+from pnseg_export.graphs.encoder import EncoderGraph
+from pnseg_export.graphs.rewrites import PLAIN, TARGETS
+from pnseg_export.macs import file_cost
+from pnseg_export.precision.feeds import record
+from pnseg_export.precision.variants import Int8Choices, quantise_graphs
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Classes, Manifest, Masking, Prompting
+from pnseg_runtime.sessions import Runner, Sessions
+from pnseg_train.models.features import ImageFeatures
+from pnseg_train.models.prompter import Prompter
+from pnseg_train.models.segmentor import Prompts, Segmentor
+
+Arrays = dict[str, NDArray[Any]]
+
+#: K of the paper; each nucleus is decoded with its negative prompt and again without.
+NEGATIVES = 1
+NAMES = ("neoplastic", "inflammatory", "connective", "dead", "epithelial")
+
+
+def manifest_for(size: str, **changes: Any) -> Manifest:
+    """What the runtime must know of a size as it is configured for PanNuke."""
+    return Manifest(
+        model=size,
+        mpp=0.25,
+        classes=Classes(names=list(NAMES), colors=[(0, 0, 0)] * len(NAMES)),
+        prompting=Prompting(
+            anchor_spacing=SPACING,
+            levels=LEVELS,
+            pad_multiple=SPACING,
+            nms_radius=12,
+            region_filter=False,
+            negatives=NEGATIVES,
+        ),
+        masking=Masking(),
+        **{"graphs": {}, **changes},
+    )
+
+
+def random_bundle(size: str, folder: Path, target: str = "cpu") -> Bundle:
+    """A bundle of a size with random weights in ``folder``; one that is there already is taken as it is."""
+    if not (folder / MANIFEST_NAME).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        graphs = export_graphs(*random_pair(size), folder, TARGETS[target])
+        write_manifest(folder, manifest_for(size, graphs=graphs))
+    return Bundle.open(folder)
+
+
+def with_int8(bundle: Bundle) -> Bundle:
+    """The same bundle with 8-bit graphs, made where it lacks them; of random weights, so good for timing only."""
+    if "int8" in bundle.manifest.precisions:
+        return bundle
+    feeds = record(bundle, [make_tile(TYPICAL).image])
+    graphs = quantise_graphs(bundle, bundle.folder, feeds, Int8Choices(search=False))
+    variants = {**bundle.manifest.variants, "int8": graphs}
+    write_manifest(bundle.folder, bundle.manifest.model_copy(update={"variants": variants}))
+    return Bundle.open(bundle.folder)
+
+
+def plain_counts(size: str, nuclei: int) -> Counts:
+    """Counts of the networks as they are published, each nucleus decoded once, with its negative prompt."""
+    prompter, segmentor = random_pair(size, "meta")
+    encoder, decoder = EncoderGraph(segmentor, PLAIN), DecoderGraph(segmentor, PLAIN)
+    with torch.device("meta"):
+        image = torch.empty(1, 3, SIDE, SIDE)
+        points = 1 + NEGATIVES
+        prompts = (torch.empty(nuclei, points, 2), torch.empty(nuclei, points), torch.empty(nuclei, dtype=torch.int64))
+    return count(prompter, lambda: prompter(image)) + count(segmentor, lambda: decoder(*encoder(image), *prompts))
+
+
+def exported_macs(bundle: Bundle, nuclei: int) -> int:
+    """Multiply-accumulates of a bundle's graphs for a tile, each nucleus decoded once, with its negative prompts."""
+    points = 1 + bundle.manifest.prompting.negatives
+    sizes = {"batch": 1, "height": SIDE, "width": SIDE, "prompts": nuclei, "points": points}
+    return sum(file_cost(bundle.path(graph), sizes).macs for graph in bundle.manifest.graphs)
+
+
+def eager_sessions(prompter: Prompter, segmentor: Segmentor, device: str) -> Sessions:
+    """Both networks in PyTorch under the names and tensors of a bundle, arrays to and from a device."""
+    prompter, segmentor = prompter.to(device), segmentor.to(device)
+
+    def decode(
+        point_coords: Tensor, point_labels: Tensor, image_index: Tensor, **features: Tensor
+    ) -> dict[str, Tensor]:
+        prompts = Prompts(point_coords, point_labels, image_index)
+        return segmentor.decode(ImageFeatures(**features), prompts)._asdict()
+
+    return Sessions(
+        prompter=_runner(lambda image: prompter(image)._asdict(), device),
+        encoder=_runner(lambda image: _present(segmentor.encode(image)._asdict()), device),
+        decoder=_runner(decode, device),
+    )
+
+
+def _present(tensors: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _runner(network: Callable[..., dict[str, Tensor]] | nn.Module, device: str) -> Runner:
+    @torch.inference_mode()
+    def run(inputs: Arrays) -> Arrays:
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in inputs.items()}
+        return {name: tensor.cpu().numpy() for name, tensor in network(**tensors).items()}
+
+    return run

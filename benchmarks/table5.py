@@ -1,0 +1,330 @@
+"""The paper's Table 5 on this machine: parameters, multiply-accumulates and images a second, beside its rivals'.
+
+A run is end to end: pixels in, instance map out, batch 1, with each method's own post-processing.
+Weights that none can ship are random; what follows a network works on maps that are made from a
+real label map (:mod:`benchmarks.staged`, :mod:`benchmarks.peers.targets`).
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.counts import Counts
+from benchmarks.paper import TABLE5
+from benchmarks.protocol import Document, Latency, Protocol, Row, Watch, document, latencies, throughputs
+from benchmarks.runs import EAGER, ORT, RUNS
+from benchmarks.subjects import METHODS, SIZES, Missing, Stages, Subject, open_subjects
+from benchmarks.tiles import TYPICAL, Tile, make_tile
+
+QUICK = Protocol(warmup=1, rounds=3, seconds=100, least=2)
+FULL = Protocol(warmup=2, rounds=15, seconds=600, least=5)
+SWEEP = (0, 24, 50, 100, 150)
+
+#: Methods that are in memory together and take turns; the largest are on their own.
+GROUPS = (
+    tuple(m for m in METHODS if m not in {"PromptNucSeg-L", "PromptNucSeg-H"}),
+    ("PromptNucSeg-L",),
+    ("PromptNucSeg-H",),
+)
+
+#: What the quick form exports: the others take minutes to export, or cannot run here.
+QUICK_EXPORTS = frozenset({"PromptNucSeg-B", "PromptNucSeg-nano"})
+
+HOW = (
+    "End to end, pixels in to instance map out, batch 1, 256×256, {nuclei} nuclei a tile. Random weights, so the "
+    "networks run on the real tile, and post-processing works on maps made from the tile's real label map "
+    "(distances, HV maps, rays, kernels; for PromptNucSeg points and mask logits). PromptNucSeg decodes every "
+    "nucleus twice, with its negative prompt and without. Median of {rounds} rounds in which all methods take turns."
+)
+
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks table5 --quick
+  python -m benchmarks table5 --out table5.json
+  python -m benchmarks table5 --methods StarDist --methods PromptNucSeg-B --json
+  python -m benchmarks report table5.json --out report
+"""
+
+
+def measure(
+    methods: Sequence[str],
+    runs: Sequence[str],
+    protocol: Protocol,
+    *,
+    nuclei: int = TYPICAL,
+    sweep: Sequence[int] = (),
+    batches: Sequence[int] = (),
+    threads: int | None = None,
+    graphs: Path | None = None,
+    quick: bool = False,
+    say: Callable[[str], object] = str,
+) -> Document:
+    """Everything about the methods, one row a method and run."""
+    if threads:
+        torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows: list[Row] = []
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = graphs or Path(scratch)
+        for group in GROUPS:
+            chosen = [method for method in group if method in methods]
+            subjects: list[Subject] = []
+            for method in chosen:
+                wanted = tuple(run for run in runs if run == EAGER or not quick or method in QUICK_EXPORTS)
+                say(f"{method}: building")
+                left_out = [run for run in runs if run not in wanted and (method in SIZES or run == ORT)]
+                rows += [unmeasured(method, run, "not measured: left out of the quick form") for run in left_out]
+                try:
+                    opened = open_subjects(method, wanted, folder, device, threads)
+                except ImportError as error:
+                    rows.append(unmeasured(method, EAGER, f"not measured: {error}; pip install 'pnseg[peers]'"))
+                    continue
+                subjects += [each for each in opened if isinstance(each, Subject)]
+                rows += [
+                    unmeasured(x.method, x.run, f"not measured: {x.why}") for x in opened if isinstance(x, Missing)
+                ]
+            rows += list(measure_group(subjects, protocol, nuclei, sweep, batches, device, watch, say))
+            subjects.clear()
+            gc.collect()
+    rows.sort(key=lambda row: (METHODS.index(row.method), RUNS.index(row.run)))
+    return document(
+        "table5",
+        rows,
+        protocol,
+        watch,
+        nuclei=nuclei,
+        device=device,
+        quick=quick,
+        sweep=list(sweep),
+        batches=list(batches),
+        threads=threads,
+        how=HOW.format(nuclei=nuclei, rounds=protocol.rounds),
+    )
+
+
+def measure_group(
+    subjects: Sequence[Subject],
+    protocol: Protocol,
+    nuclei: int,
+    sweep: Sequence[int],
+    batches: Sequence[int],
+    device: str,
+    watch: Watch,
+    say: Callable[[str], object],
+) -> Iterator[Row]:
+    """Rows of methods that take turns."""
+    if not subjects:
+        return
+    tile = make_tile(nuclei)
+    wait = torch.cuda.synchronize if device == "cuda" else None
+    stages: dict[str, list[Stages]] = {key(s): [] for s in subjects}
+    say(f"{len(subjects)} runs take turns")
+    calls = {key(s): _recorded(s, tile, stages[key(s)]) for s in subjects}
+    taken = latencies(calls, protocol, wait, watch)
+    for subject in subjects:
+        name = key(subject)
+        counted = stages[name][-taken[name].runs :]
+        medians = {stage: 1e3 * float(np.median([each[stage] for each in counted])) for stage in counted[0]}
+        say(f"{name}: {taken[name].per_second:.2f} images/s")
+        yield Row(
+            method=subject.method,
+            run=subject.run,
+            latency=taken[name],
+            fps=taken[name].per_second,
+            **counted_fields(subject.method, subject.counts, subject.exported_macs),
+            stages_ms=medians,
+            sweep_ms=sweep_of(subject, sweep, taken[name], medians, wait),
+            throughput=throughput_of(subject, batches, wait),
+            origin=subject.origin,
+            difference=subject.difference,
+            measured=True,
+        )
+
+
+def key(subject: Subject) -> str:
+    """Method and run in one."""
+    return f"{subject.method}, {subject.run}"
+
+
+def _recorded(subject: Subject, tile: Tile, found: list[Stages]) -> Callable[[], object]:
+    return lambda: found.append(subject.predict(tile))
+
+
+def sweep_of(
+    subject: Subject,
+    sweep: Sequence[int],
+    latency: Latency,
+    stages: Mapping[str, float],
+    wait: Callable[[], object] | None,
+) -> dict[str, float]:
+    """Nuclei → ms a tile. Where the network does not see them, only post-processing is run again."""
+    found = {}
+    protocol = Protocol(warmup=1, rounds=3)
+    for nuclei in sweep:
+        tile = make_tile(nuclei)
+        call = subject.finish or subject.predict
+        ms = latencies({"": lambda call=call, tile=tile: call(tile)}, protocol, wait)[""].p50_ms  # type: ignore[misc]
+        found[str(nuclei)] = ms if subject.finish is None else latency.p50_ms - stages["post-processing"] + ms
+    return found
+
+
+def throughput_of(
+    subject: Subject, batches: Sequence[int], wait: Callable[[], object] | None
+) -> dict[str, dict[str, float]]:
+    """Images of a batch → images a second of the networks alone."""
+    if subject.networks is None:
+        return {}
+    calls = {str(batch): (subject.networks(batch), batch) for batch in batches}
+    found = throughputs(calls, Protocol(warmup=0, rounds=2), wait, seconds=0.2) if calls else {}
+    return {batch: rate.model_dump() for batch, rate in found.items()}
+
+
+def counted_fields(method: str, counts: Counts | None, exported: int | None) -> dict[str, Any]:
+    """Parameters in millions, GMACs: ours, in the paper's way, printed, and how far from it in per cent."""
+    printed = TABLE5.get(method)
+    fields: dict[str, Any] = {
+        "params_m": counts and counts.params / 1e6,
+        "gmacs": counts and counts.macs / 1e9,
+        "paper_way_params_m": counts and counts.paper_params / 1e6,
+        "paper_way_gmacs": counts and counts.paper_macs / 1e9,
+        "exported_gmacs": exported and exported / 1e9,
+        "printed": printed and vars(printed),
+    }
+    if counts and printed:
+        fields["params_off_percent"] = 100 * (counts.paper_params / 1e6 / printed.params_m - 1)
+        fields["gmacs_off_percent"] = 100 * (counts.paper_macs / 1e9 / printed.gmacs - 1)
+    return fields
+
+
+def unmeasured(method: str, run: str, why: str) -> Row:
+    """A row that says why there is no figure."""
+    return Row(method=method, run=run, note=why, fps=None, measured=False, **counted_fields(method, None, None))
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--quick", is_flag=True, help="A few rounds and no long exports: minutes on two cores.")
+@click.option("--methods", multiple=True, type=click.Choice(METHODS), help="Only these [default: all].")
+@click.option("--runs", multiple=True, type=click.Choice(RUNS), help="Only by these engines [default: all].")
+@click.option("--nuclei", type=click.IntRange(0, 150), default=TYPICAL, show_default=True, help="Nuclei of the tile.")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds that count [default: 15; 3 if quick].")
+@click.option("--seconds", type=click.FloatRange(1), help="Begin no round after so many [default: 600; 100 if quick].")
+@click.option("--no-sweep", is_flag=True, help="Leave out the times at other numbers of nuclei.")
+@click.option(
+    "--batches", multiple=True, type=click.IntRange(1), help="Also the networks' throughput at these batches."
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: what the engines choose].")
+@click.option(
+    "--graphs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep exported graphs here, and take those that are there.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the JSON here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def table5(
+    quick: bool,
+    methods: tuple[str, ...],
+    runs: tuple[str, ...],
+    nuclei: int,
+    rounds: int | None,
+    seconds: float | None,
+    no_sweep: bool,
+    batches: tuple[int, ...],
+    threads: int | None,
+    graphs: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure StarDist, HoVer-Net, CPP-Net, PointNu-Net, CellViT-B and PromptNucSeg, as in the paper's Table 5.
+
+    On a GPU all of it runs there, TensorRT included; without one the figures are the CPU's.
+    """
+    changes = {name: value for name, value in (("rounds", rounds), ("seconds", seconds)) if value is not None}
+    base = QUICK if quick else FULL
+    protocol = base.model_copy(update=changes | {"least": min(base.least, rounds or base.rounds)})
+    console = Console(stderr=True, highlight=False)
+    with console.status("building") as status:
+        found = measure(
+            methods or METHODS,
+            runs or RUNS,
+            protocol,
+            nuclei=nuclei,
+            sweep=() if no_sweep else SWEEP,
+            batches=batches,
+            threads=threads,
+            graphs=graphs,
+            quick=quick,
+            say=lambda text: status.update(text) if console.is_terminal else console.print(text, style="dim"),
+        )
+    if out:
+        found.save(out)
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+    else:
+        print_table(found)
+
+
+#: Ours, then what the paper prints.
+COLUMNS = ("M params", "GMACs", "paper's way", "exported", "FPS", "p50 ms", "p95 ms", "M params", "GMACs", "FPS", "mPQ")
+
+
+def print_table(found: Document) -> None:
+    """The table, what the figures are, and where they come from."""
+    console = Console(highlight=False)
+    console.width = max(console.width, 132)
+    table = Table(box=None, header_style="bold")
+    for column in ("method", "run"):
+        table.add_column(column)
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for row in found.rows:
+        table.add_row(*cells(row))
+    console.print(table)
+    console.print(f"\n{found.settings['how']}", style="dim")
+    console.print(f"{found.machine.title}; measured {found.machine.time}.", style="dim")
+    for method in dict.fromkeys(row.method for row in found.rows):
+        row = next(row for row in found.rows if row.method == method)
+        console.print(f"{method}: {explain(row)}", style="dim")
+
+
+def cells(row: Row) -> list[str]:
+    """A row as text; the paper's FPS are an RTX 3090's."""
+    extra: dict[str, Any] = row.model_extra or {}
+    printed = extra.get("printed") or {}
+    measured = [f"{extra['fps']:.2f}", f"{row.latency.p50_ms:.0f}", f"{row.latency.p95_ms:.0f}"] if row.latency else []
+    return [
+        row.method,
+        row.run,
+        *(number(extra.get(name), "1f") for name in ("params_m", "gmacs", "paper_way_gmacs", "exported_gmacs")),
+        *(measured or [row.note, "", ""]),
+        *(number(printed.get(name), form) for name, form in (("params_m", "1f"), ("gmacs", "1f"), ("fps", "0f"))),
+        number(printed.get("mpq"), "4f"),
+    ]
+
+
+def number(value: float | None, form: str) -> str:
+    """A number, or a dash."""
+    return "–" if value is None else f"{value:.{form}}"
+
+
+def explain(row: Row) -> str:
+    """How far a method's counts are from the paper's, and why."""
+    extra: dict[str, Any] = row.model_extra or {}
+    if extra.get("params_off_percent") is None:
+        return str(extra.get("origin") or row.note) + ("; not in the paper's table" if not extra.get("printed") else "")
+    return (
+        f"counted as in the paper {extra['paper_way_params_m']:.1f} M ({extra['params_off_percent']:+.1f}%) and "
+        f"{extra['paper_way_gmacs']:.1f} G ({extra['gmacs_off_percent']:+.1f}%); {extra['difference']}. "
+        f"Origin: {extra['origin']}."
+    )

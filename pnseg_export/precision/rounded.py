@@ -1,0 +1,68 @@
+"""A half-precision graph's numbers on a CPU that computes in float32.
+
+ONNX Runtime's CPU kernels for most operators are float32. It puts casts around them and then takes out
+each pair of casts between two of them, so that half-precision values are never rounded on the way and
+never overflow. A graph is judged by its twin here instead: float32 operators, and behind each that is in
+half precision a cast to half and back, which ONNX Runtime leaves alone because it changes values.
+Sums inside an operator are float32, as in the products of tensor cores.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from pnseg_export.files import read_graph, without_weights
+from pnseg_export.precision.int8 import save
+from pnseg_runtime.bundle import Bundle, GraphName
+from pnseg_runtime.sessions import Sessions
+from pnseg_runtime.sessions.onnxruntime import open_session
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float32 twin of a half-precision graph, with the same names of tensors."""
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
+    values = (*inferred.input, *inferred.output, *inferred.value_info)
+    halves = {value.name for value in values if value.type.tensor_type.elem_type == HALF}
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    del twin.graph.value_info[:]
+    for tensor in twin.graph.initializer:
+        if tensor.data_type == HALF:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    nodes: list[onnx.NodeProto] = []
+    for node in twin.graph.node:
+        if node.op_type == "Cast":
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i == HALF:
+                    attribute.i = FLOAT
+        made = [name for name in node.output if name in halves]
+        for index, name in enumerate(node.output):
+            if name in halves:
+                node.output[index] = f"{name}.exact"
+        nodes.append(node)
+        for name in made:
+            nodes.append(onnx.helper.make_node("Cast", [f"{name}.exact"], [f"{name}.rounded"], to=HALF))
+            nodes.append(onnx.helper.make_node("Cast", [f"{name}.rounded"], [name], to=FLOAT))
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del twin.graph.node[:]
+    twin.graph.node.extend(copies)
+    return twin
+
+
+def rounded_sessions(bundle: Bundle, threads: int | None = None) -> Sessions:
+    """The bundle's half-precision networks as they compute where half precision is real."""
+    runners = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in get_args(GraphName):
+            path = Path(scratch) / f"{name}.onnx"
+            save(rounded(read_graph(bundle.path(name, "float16"))), path)
+            runners[name] = open_session(path, threads)
+    return Sessions(**runners, precision="float16", reason="half precision is rounded as on a GPU")

@@ -1,0 +1,337 @@
+"""``pnseg slide``: whole slides in, nuclei out; what has been done is never done again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pnseg_runtime.cli.group import Failure, show_error
+from pnseg_runtime.cli.log import LOGGER
+from pnseg_runtime.errors import ImageError, PnsegError
+from pnseg_runtime.options import Options
+from pnseg_runtime.sessions import AUTO, BACKENDS, PRECISIONS
+from pnseg_runtime.slide import KINDS, Model, SlideOptions, SlideResult, run_slide
+from pnseg_runtime.slide.job import Job
+from pnseg_runtime.slide.outputs import stem_of
+from pnseg_runtime.slide.readers import EXTENSIONS
+from pnseg_runtime.slide.watch import Watcher
+from pnseg_runtime.slide.work import CoreDone
+
+_EPILOG = """\b
+Examples:
+  pnseg slide slide.svs --out results
+  pnseg slide slides/ --out results --only parquet,geojson.gz
+  pnseg slide tcga.svs --mpp 0.25 --roi 10000,8000,4000,4000
+  pnseg slide slides/ --out /shared/results --engine ray
+
+\b
+The same command takes up what a stopped one has left; started twice, it divides the work.
+
+\b
+Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usage, 130 interrupted.
+"""
+
+
+def _kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        named = ", ".join(unknown) or "an empty list"
+        raise click.BadParameter(f"{named} is no kind of output; choose from {', '.join(KINDS)}.", ctx, param)
+    return kinds
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("slides", nargs=-1, required=True, metavar="SLIDE|FOLDER...", type=click.Path(path_type=Path))
+@click.option("--bundle", default="nano", show_default=True, help="A shipped bundle's name or a bundle's folder.")
+@click.option(
+    "--out", "folder", default="pnseg-out", show_default=True, type=click.Path(path_type=Path), help="Results go here."
+)
+@click.option(
+    "--only",
+    "kinds",
+    callback=_kinds,
+    metavar="KIND,...",
+    default=",".join(KINDS),
+    show_default=True,
+    help="Kinds of output to write.",
+)
+@click.option(
+    "--mpp", type=click.FloatRange(0.05, 5), help="Microns per pixel of the full resolution; else what a file states."
+)
+@click.option("--roi", metavar="X,Y,W,H|FILE", help="Look only here: px of the full resolution, or GeoJSON polygons.")
+@click.option("--tissue/--no-tissue", default=True, show_default=True, help="Look only where there is tissue.")
+@click.option("--threads", type=click.IntRange(1), help="Processor threads; else as many as there are cores.")
+@click.option(
+    "--backend",
+    type=click.Choice([AUTO, *BACKENDS]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the networks; auto picks the fastest that works.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="What the networks compute in, of what bundle and backend have.  [default: float32]",
+)
+@click.option(
+    "--assignment",
+    type=click.Choice(["central", "all"]),
+    help="Decode a point in the window that holds it most centrally, or in all that hold it.",
+)
+@click.option("--negatives", type=click.IntRange(0), metavar="K", help="Negative prompts a nucleus; else the bundle's.")
+@click.option("--sensitivity", type=float, help="More finds more nuclei, and more that are none; else the bundle's.")
+@click.option("--tta", is_flag=True, help="Average six views of every window; about six times the work.")
+@click.option(
+    "--core",
+    type=click.IntRange(64),
+    default=SlideOptions.core,
+    show_default=True,
+    help="About the side of a core, px.",
+)
+@click.option(
+    "--margin", type=click.IntRange(0), default=SlideOptions.margin, show_default=True, help="Context of a core, px."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help='This process, or the actors of a Ray cluster (pip install "pnseg[ray]").',
+)
+@click.option("--workers", type=click.IntRange(1), help="Ray: actors; else as many as the cluster has room for.")
+@click.option("--address", help="Ray: address of the cluster; else the one this machine belongs to, or a new one.")
+@click.option("--keep-work/--no-keep-work", default=True, show_default=True, help="Keep the cores for other outputs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def slide(
+    slides: tuple[Path, ...],
+    bundle: str,
+    folder: Path,
+    kinds: tuple[str, ...],
+    mpp: float | None,
+    roi: str | None,
+    tissue: bool,
+    threads: int | None,
+    backend: str,
+    core: int,
+    margin: int,
+    engine: str,
+    workers: int | None,
+    address: str | None,
+    keep_work: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Outline the nuclei of whole slides and of images of any size.
+
+    For every SLIDE, and every slide in a FOLDER: GeoJSON for QuPath, a table with polygons (Parquet),
+    a label image (OME-Zarr), and pictures of tissue, density and classes.
+    """
+    model = Model(bundle, Options(threads=threads, **{k: v for k, v in chosen.items() if v is not None}), backend)
+    options = SlideOptions(mpp, tissue, roi, core, margin)
+    jobs = _expand(slides)
+    with Display(Console(stderr=True)) as display:
+        if engine == "ray":
+            from pnseg_runtime.slide.ray_engine import RayEngine  # type: ignore[import-not-found]
+
+            with RayEngine(model, workers, address) as cluster:
+
+                def run(path: Path) -> SlideResult:
+                    return cluster.run_slide(path, folder, options, kinds, display, keep_work=keep_work)
+
+                results, failed = _run_all(jobs, run, display)
+        else:
+
+            def run(path: Path) -> SlideResult:
+                return run_slide(path, folder, model, options, kinds, watcher=display, keep_work=keep_work)
+
+            results, failed = _run_all(jobs, run, display)
+    if as_json:
+        click.echo(json.dumps(summary(results, failed), indent=2, ensure_ascii=False))
+    elif results:
+        print_table(results)
+    for result in results:
+        if result.unreadable:
+            where = ", ".join(str(tuple(each["box"])) for each in result.unreadable[:3])
+            show_error(
+                f"{result.slide}: {len(result.unreadable)} unreadable parts were left out ({where} …, "
+                f"see {result.run}); copy the slide again and run the same command."
+            )
+    damaged = sum(bool(result.unreadable) for result in results)
+    if failed or damaged:
+        parts = [f"{len(failed)} failed" if failed else "", f"{damaged} had unreadable parts" if damaged else ""]
+        raise Failure(f"of {len(jobs)} slides, {' and '.join(part for part in parts if part)}")
+
+
+def _run_all(
+    jobs: Sequence[Path | PnsegError], run: Callable[[Path], SlideResult], display: Display
+) -> tuple[list[SlideResult], list[tuple[str, str]]]:
+    """Run one slide after the other; whatever goes wrong is told in one sentence and never stops the others."""
+    results, failed = [], []
+    for job in jobs:
+        try:
+            if isinstance(job, PnsegError):
+                raise job
+            results.append(run(job))
+            continue
+        except PnsegError as error:
+            sentence = str(error)
+        except MemoryError:
+            sentence = f"{job}: does not fit into memory; choose smaller cores with --core."
+        except Exception as error:
+            LOGGER.debug("unexpected error", exc_info=True)
+            sentence = f"{job}: unexpected {type(error).__name__} ({error}); run pnseg -v slide for the details."
+        display.clear()
+        show_error(sentence)
+        failed.append((str(job) if isinstance(job, Path) else "", sentence))
+    return results, failed
+
+
+def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
+    """Slides in the order named; a folder stands for the slides in it, sorted. Those that cannot be are errors."""
+    found: list[Path | PnsegError] = []
+    for path in named:
+        if path.is_dir() and not path.name.lower().endswith(".zarr"):
+            inside = sorted(p for p in path.iterdir() if _is_slide(p))
+            found += inside or [ImageError(f"{path}: no slides in this folder ({' '.join(EXTENSIONS)}).")]
+        else:
+            found.append(path)
+    stems: dict[str, Path] = {}
+    unique: list[Path | PnsegError] = []
+    for job in dict.fromkeys(found):
+        rival = stems.setdefault(stem_of(job), job) if isinstance(job, Path) else job
+        if rival is job:
+            unique.append(job)
+        else:
+            unique.append(
+                ImageError(f"{job}: its results would be named as those of {rival}; use another --out for one of them.")
+            )
+    return unique
+
+
+def _is_slide(path: Path) -> bool:
+    written = path.name.endswith(
+        (*(s for kind in KINDS.values() for s in kind.suffixes), ".thumbnail.png", ".tissue.png")
+    )
+    return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".") and not written
+
+
+class Display(Watcher):
+    """A progress bar on a terminal, lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._name, self._total, self._before = "", 0, 0
+        self._mm2_a_pixel = 0.0
+        self._start, self._nuclei, self._pixels, self._mine = 0.0, 0, 0, 0
+        self._left_pixels = 0
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def clear(self) -> None:
+        """Take the bar of a slide that has failed away."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+    def say(self, what: str) -> None:
+        LOGGER.info("%s", what)
+        if self._task is not None:
+            self._progress.update(self._task, rates=what)
+
+    def planned(self, job: Job) -> None:
+        self.clear()
+        if job.started_anew is not None:
+            self._console.print(f"{job.slide.name}: starting anew, as this has changed: {job.started_anew}")
+        cores = job.plan.cores
+        todo = [core for core in cores if not job.store.has_found(core)]
+        self._name, self._total, self._before = job.slide.name, len(cores), len(cores) - len(todo)
+        if self._before and todo:
+            self._console.print(f"{job.slide.name}: going on after {self._before} of {len(cores)} cores")
+        self._mm2_a_pixel = (job.resolution.work_mpp / 1000) ** 2
+        self._start, self._nuclei, self._pixels, self._mine = time.monotonic(), 0, 0, 0
+        self._left_pixels = sum((c.core[2] - c.core[0]) * (c.core[3] - c.core[1]) for c in todo)
+        self._task = self._progress.add_task(self._name, total=self._total, completed=self._before, rates="")
+
+    def core_done(self, done: CoreDone) -> None:
+        self._mine += 1
+        self._nuclei += done.nuclei
+        self._pixels += done.pixels
+        self._left_pixels -= done.pixels
+        if self._task is not None:
+            self._progress.update(self._task, completed=self._before + self._mine, rates=self._rates())
+
+    def _rates(self) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        speed = self._pixels * self._mm2_a_pixel / seconds * 60
+        left = int(self._left_pixels * self._mm2_a_pixel / max(speed, 1e-9) * 60)
+        return f"{self._nuclei / seconds:,.0f} nuclei/s  {speed:,.1f} mm²/min  {left // 60}:{left % 60:02d} left"
+
+    def writing(self, part: str, done: int, of: int) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, description=f"{self._name}: {part}", total=of, completed=done, rates="")
+
+    def done(self, result: SlideResult) -> None:
+        self.clear()
+
+
+def print_table(results: Sequence[SlideResult]) -> None:
+    """One row a slide on standard output."""
+    console = Console(highlight=False)
+    framed = console.is_terminal
+    if not framed:
+        console.width = 10_000
+    table = Table(box=box.SIMPLE_HEAD if framed else None, show_edge=False, pad_edge=False)
+    table.add_column("slide", overflow="fold")
+    for heading in ("nuclei", "mm²", "nuclei/mm²", "unreadable"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in results:
+        table.add_row(
+            row.slide.name, f"{row.nuclei:,}", f"{row.area_mm2:.3f}", f"{row.per_mm2:,.0f}", str(len(row.unreadable))
+        )
+    console.print(table)
+
+
+def summary(results: Sequence[SlideResult], failed: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The run as JSON values."""
+    return {
+        "slides": [
+            {
+                "slide": str(row.slide),
+                "nuclei": row.nuclei,
+                "nuclei_of_class": row.classes,
+                "area_mm2": row.area_mm2,
+                "nuclei_per_mm2": row.per_mm2,
+                "unreadable": row.unreadable,
+                "run": str(row.run),
+                "outputs": {suffix: str(path) for suffix, path in row.outputs.items()},
+            }
+            for row in results
+        ],
+        "failed": [{"slide": slide, "error": error} for slide, error in failed],
+    }

@@ -1,0 +1,77 @@
+"""A backend tried in a process of its own: what a driver or provider breaks then is not the doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.sessions import BACKENDS
+
+#: Seconds for a backend to open a bundle and run a tile; TensorRT's provider builds its engines first.
+PATIENCE = 600
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a backend fared with a bundle.
+
+    Attributes:
+        backend: its name.
+        precision: what it was to compute in.
+        ms: time of a tile with 16 prompts, None where it does not work.
+        error: why it does not, one sentence.
+    """
+
+    backend: str
+    precision: str
+    ms: float | None = None
+    error: str = ""
+
+
+def attempts(bundle: str, precisions: Iterable[str], threads: int | None = None) -> list[Attempt]:
+    """Try every backend in every precision that both it and the bundle have."""
+    return [
+        attempt(bundle, name, precision, threads)
+        for name, entry in BACKENDS.items()
+        for precision in entry.precisions
+        if precision in precisions
+    ]
+
+
+def attempt(bundle: str, backend: str, precision: str, threads: int | None = None) -> Attempt:
+    """Open a bundle with a backend and run it, in a child process."""
+    command = [sys.executable, "-m", "pnseg_runtime.doctor.probe", bundle, backend, precision, str(threads or "")]
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        return Attempt(backend, precision, error=f"{backend}: nothing came of it within {PATIENCE} s.")
+    try:
+        told = json.loads(child.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (child.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return Attempt(
+            backend, precision, error=f"{backend}: it took its process down (exit code {child.returncode}: {last})."
+        )
+    return Attempt(backend, precision, **told)
+
+
+def run(bundle: str, backend: str, precision: str, threads: str = "") -> dict[str, float | str]:
+    """What the child prints."""
+    from pnseg_runtime.bundle import Bundle
+    from pnseg_runtime.sessions import open_sessions
+    from pnseg_runtime.sessions.auto import tile_seconds
+
+    try:
+        opened = Bundle.open(bundle)
+        sessions = open_sessions(opened, backend, int(threads) if threads else None, precision)
+        return {"ms": 1e3 * tile_seconds(opened, sessions)}
+    except PnsegError as error:
+        return {"error": str(error)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(*sys.argv[1:])))

@@ -1,0 +1,268 @@
+"""What the facts mean: one small rule for each way in which deployments fail, each with the sentence and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pnseg_runtime.bundle import EngineFile, Manifest
+from pnseg_runtime.doctor.facts import DRIVER_ERRORS, Facts
+from pnseg_runtime.doctor.probe import Attempt
+
+Level = Literal["problem", "hint"]
+
+#: Oldest GPU that the kernels and engines are built for: Turing.
+OLDEST_GPU = (7, 5)
+#: CUDA → oldest driver for Linux that serves it.
+DRIVERS = {12: "525.60", 13: "580.65"}
+#: A distribution → the CUDA that it is built for, by its name or version.
+ORT_CUDA = 12
+RTX_CUDA = 12
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know.
+
+    Attributes:
+        level: ``problem``: something that is there cannot work; ``hint``: something could be better.
+        says: what it is, one sentence.
+        remedy: the command or step that helps.
+    """
+
+    level: Level
+    says: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the rules look at."""
+
+    facts: Facts
+    manifest: Manifest | None = None
+    attempts: Sequence[Attempt] = ()
+
+
+Rule = Callable[[Case], Iterator[Finding]]
+
+
+def findings(case: Case) -> list[Finding]:
+    """All that the rules have to say, problems first."""
+    found = [finding for rule in RULES for finding in rule(case)]
+    return sorted(found, key=lambda finding: finding.level != "problem")
+
+
+def two_onnxruntimes(case: Case) -> Iterator[Finding]:
+    """They share a folder, and the one installed last overwrites parts of the other."""
+    if {"onnxruntime", "onnxruntime-gpu"} <= set(case.facts.packages):
+        yield Finding(
+            "problem",
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files.",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu  "
+            "(or onnxruntime, on a machine without a GPU)",
+        )
+
+
+def driver_does_not_start(case: Case) -> Iterator[Finding]:
+    """The library is there and answers with an error."""
+    driver = case.facts.driver
+    if driver.error:
+        reason = DRIVER_ERRORS.get(driver.error, "unknown error")
+        remedy = "restart the machine" if driver.error == 803 else "nvidia-smi  (shows what the driver sees)"
+        if driver.error in {100, 101}:
+            remedy = "give the container its GPU: docker run --gpus all …"
+        yield Finding("problem", f"The NVIDIA driver does not start: error {driver.error}, {reason}.", remedy)
+
+
+def driver_without_library(case: Case) -> Iterator[Finding]:
+    """The kernel's part is there and the library is not: a container without the driver mounted."""
+    driver = case.facts.driver
+    if driver.version and driver.cuda is None:
+        yield Finding(
+            "problem",
+            f"The machine has the NVIDIA driver {driver.version}, but libcuda.so.1 is not found from here.",
+            "run the container with the NVIDIA Container Toolkit: docker run --gpus all …",
+        )
+
+
+def driver_too_old(case: Case) -> Iterator[Finding]:
+    """Packages are built for a CUDA that the driver does not serve."""
+    served = case.facts.driver.cuda
+    if served is None:
+        return
+    for package, cuda in needed_cuda(case.facts).items():
+        if served[0] < cuda:
+            yield Finding(
+                "problem",
+                f"The NVIDIA driver {case.facts.driver.version or '(of unknown version)'} serves CUDA up to "
+                f"{served[0]}.{served[1]}, but {package} {case.facts.packages[package]} needs CUDA {cuda}.",
+                f"install driver {DRIVERS[cuda]} or newer, or a {package} that is built for CUDA {served[0]}",
+            )
+
+
+def gpu_too_old(case: Case) -> Iterator[Finding]:
+    """Older than what anything here is built for."""
+    for gpu in case.facts.driver.gpus:
+        if gpu.capability < OLDEST_GPU:
+            yield Finding(
+                "problem",
+                f"{gpu.name} has compute capability {gpu.capability[0]}.{gpu.capability[1]}; "
+                f"kernels and engines need at least {OLDEST_GPU[0]}.{OLDEST_GPU[1]}.",
+                "predict on the CPU: --backend openvino or --backend onnxruntime",
+            )
+
+
+def cudnn_missing(case: Case) -> Iterator[Finding]:
+    """ONNX Runtime's CUDA provider loads it when it starts."""
+    if "onnxruntime-gpu" in case.facts.packages and not case.facts.libraries.get("libcudnn.so.9", False):
+        yield Finding(
+            "problem" if case.facts.driver.gpus else "hint",
+            "onnxruntime-gpu is installed, but cuDNN 9 (libcudnn.so.9) is not found; its CUDA provider cannot start.",
+            'pip install "onnxruntime-gpu[cuda,cudnn]"',
+        )
+
+
+def provider_missing(case: Case) -> Iterator[Finding]:
+    """There is a GPU, and nothing that uses it."""
+    gpus, packages = case.facts.driver.gpus, case.facts.packages
+    users = {"onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx"}
+    if gpus and not users & set(packages):
+        yield Finding(
+            "hint",
+            f"{gpus[0].name} is here, but no package that runs networks on it.",
+            'pip uninstall -y onnxruntime && pip install "pnseg[gpu]"',
+        )
+
+
+def provider_does_not_start(case: Case) -> Iterator[Finding]:
+    """A GPU provider that is installed was tried and did not start."""
+    installed = "onnxruntime-gpu" in case.facts.packages
+    for attempt in case.attempts:
+        if installed and case.facts.driver.gpus and attempt.error and "does not start" in attempt.error:
+            yield Finding("problem", attempt.error, "see the other findings; then: pnseg doctor")
+
+
+def cpu_backend_broken(case: Case) -> Iterator[Finding]:
+    """The default itself does not work."""
+    for attempt in case.attempts:
+        if attempt.backend == "onnxruntime" and attempt.precision == "float32" and attempt.error:
+            yield Finding(
+                "problem",
+                f"ONNX Runtime does not work on the CPU: {attempt.error}",
+                "pip install --force-reinstall onnxruntime",
+            )
+
+
+def engines_do_not_fit(case: Case) -> Iterator[Finding]:
+    """Engines run on the architecture and with the version that they were built for, and on no other."""
+    for flavour, engines in by_flavour(case.manifest).items():
+        reasons = [misfit(engine, case.facts) for engine in engines]
+        if all(reasons):
+            level: Level = "problem" if case.facts.driver.gpus else "hint"
+            target = f"rtx-{case.facts.driver.gpus[0].architecture}" if case.facts.driver.gpus else "rtx-sm86"
+            yield Finding(
+                level,
+                f"None of the bundle's {len(engines)} {flavour} engines fits: {reasons[0]}.",
+                f"build them for this machine: pnseg export … --engines {target}",
+            )
+
+
+def pycuda_missing(case: Case) -> Iterator[Finding]:
+    """Engines run through it."""
+    if case.facts.driver.gpus and by_flavour(case.manifest) and "pycuda" not in case.facts.packages:
+        yield Finding(
+            "problem", "The bundle has engines, but PyCUDA, which runs them, is not installed.", "pip install pycuda"
+        )
+
+
+def faster_on_this_cpu(case: Case) -> Iterator[Finding]:
+    """OpenVINO uses instructions that this CPU has."""
+    fast = {"avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"} & set(case.facts.flags)
+    if fast and not case.facts.driver.gpus and "openvino" not in case.facts.packages:
+        yield Finding(
+            "hint",
+            f"This CPU has {', '.join(sorted(fast))}, which OpenVINO makes the most of.",
+            'pip install "pnseg[openvino]"',
+        )
+
+
+def slow_cpu(case: Case) -> Iterator[Finding]:
+    """Older than AVX2."""
+    if case.facts.flags and "avx2" not in case.facts.flags:
+        yield Finding("hint", "This CPU has no AVX2; networks run several times slower.", "use a newer machine")
+
+
+def fewer_cores_than_threads(case: Case) -> Iterator[Finding]:
+    """A container sees all cores and may use a part of them at a time."""
+    quota, cores = case.facts.quota, case.facts.cores
+    if quota is not None and quota < cores:
+        whole = max(1, int(quota))
+        yield Finding(
+            "hint",
+            f"This container sees {cores} cores but may use {quota:g} at a time; more threads than that wait for each "
+            "other.",
+            f"pnseg predict --threads {whole} …",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    two_onnxruntimes,
+    driver_does_not_start,
+    driver_without_library,
+    driver_too_old,
+    gpu_too_old,
+    cudnn_missing,
+    provider_missing,
+    provider_does_not_start,
+    cpu_backend_broken,
+    engines_do_not_fit,
+    pycuda_missing,
+    faster_on_this_cpu,
+    slow_cpu,
+    fewer_cores_than_threads,
+)
+
+
+def needed_cuda(facts: Facts) -> dict[str, int]:
+    """Package → major version of the CUDA that it is built for."""
+    needed: dict[str, int] = {}
+    for package in facts.packages:
+        if package.endswith(("-cu12", "-cu13")):
+            needed[package] = int(package[-2:])
+        elif package == "onnxruntime-gpu":
+            needed[package] = ORT_CUDA
+        elif package == "tensorrt-rtx":
+            needed[package] = RTX_CUDA
+    return needed
+
+
+def by_flavour(manifest: Manifest | None) -> dict[str, list[EngineFile]]:
+    """The bundle's engines of each flavour."""
+    found: dict[str, list[EngineFile]] = {}
+    for engine in manifest.engines if manifest else ():
+        found.setdefault(engine.flavour, []).append(engine)
+    return found
+
+
+def library_version(flavour: str, facts: Facts) -> str | None:
+    """Version of the library that runs a flavour of engines."""
+    names = ("tensorrt-rtx",) if flavour == "rtx" else ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+    return next((facts.packages[name] for name in names if name in facts.packages), None)
+
+
+def misfit(engine: EngineFile, facts: Facts) -> str | None:
+    """Why an engine does not run here, None if it should."""
+    library = "TensorRT for RTX" if engine.flavour == "rtx" else "TensorRT"
+    extra = "rtx" if engine.flavour == "rtx" else "tensorrt"
+    if (found := library_version(engine.flavour, facts)) is None:
+        return f'{library} is not installed (pip install "pnseg[{extra}]")'
+    if found != engine.version:
+        return f"they were built by {library} {engine.version}, installed is {found}"
+    if not facts.driver.gpus:
+        return f"they are for {', '.join(engine.architectures)}, and there is no GPU here"
+    if not {gpu.architecture for gpu in facts.driver.gpus} & set(engine.architectures):
+        here = ", ".join(f"{gpu.name} is {gpu.architecture}" for gpu in facts.driver.gpus)
+        return f"they are for {', '.join(engine.architectures)}, but {here}"
+    return None

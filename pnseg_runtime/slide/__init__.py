@@ -1,0 +1,131 @@
+"""Whole slides: any scanner's file in, every nucleus out, in bounded memory, resumable.
+
+>>> from pnseg_runtime.slide import segment_slide
+>>> result = segment_slide("slide.svs", "results")
+>>> result.nuclei, result.per_mm2, result.outputs[".parquet"]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.options import Options
+from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.sessions import AUTO
+from pnseg_runtime.slide.job import Job, Model, prepare
+from pnseg_runtime.slide.join import SlideResult, join
+from pnseg_runtime.slide.options import SlideOptions
+from pnseg_runtime.slide.outputs import KINDS
+from pnseg_runtime.slide.outputs.labels import check_zarr
+from pnseg_runtime.slide.watch import Watcher
+from pnseg_runtime.slide.work import work
+
+__all__ = ["KINDS", "Model", "SlideOptions", "SlideResult", "run_slide", "segment_slide"]
+
+#: Claimed by the process that writes the outputs.
+JOIN = "join"
+
+
+def segment_slide(
+    slide: str | Path,
+    out: str | Path,
+    bundle: str | Path = "nano",
+    *,
+    only: Sequence[str] = tuple(KINDS),
+    backend: str = "onnxruntime",
+    mpp: float | None = None,
+    tissue: bool = True,
+    roi: str | None = None,
+    core: int = SlideOptions.core,
+    margin: int = SlideOptions.margin,
+    keep_work: bool = True,
+    **options: Any,
+) -> SlideResult:
+    """Find every nucleus of a slide or image of any size.
+
+    Work that an earlier call has left in ``out`` under the same conditions is taken up.
+
+    Args:
+        slide: a file, or the folder of an OME-Zarr.
+        out: folder for the results.
+        bundle: a shipped bundle's name or a bundle's folder.
+        only: kinds of output, names in :data:`KINDS`.
+        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`.
+        mpp, tissue, roi, core, margin: see :class:`SlideOptions`.
+        keep_work: keep the files of the cores, for other outputs later.
+        options: fields of :class:`pnseg_runtime.options.Options`.
+
+    Raises:
+        ImageError: the slide cannot be read, or its microns per pixel are unknown.
+        BundleError, BackendError: the model cannot be used.
+        OutputError: the results cannot be written.
+        TypeError, ValueError: an option that does not exist or makes no sense.
+    """
+    model = Model(str(bundle), Options(**options), backend)
+    chosen = SlideOptions(mpp, tissue, roi, core, margin)
+    return run_slide(Path(slide), Path(out), model, chosen, only, keep_work=keep_work)
+
+
+def run_slide(
+    slide: Path,
+    out: Path,
+    model: Model,
+    options: SlideOptions,
+    kinds: Sequence[str] = tuple(KINDS),
+    *,
+    watcher: Watcher | None = None,
+    segmenter: Segmenter | None = None,
+    keep_work: bool = True,
+) -> SlideResult:
+    """:func:`segment_slide` with everything that it takes made before.
+
+    Args:
+        slide, out, model, options, kinds, keep_work: see there.
+        watcher: is told of the progress.
+        segmenter: the model, already open.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such output; choose from {', '.join(KINDS)}.")
+    if "labels" in kinds:
+        check_zarr()
+    watcher = watcher or Watcher()
+    start = time.perf_counter()
+    if model.backend == AUTO:  # what it stands for here and now is what the result depends on
+        segmenter = segmenter or Segmenter(Bundle.open(model.bundle), model.options, AUTO)
+        model = replace(model, backend=segmenter.sessions.backend)
+    job = prepare(slide, out, model, options, watcher.say)
+    try:
+        watcher.planned(job)
+        again = job.store.forget_damaged()
+        if again:
+            watcher.say(f"trying {again} cores with unreadable parts again")
+        seconds = {"prepare": time.perf_counter() - start}
+        if not all(job.store.has_settled(core) for core in job.plan.cores):
+            opened = segmenter or Segmenter(job.bundle, model.options, model.backend)
+            seconds |= work(job, opened, watcher.core_done)
+        return finish(job, kinds, watcher, seconds, start, keep_work=keep_work)
+    finally:
+        job.close()
+
+
+def finish(
+    job: Job, kinds: Sequence[str], watcher: Watcher, seconds: dict[str, float], start: float, *, keep_work: bool
+) -> SlideResult:
+    """Write the outputs of a slide whose cores are all settled; of several processes one after the other."""
+    with job.store.claims() as claims:
+        while not claims.take(JOIN):
+            watcher.say("another process is writing the results")
+            time.sleep(0.5)
+        started = time.perf_counter()
+        seconds["total without outputs"] = started - start
+        result = join(job, kinds, seconds, watcher.writing)
+    if not keep_work:
+        job.store.remove()
+    watcher.done(result)
+    return result

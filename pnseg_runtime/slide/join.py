@@ -1,0 +1,207 @@
+"""All cores → the final outputs, read one by one in the order of the plan: memory does not grow."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pnseg_runtime import __version__
+from pnseg_runtime.bundle import sha256_of
+from pnseg_runtime.outputs.atomic import all_or_none
+from pnseg_runtime.slide.job import Job
+from pnseg_runtime.slide.outputs import RUN, output_paths
+from pnseg_runtime.slide.outputs.labels import write_labels
+from pnseg_runtime.slide.outputs.pictures import PictureSink
+from pnseg_runtime.slide.outputs.rows import GeoJsonSink, ParquetSink, Sink
+
+OnPart = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """A slide that is done.
+
+    Attributes:
+        slide: its path.
+        run: the ``run.json``.
+        outputs: suffix → file or folder.
+        nuclei: how many.
+        classes: class → how many.
+        area_mm2: what was looked at.
+        unreadable: parts that could not be decoded, as in ``run.json``.
+        started_anew: what has changed since earlier work that was thrown away, None if there was none.
+    """
+
+    slide: Path
+    run: Path
+    outputs: dict[str, Path]
+    nuclei: int
+    classes: dict[str, int]
+    area_mm2: float
+    unreadable: list[dict[str, Any]]
+    started_anew: str | None = None
+
+    @property
+    def per_mm2(self) -> float:
+        """Nuclei per mm² of what was looked at."""
+        return self.nuclei / self.area_mm2 if self.area_mm2 else 0.0
+
+
+def join(job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnPart = lambda *_: None) -> SlideResult:
+    """Write the outputs; the same nuclei give the same bytes, ``run.json`` and its timings apart.
+
+    Args:
+        job: the slide, all cores of which are settled.
+        kinds: names in :data:`pnseg_runtime.slide.outputs.KINDS`.
+        seconds: stage → seconds that this process has spent, for ``run.json``.
+        on_part: is told what is being written, how many cores of it are done, and of how many.
+
+    Raises:
+        OutputError: something cannot be written.
+    """
+    cores, table = job.plan.cores, job.bundle.manifest.class_table
+    paths = output_paths(job.folder, job.stem, kinds)
+    files = {suffix: path for suffix, path in paths.items() if suffix != ".labels.zarr"}
+    firsts, classes, stages, unreadable, total = [], Counter[str](), Counter[str](), [], 0
+    with ExitStack() as stack:
+        run = job.folder / f"{job.stem}{RUN}"
+        *streams, run_stream = stack.enter_context(all_or_none([*files.values(), run]))
+        stream = dict(zip(files, streams, strict=True))
+        pictures = PictureSink(job.thumbnail, table, job.resolution.slide_mpp)
+        sinks: list[Sink] = [pictures]
+        plain, packed = ([stream[name]] if name in stream else [] for name in (".geojson", ".geojson.gz"))
+        if plain or packed:
+            sinks.append(GeoJsonSink(plain, packed, job.slide_sha256, table, job.resolution.slide_mpp))
+        if ".parquet" in stream:
+            sinks.append(ParquetSink(stream[".parquet"]))
+        for done, core in enumerate(cores):
+            on_part("outlines and table", done, len(cores))
+            rows = job.store.load_settled(core)
+            firsts.append(total + 1)
+            for sink in sinks:
+                sink.add(core.name, rows, total + 1)
+            total += rows.num_rows
+            classes.update(rows["class"].to_pylist())
+            found = job.store.load_found(core)
+            stages.update(found.timings or {})
+            unreadable += [(box, reason) for box, reason in found.unreadable]
+        for sink in sinks:
+            sink.close()
+        if ".density.png" in stream:
+            pictures.write_density(stream[".density.png"])
+            pictures.write_classes(stream[".classes.png"])
+        if ".labels.zarr" in paths:
+            on_part("label image", 0, 1)
+            _write_labels(job, firsts, paths[".labels.zarr"])
+        area = job.area.area_px(job.reader.shape) * (job.resolution.slide_mpp / 1000) ** 2
+        result = SlideResult(
+            slide=job.slide,
+            run=run,
+            outputs=paths,
+            nuclei=total,
+            classes={kind.name: classes[kind.name] for kind in table},
+            area_mm2=area,
+            unreadable=_regions(unreadable),
+            started_anew=job.started_anew,
+        )
+        facts = _run_facts(job, result, kinds, {"cores": dict(stages), "this process": seconds})
+        for each in stream.values():
+            each.flush()
+        run_stream.write(json.dumps(facts, indent=2, ensure_ascii=False).encode())
+    return result
+
+
+def _write_labels(job: Job, firsts: Sequence[int], target: Path) -> None:
+    """Write the label image beside its place and move it there."""
+    draft = target.with_name(f".pnseg-{uuid.uuid4().hex}.zarr")
+    old = target.with_name(f".pnseg-{uuid.uuid4().hex}.old")
+    try:
+        write_labels(
+            draft,
+            job.store,
+            firsts,
+            job.resolution,
+            job.reader.shape,
+            job.bundle.manifest.class_table,
+            reach=job.bundle.manifest.masking.window,
+        )
+        if target.exists():
+            target.rename(old)
+        draft.rename(target)
+    finally:
+        for left in (draft, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _regions(unreadable: list[tuple[tuple[int, int, int, int], str]]) -> list[dict[str, Any]]:
+    """Each unreadable box once, though the views of several cores hold it."""
+    found = {tuple(box): reason for box, reason in unreadable}
+    return [{"box": list(box), "reason": reason} for box, reason in sorted(found.items())]
+
+
+def _run_facts(
+    job: Job, result: SlideResult, kinds: Sequence[str], timings: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    height, width = job.reader.shape
+    resolution = job.resolution
+    return {
+        "pnseg": __version__,
+        "slide": {
+            "path": str(job.slide.resolve()),
+            "sha256": job.slide_sha256,
+            "reader": job.reader.name,
+            "width": width,
+            "height": height,
+            "levels": [asdict(level) for level in job.reader.levels],
+            "mpp_stated": job.reader.facts.mpp,
+        },
+        "resolution": {
+            "slide_mpp": resolution.slide_mpp,
+            "model_mpp": job.bundle.manifest.mpp,
+            "work_mpp": resolution.work_mpp,
+            "level": resolution.level,
+            "scale": resolution.scale,
+        },
+        "model": job.plan.facts["model"],
+        "options": job.plan.facts["options"] | {"only": list(kinds)},
+        "fingerprint": job.plan.fingerprint,
+        "classes": [{"name": kind.name, "color": list(kind.color)} for kind in job.bundle.manifest.class_table],
+        "nuclei": result.nuclei,
+        "nuclei_of_class": result.classes,
+        "area_mm2": round(result.area_mm2, 6),
+        "nuclei_per_mm2": round(result.per_mm2, 3),
+        "cores": len(job.plan.cores),
+        "unreadable": result.unreadable,
+        "outputs": {suffix: path.name for suffix, path in result.outputs.items()},
+        "timings": {part: {k: round(v, 3) for k, v in stages.items()} for part, stages in timings.items()},
+        "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+    }
+
+
+def is_current(job: Job, kinds: Sequence[str]) -> bool:
+    """Whether the outputs are those of this plan, all of them there."""
+    try:
+        facts = json.loads((job.folder / f"{job.stem}{RUN}").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    there = all(path.exists() for path in output_paths(job.folder, job.stem, kinds).values())
+    return there and facts.get("fingerprint") == job.plan.fingerprint
+
+
+def hashes(result: SlideResult) -> dict[str, str]:
+    """File → hex SHA-256 of the outputs; a folder stands for its files."""
+    found = {}
+    for path in result.outputs.values():
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                found[str(file.relative_to(result.run.parent))] = sha256_of(file)
+    return found

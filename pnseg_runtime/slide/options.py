@@ -1,0 +1,37 @@
+"""What can be chosen for a slide, apart from the model and how it predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SlideOptions:
+    """Choices of a run over a slide.
+
+    Attributes:
+        mpp: microns per pixel of the full resolution, in place of what the file states.
+        tissue: look only where the thumbnail shows tissue.
+        roi: ``X,Y,WIDTH,HEIGHT`` in px of the full resolution, or the path of a GeoJSON file.
+        core: about the side of the squares the slide is cut into, px of the model.
+        margin: at least so much around a core is shown to the prompter, px of the model.
+
+    Raises:
+        ValueError: a choice that makes no sense.
+    """
+
+    mpp: float | None = None
+    tissue: bool = True
+    roi: str | None = None
+    core: int = 1920
+    margin: int = 192
+
+    def __post_init__(self) -> None:
+        if self.mpp is not None and not 0.05 <= self.mpp <= 5:
+            raise ValueError(
+                f"{self.mpp:g} microns per pixel are none of a light microscope; give a value from 0.05 to 5."
+            )
+        if self.core < 64:
+            raise ValueError(f"core must be at least 64 px, not {self.core}.")
+        if self.margin < 0:
+            raise ValueError(f"margin must not be negative, but is {self.margin}.")

@@ -1,0 +1,107 @@
+"""What a reader of slides gives: levels, microns per pixel, and the pixels of a box."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[int, int, int, int]
+Pixels = NDArray[np.uint8]
+
+
+class UnreadableRegion(Exception):  # noqa: N818 - a finding about the file, recorded and worked around
+    """Pixels that cannot be decoded; the text says why."""
+
+
+class NotMine(Exception):  # noqa: N818 - a reader's refusal, upon which the next one is asked
+    """A file that this reader does not open; the text says why."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a slide.
+
+    Attributes:
+        shape: (height, width), px of the level.
+        downsample: px of level 0 that a px of this level stands for.
+    """
+
+    shape: tuple[int, int]
+    downsample: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a slide says of itself.
+
+    Attributes:
+        levels: from the full resolution down.
+        mpp: microns per pixel of level 0, None unless the file states a credible value.
+        hint: what the file says instead, for the sentence that asks for ``--mpp``.
+        identity: goes into the slide's hash beside the bytes of its files.
+        files: all files the pixels come from.
+    """
+
+    levels: tuple[Level, ...]
+    mpp: float | None = None
+    hint: str = ""
+    identity: str = ""
+    files: tuple[Path, ...] = field(default_factory=tuple)
+
+
+class SlideReader(ABC):
+    """An open slide. Boxes are (x0, y0, x1, y1) in px of a level, x1 and y1 exclusive."""
+
+    def __init__(self, name: str, path: Path, facts: Facts) -> None:
+        self.name = name
+        self.path = path
+        self.facts = facts
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self.facts.levels
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of level 0, px."""
+        return self.levels[0].shape
+
+    def read(self, level: int, box: Box) -> Pixels:
+        """RGB pixels of a box that lies inside a level.
+
+        Returns:
+            (y1 - y0, x1 - x0, 3) uint8, transparency laid on white.
+
+        Raises:
+            UnreadableRegion: the file is damaged there.
+        """
+        try:
+            return self._read(level, box)
+        except (UnreadableRegion, MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # decoders of damaged files raise anything
+            raise UnreadableRegion(" ".join(str(error).split()) or type(error).__name__) from error
+
+    @abstractmethod
+    def _read(self, level: int, box: Box) -> Pixels: ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        return
+
+
+def downsample_of(full: tuple[int, int], level: tuple[int, int]) -> float:
+    """Pixels of level 0 a pixel of a level, by the sizes of both.
+
+    Pyramids are made with whole factors and cut what does not fit, so a ratio that a whole factor
+    explains is that factor: 2967 px above 1483 px are 2, not 2.0007, which would shift the end of a
+    slide by a pixel.
+    """
+    ratios = [big / small for big, small in zip(full, level, strict=True)]
+    whole = round(sum(ratios) / 2)
+    fits = whole >= 1 and all(abs(big / whole - small) < 1 for big, small in zip(full, level, strict=True))
+    return float(whole) if fits else sum(ratios) / 2

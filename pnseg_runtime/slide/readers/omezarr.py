@@ -1,0 +1,75 @@
+"""OME-Zarr images, 0.4 and 0.5: three 8-bit channels, read chunk by chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader
+from pnseg_runtime.tiff import credible_mpp
+
+_MICRONS = {"micrometer": 1.0, "millimeter": 1000.0, "nanometer": 0.001}
+
+
+def open_slide(path: Path) -> SlideReader:
+    """Open the first multiscale image of a Zarr folder.
+
+    Raises:
+        NotMine: it is no OME-Zarr image of three 8-bit channels.
+    """
+    try:
+        group = zarr.open_group(str(path), mode="r")
+        attributes: dict[str, Any] = dict(group.attrs)
+        scales = (attributes.get("ome", attributes).get("multiscales") or [None])[0]
+        if scales is None:
+            raise NotMine("no multiscales metadata")
+        return OmeZarrReader(path, group, scales)
+    except NotMine:
+        raise
+    except Exception as error:
+        raise NotMine(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+class OmeZarrReader(SlideReader):
+    """An OME-Zarr image; of other axes than c, y and x the first entry is taken."""
+
+    def __init__(self, path: Path, group: Any, scales: dict[str, Any]) -> None:
+        self._axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales["axes"]]
+        self._arrays = [group[entry["path"]] for entry in scales["datasets"]]
+        full = self._arrays[0]
+        channels = dict(zip(self._axes, full.shape, strict=True)).get("c", 0)
+        if channels < 3 or full.dtype != np.uint8 or not {"x", "y", "c"} <= set(self._axes):
+            raise NotMine(f"it has {channels} channels of {full.dtype}, not three of uint8")
+        steps = [_scale_of(entry, self._axes) for entry in scales["datasets"]]
+        levels = tuple(
+            Level((array.shape[self._axes.index("y")], array.shape[self._axes.index("x")]), step[0] / steps[0][0])
+            for array, step in zip(self._arrays, steps, strict=True)
+        )
+        unit = _MICRONS.get(_unit_of(scales["axes"]), 0.0)
+        files = tuple(sorted(file for file in path.rglob("*") if file.is_file()))
+        mpp = credible_mpp(steps[0][0] * unit, steps[0][1] * unit) if unit else None
+        hint = "" if unit else "its axes have no unit of length"
+        super().__init__("ome-zarr", path, Facts(levels=levels, mpp=mpp, hint=hint, files=files))
+
+    def _read(self, level: int, box: Box) -> Pixels:
+        x0, y0, x1, y1 = box
+        wanted: dict[str, Any] = {"y": slice(y0, y1), "x": slice(x0, x1), "c": slice(0, 3)}
+        block = np.asarray(self._arrays[level][tuple(wanted.get(axis, 0) for axis in self._axes)])
+        left = [axis for axis in self._axes if axis in wanted]
+        return np.ascontiguousarray(block.transpose([left.index(axis) for axis in ("y", "x", "c")]))
+
+
+def _scale_of(entry: dict[str, Any], axes: list[str]) -> tuple[float, float]:
+    """(x, y) size of a pixel in the axes' unit."""
+    for transform in entry.get("coordinateTransformations", []):
+        if transform.get("type") == "scale":
+            return float(transform["scale"][axes.index("x")]), float(transform["scale"][axes.index("y")])
+    return 1.0, 1.0
+
+
+def _unit_of(axes: list[Any]) -> str:
+    units = {axis.get("unit", "") for axis in axes if isinstance(axis, dict) and axis["name"] in ("x", "y")}
+    return str(units.pop()) if len(units) == 1 else ""

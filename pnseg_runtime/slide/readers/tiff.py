@@ -1,0 +1,167 @@
+"""Plain TIFFs of any size, tiled or in strips, decoded piece by piece; pyramids and OME-TIFF among them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from pnseg_runtime.colour import TO_RGB, UnsupportedImage
+from pnseg_runtime.slide.readers.base import (
+    Box,
+    Facts,
+    Level,
+    NotMine,
+    Pixels,
+    SlideReader,
+    UnreadableRegion,
+    downsample_of,
+)
+from pnseg_runtime.tiff import MAGIC, credible_mpp, normalise_samples, stated_mpp
+
+_PIECE_LIMIT = 100_000_000  # px of one tile or strip
+_CACHE_BYTES = 64_000_000
+_CENTIMETRE, _INCH = 3, 2
+_MICRONS = {_CENTIMETRE: 10_000, _INCH: 25_400}
+
+
+def open_slide(path: Path) -> SlideReader:
+    """Open a TIFF.
+
+    Raises:
+        NotMine: it is none, damaged, a stack, or has no meaning in RGB.
+    """
+    with path.open("rb") as stream:
+        if stream.read(4) not in MAGIC:
+            raise NotMine("not a TIFF")
+    try:
+        handle = tifffile.TiffFile(path)
+    except Exception as error:
+        raise NotMine(str(error)) from error
+    try:
+        return TiffReader(path, handle)
+    except NotMine:
+        handle.close()
+        raise
+    except Exception as error:  # whatever a damaged directory makes tifffile raise
+        handle.close()
+        raise NotMine(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+class TiffReader(SlideReader):
+    """A TIFF of which only the pieces that are wanted are decoded."""
+
+    def __init__(self, path: Path, handle: tifffile.TiffFile) -> None:
+        series = handle.series[0]
+        if series.axes not in ("YX", "YXS"):
+            raise NotMine(f"it is a stack or has separate planes (axes {series.axes})")
+        self._handle = handle
+        self._pages = [level.keyframe for level in series.levels]
+        for page in self._pages:
+            _check(page)
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        shapes = [(int(page.imagelength), int(page.imagewidth)) for page in self._pages]
+        mpp, hint = _mpp_of(handle, self._pages[0])
+        levels = tuple(Level(shape, downsample_of(shapes[0], shape)) for shape in shapes)
+        super().__init__("tiff", path, Facts(levels=levels, mpp=mpp, hint=hint, files=(path,)))
+
+    def _read(self, level: int, box: Box) -> Pixels:
+        page = self._pages[level]
+        height, width = _piece_shape(page)
+        across = -(-page.imagewidth // width)
+        x0, y0, x1, y1 = box
+        canvas = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+        for row in range(y0 // height, -(-y1 // height)):
+            for column in range(x0 // width, -(-x1 // width)):
+                piece = self._piece(level, row * across + column)
+                top, left = row * height, column * width
+                ys = slice(max(y0, top), min(y1, top + piece.shape[0]))
+                xs = slice(max(x0, left), min(x1, left + piece.shape[1]))
+                canvas[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0] = piece[
+                    ys.start - top : ys.stop - top, xs.start - left : xs.stop - left
+                ]
+        return canvas
+
+    def _piece(self, level: int, index: int) -> Pixels:
+        """(h, w, 3) of one tile or strip, cut to the image."""
+        with self._lock:
+            if (level, index) in self._cache:
+                self._cache.move_to_end((level, index))
+                return self._cache[level, index]
+            piece = self._decode(self._pages[level], index)
+            self._cache[level, index] = piece
+            while sum(each.nbytes for each in self._cache.values()) > _CACHE_BYTES and len(self._cache) > 1:
+                self._cache.popitem(last=False)
+            return piece
+
+    def _decode(self, page: Any, index: int) -> Pixels:
+        count = page.databytecounts[index]
+        if not count:  # a sparse file: never written, so nothing was there
+            height, width = _piece_shape(page)
+            return np.full((height, width, 3), 255, np.uint8)
+        file = self._handle.filehandle
+        file.seek(page.dataoffsets[index])
+        data = file.read(count)
+        if len(data) < count:
+            raise UnreadableRegion("pixel data end early")
+        tables = page.jpegtables
+        decoded, _, shape = page.decode(data, index, **({"jpegtables": tables} if tables is not None else {}))
+        if decoded is None:
+            raise UnreadableRegion("no pixel data")
+        height, width = shape[1:3]
+        samples, layout = normalise_samples(_flat(decoded)[:height, :width], page)
+        return TO_RGB[layout](samples)
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def _flat(decoded: Any) -> Any:
+    """(1, h, w, samples) → (h, w, samples), or (h, w) of one sample."""
+    piece = decoded.reshape(decoded.shape[-3:])
+    return piece[..., 0] if piece.shape[-1] == 1 else piece
+
+
+def _piece_shape(page: Any) -> tuple[int, int]:
+    """(height, width) of a tile, or of a strip."""
+    if page.is_tiled:
+        return int(page.tilelength), int(page.tilewidth)
+    return int(min(page.rowsperstrip, page.imagelength)), int(page.imagewidth)
+
+
+def _check(page: Any) -> None:
+    """See that a level's pieces can be decoded and have a meaning in RGB.
+
+    Raises:
+        NotMine: they do not.
+    """
+    if page.planarconfig != 1 and page.samplesperpixel > 1:
+        raise NotMine("its colours lie in separate planes")
+    height, width = _piece_shape(page)
+    if height * width > _PIECE_LIMIT:
+        raise NotMine(f"it is one piece of {width}×{height} px")
+    if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        raise NotMine(f"its compression ({page.compression}) is unknown")
+    try:
+        normalise_samples(np.zeros((1, 1, page.samplesperpixel), page.dtype), page)
+    except UnsupportedImage as error:
+        raise NotMine(str(error)) from error
+
+
+def _mpp_of(handle: tifffile.TiffFile, page: Any) -> tuple[float | None, str]:
+    """Microns per pixel and what the file says instead; inches are a printer's unit and never believed."""
+    stated = stated_mpp(handle, page)
+    if stated is not None or not {"XResolution", "YResolution"} <= set(page.tags):
+        return stated, ""
+    unit = int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else _INCH
+    sides = []
+    for axis in "XY":
+        pixels, units = page.tags[f"{axis}Resolution"].value
+        sides.append(_MICRONS.get(unit, 0) * units / max(pixels, 1))
+    hint = f"its resolution tags say {sides[0]:.4g}"
+    return (credible_mpp(*sides) if unit == _CENTIMETRE else None), hint if sides[0] else ""

@@ -1,0 +1,176 @@
+"""The work of a slide on disk: one file a core, complete or not there.
+
+``<out>/<slide>.work/<fingerprint>/`` holds ``plan.json``, ``found/`` (what each core found),
+``settled/`` (its nuclei in the light of its neighbours') and ``claims/``. The fingerprint stands for
+everything the result depends on, so that work under different conditions cannot mix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pnseg_runtime.errors import OutputError
+from pnseg_runtime.outputs.atomic import all_or_none
+from pnseg_runtime.slide import core as cores
+from pnseg_runtime.slide.claims import LEASE, Claims
+from pnseg_runtime.slide.core import Found
+from pnseg_runtime.slide.plan import Core, Plan, changes
+
+_PLAN = "plan.json"
+_REMOVED = ".removed-"
+
+
+class Store:
+    """The files of one plan."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.root = folder
+        self.plan = plan
+        self.folder = folder / plan.fingerprint
+        self._found = self.folder / "found"
+        self._settled = self.folder / "settled"
+
+    def open(self) -> str | None:
+        """Make the folders; work of another plan is removed.
+
+        Returns:
+            What has changed since that work was done, or None if there was none.
+
+        Raises:
+            OutputError: another process works here under other conditions, or nothing can be written.
+        """
+        message = self._remove_others()
+        try:
+            for folder in (self._found, self._settled):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be made ({error.strerror}); choose another folder.") from error
+        if not (self.folder / _PLAN).exists():
+            _write(self.folder / _PLAN, json.dumps(self.plan.facts, indent=1, sort_keys=True).encode())
+        return message
+
+    def claims(self, lease: float = LEASE) -> Claims:
+        """Claims on the cores of this plan."""
+        return Claims(self.folder / "claims", lease)
+
+    def has_found(self, core: Core) -> bool:
+        return self._found_path(core).exists()
+
+    def has_settled(self, core: Core) -> bool:
+        return self._settled_path(core).exists()
+
+    def save_found(self, core: Core, found: Found) -> None:
+        """Write what a core has found.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with all_or_none([self._found_path(core)]) as (stream,):
+            cores.save(found, stream)
+
+    def load_found(self, core: Core) -> Found:
+        """Read what a core has found.
+
+        Raises:
+            OutputError: the file is damaged.
+        """
+        path = self._found_path(core)
+        try:
+            return cores.load(path.read_bytes())
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            path.unlink(missing_ok=True)
+            raise OutputError(
+                f"{path}: was damaged ({error}) and has been removed; run the same command again."
+            ) from error
+
+    def save_settled(self, core: Core, table: pa.Table) -> None:
+        """Write the nuclei of a core.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with (
+            all_or_none([self._settled_path(core)]) as (stream,),
+            pa.ipc.new_file(stream, table.schema, options=options) as writer,
+        ):
+            writer.write_table(table)
+
+    def load_settled(self, core: Core) -> pa.Table:
+        """Read the nuclei of a core.
+
+        Raises:
+            OutputError: the file is damaged.
+        """
+        path = self._settled_path(core)
+        try:
+            with pa.OSFile(str(path), "rb") as stream, pa.ipc.open_file(stream) as reader:
+                return reader.read_all()
+        except (OSError, pa.ArrowException) as error:
+            path.unlink(missing_ok=True)
+            raise OutputError(
+                f"{path}: was damaged ({error}) and has been removed; run the same command again."
+            ) from error
+
+    def forget_damaged(self) -> int:
+        """Remove the work of cores with unreadable parts, and of all that depend on it, so that it is tried again."""
+        damaged = [core for core in self.plan.cores if self.has_found(core) and self.load_found(core).unreadable]
+        for core in damaged:
+            for near in self.plan.neighbours(core):
+                self._settled_path(near).unlink(missing_ok=True)
+            self._found_path(core).unlink(missing_ok=True)
+        return len(damaged)
+
+    def remove(self) -> None:
+        """Remove all work of this plan."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
+
+    def _remove_others(self) -> str | None:
+        message = None
+        others = [path for path in self.root.glob("*") if path.is_dir() and path.name != self.plan.fingerprint]
+        for other in others:
+            if other.name.startswith(_REMOVED):
+                shutil.rmtree(other, ignore_errors=True)
+                continue
+            if (other / "claims").is_dir():
+                with Claims(other / "claims") as claims:
+                    if claims.others():
+                        raise OutputError(
+                            f"{self.root}: another process works here with other options; wait for it or choose "
+                            "another folder with --out."
+                        )
+            message = "; ".join(changes(_facts_in(other), self.plan.facts)) or "an older format"
+            # First out of the way under a name that no plan has, so that what is killed half-way is no plan.
+            grave = self.root / f"{_REMOVED}{uuid.uuid4().hex}"
+            with contextlib.suppress(OSError):
+                other.rename(grave)
+                shutil.rmtree(grave, ignore_errors=True)
+        return message
+
+    def _found_path(self, core: Core) -> Path:
+        return self._found / f"{core.name}.npz"
+
+    def _settled_path(self, core: Core) -> Path:
+        return self._settled / f"{core.name}.arrow"
+
+
+def _facts_in(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / _PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _write(path: Path, data: bytes) -> None:
+    with all_or_none([path]) as (stream,):
+        stream.write(data)

@@ -1,0 +1,124 @@
+"""Settled nuclei as rows: in px of level 0 for everyone, with the work px masks for the label image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pnseg_runtime.contours import outlines
+from pnseg_runtime.measure import measure
+from pnseg_runtime.nuclei import Mask, Nuclei, NucleusClass
+from pnseg_runtime.outputs import wkb
+from pnseg_runtime.slide.core import pack_masks, unpack_mask
+from pnseg_runtime.slide.resolution import Resolution
+from pnseg_runtime.slide.settle import Settled
+
+_DECIMALS = 3  # of a pixel: far more than is measured
+
+
+def _field(name: str, kind: pa.DataType, unit: str = "") -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"unit": unit})
+
+
+#: What the table of a slide holds, but for the number of the row. Pixel centres lie at integers, edges half a
+#: pixel beside them: boxes and geometry are edges counted from the corner of the first pixel.
+PUBLIC = (
+    _field("class", pa.string()),
+    _field("score", pa.float32(), "probability"),
+    _field("predicted_iou", pa.float32(), "IoU"),
+    _field("centroid_x", pa.float64(), "px"),
+    _field("centroid_y", pa.float64(), "px"),
+    _field("bbox_x0", pa.float64(), "px"),
+    _field("bbox_y0", pa.float64(), "px"),
+    _field("bbox_x1", pa.float64(), "px"),
+    _field("bbox_y1", pa.float64(), "px"),
+    _field("area_px", pa.float64(), "px²"),
+    _field("perimeter_px", pa.float32(), "px"),
+    _field("eccentricity", pa.float32()),
+    _field("area_um2", pa.float32(), "µm²"),
+    _field("perimeter_um", pa.float32(), "µm"),
+    _field("point_x", pa.float64(), "px"),
+    _field("point_y", pa.float64(), "px"),
+    _field("geometry", pa.binary(), "px"),
+)
+_PRIVATE = (_field("work_box", pa.list_(pa.int32(), 4)), _field("bits", pa.binary()))
+SCHEMA = pa.schema([*PUBLIC, *_PRIVATE])
+
+
+def table_of(settled: Settled, resolution: Resolution, class_table: tuple[NucleusClass, ...]) -> pa.Table:
+    """Measure and outline the nuclei of a core."""
+    nuclei = Nuclei(
+        shape=(0, 0),
+        points=settled.points,
+        classes=settled.classes,
+        scores=settled.scores,
+        ious=settled.ious,
+        boxes=settled.boxes,
+        masks=settled.masks,
+        class_table=class_table,
+    )
+    measured = measure(nuclei)
+    origin = np.array(settled.origin, np.int64)
+    boxes = settled.boxes.astype(np.int64) + np.tile(origin, 2)
+    full = np.round(resolution.full_edges(boxes), _DECIMALS)
+    centroids = np.round(resolution.full_centres(measured.centroids.astype(np.float64) + origin), _DECIMALS)
+    points = np.round(resolution.full_centres(settled.points.astype(np.float64) + origin), _DECIMALS)
+    areas, scale, mpp = measured.area.astype(np.float64), resolution.scale, resolution.work_mpp
+    names = np.array([kind.name for kind in class_table], dtype=object)
+    columns: dict[str, Any] = {
+        "class": names[settled.classes],
+        "score": settled.scores,
+        "predicted_iou": settled.ious,
+        "centroid_x": centroids[:, 0],
+        "centroid_y": centroids[:, 1],
+        **{f"bbox_{name}": full[:, index] for index, name in enumerate(("x0", "y0", "x1", "y1"))},
+        "area_px": np.round(areas * scale**2, _DECIMALS),
+        "perimeter_px": measured.perimeter * np.float32(scale),
+        "eccentricity": measured.eccentricity,
+        "area_um2": areas * mpp**2,
+        "perimeter_um": measured.perimeter * np.float32(mpp),
+        "point_x": points[:, 0],
+        "point_y": points[:, 1],
+        "geometry": _geometries(settled.masks, boxes, resolution),
+        "work_box": list(boxes.astype(np.int32)),
+        "bits": pack_masks(settled.masks),
+    }
+    return pa.Table.from_arrays(
+        [pa.array(columns[field.name], from_pandas=False).cast(field.type) for field in SCHEMA], schema=SCHEMA
+    )
+
+
+def _geometries(masks: Sequence[Mask], boxes: NDArray[np.int64], resolution: Resolution) -> list[bytes]:
+    # Outlines are float32, which far out on a slide has no halves any more: the place is added afterwards.
+    traced = outlines(masks, np.zeros((len(masks), 2), np.int64)) if masks else []
+    return [
+        wkb.encode(
+            [
+                [np.round(resolution.full_edges(ring.astype(np.float64) + box[:2]), _DECIMALS) for ring in rings]
+                for rings in polygons
+            ]
+        )
+        for polygons, box in zip(traced, boxes, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class WorkMask:
+    """A nucleus on the work px: its number, its box (x0, y0, x1, y1) and its mask."""
+
+    label: int
+    box: tuple[int, int, int, int]
+    mask: Mask
+
+
+def work_masks(table: pa.Table, first: int) -> Iterator[WorkMask]:
+    """The masks of a core's table; its first row has the number ``first``."""
+    boxes = table["work_box"].to_pylist()
+    for index, (box, bits) in enumerate(zip(boxes, table["bits"].to_pylist(), strict=True)):
+        x0, y0, x1, y1 = box
+        yield WorkMask(first + index, (x0, y0, x1, y1), unpack_mask(bits, (y1 - y0, x1 - x0)))

@@ -1,0 +1,113 @@
+"""Tissue on a thumbnail: where to look at all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pnseg_runtime.errors import ImageError
+from pnseg_runtime.slide.readers.base import Pixels, SlideReader
+from pnseg_runtime.slide.resolution import at_scale, read_work
+
+BoolMap = NDArray[np.bool_]
+
+THUMBNAIL = 2048  # px, longest side
+_STRIP = 4_000_000  # px of a level read at a time
+_COLOURFUL = (6, 20)  # the least and the most that the threshold of colour may be, 0–255
+_DARKER = 30  # than glass, without colour: a grey image's tissue
+_BLACK = 40  # scanner's borders and ink: dark without colour
+_LEAST_MICRONS = 60  # side of the smallest piece of tissue
+_MARGIN_MICRONS = 40  # around tissue
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture of a slide.
+
+    Attributes:
+        pixels: (h, w, 3) uint8.
+        scale: px of level 0 a pixel of the picture.
+        unreadable: how much of the slide could not be decoded, 0–1.
+    """
+
+    pixels: Pixels
+    scale: float
+    unreadable: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def thumbnail_of(reader: SlideReader, longest: int = THUMBNAIL) -> Thumbnail:
+    """A small picture, from the coarsest level that is fine enough, read in strips.
+
+    Raises:
+        ImageError: nothing of the slide can be decoded.
+    """
+    height, width = reader.shape
+    resolution = at_scale(reader, max(1.0, max(height, width) / longest))
+    shape = resolution.shape
+    rows = max(1, int(_STRIP / (shape[1] * max(resolution.step, 1) ** 2)))
+    strips, reasons, lost = [], [], 0
+    for top in range(0, shape[0], rows):
+        reading = read_work(reader, resolution, (0, top, shape[1], min(top + rows, shape[0])))
+        strips.append(reading.pixels)
+        lost += sum((x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in reading.unreadable)
+        reasons += [reason for _, reason in reading.unreadable]
+    unreadable = min(lost / (height * width), 1.0)
+    if unreadable > 0.99:
+        raise ImageError(f"{reader.path}: its pixels cannot be decoded ({reasons[0].rstrip('.')}); copy it again.")
+    return Thumbnail(np.concatenate(strips), resolution.scale, unreadable)
+
+
+def find_tissue(thumbnail: Thumbnail, slide_mpp: float) -> BoolMap:
+    """Where tissue is: coloured, or darker than glass if the image has no colour, with a margin.
+
+    The threshold of colour is Otsu's, but never above what pale stroma has, so that a slide full of
+    tissue is not divided, and never below the noise of compression. Glass that has a tint is white.
+
+    Args:
+        thumbnail: the slide.
+        slide_mpp: microns per pixel of level 0.
+
+    Returns:
+        (h, w) bool, px of the thumbnail.
+    """
+    mpp = slide_mpp * thumbnail.scale
+    smooth = cv2.GaussianBlur(thumbnail.pixels, (0, 0), 1.0).astype(np.int16)
+    glass = _glass_of(smooth)
+    tinted = np.clip(smooth + (255 - glass), 0, 255)
+    colour = (tinted.max(axis=2) - tinted.min(axis=2)).astype(np.uint8)
+    dark = 255 - tinted.mean(axis=2)
+    if np.percentile(colour, 99) >= _COLOURFUL[0]:
+        otsu, _ = cv2.threshold(colour, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+        tissue = colour > np.clip(otsu, *_COLOURFUL)
+        tissue &= ~((smooth.max(axis=2) < _BLACK) & (colour < _COLOURFUL[1]))
+    else:
+        tissue = dark > _DARKER
+    least = (_LEAST_MICRONS / mpp) ** 2
+    tissue = _without_specks(tissue, min(least, tissue.size / 100))
+    reach = max(1, math.ceil(_MARGIN_MICRONS / mpp))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    return np.asarray(cv2.dilate(tissue.astype(np.uint8), disc), np.bool_)
+
+
+def _glass_of(pixels: NDArray[np.int16]) -> NDArray[np.int16]:
+    """(3,) the colour of empty glass: the usual colour of the brightest pixels, if it is nearly white."""
+    light = pixels.mean(axis=2)
+    brightest = pixels[light >= np.percentile(light, 95)]
+    glass = np.median(brightest, axis=0)
+    near_white = glass.min() > 200 and glass.max() - glass.min() < 24
+    return glass.astype(np.int16) if near_white else np.full(3, 255, np.int16)
+
+
+def _without_specks(tissue: BoolMap, least: float) -> BoolMap:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(tissue.astype(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] >= least
+    large[0] = False
+    return np.asarray(large[labels], np.bool_) if count > 1 else tissue

@@ -1,0 +1,111 @@
+"""Label maps that any tool has written, found by the names of the images they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from pnseg_runtime.errors import ImageError
+from pnseg_train.datasets.hovernet_mat import read_labels
+from pnseg_train.datasets.sample import Sample, check_size
+from pnseg_train.evaluate import Found
+
+Maps = tuple[NDArray[np.integer], "NDArray[np.integer] | None"]
+
+
+class LabelMaps:
+    """A folder of label maps, one an image: ``<image>.png``, ``.tif``, ``.npy`` or ``.mat``.
+
+    ``.labels.tif``, as ``pnseg predict`` writes it, counts as ``.tif``. Maps may lie in a folder
+    ``labels`` inside; class maps of the same names in ``classes`` are read if they are there. A
+    ``.mat`` is HoVer-Net's: ``inst_map`` with, if known, ``inst_type`` or ``type_map``.
+    """
+
+    def __init__(self, folder: Path):
+        """Find the maps.
+
+        Raises:
+            ImageError: there are none.
+        """
+        self.folder = folder
+        labels = folder / "labels" if (folder / "labels").is_dir() else folder
+        self.paths = {path.name[: -len(suffix)]: path for suffix in READERS for path in labels.glob(f"[!.]*{suffix}")}
+        if not self.paths:
+            known = ", ".join(READERS)
+            raise ImageError(f"{folder}: neither a bundle nor a checkpoint, and no label map in it (*{known}).")
+
+    def missing(self, names: list[str]) -> list[str]:
+        """The images of these names that have no map."""
+        return [name for name in names if name not in self.paths]
+
+    def __call__(self, sample: Sample) -> Found:
+        """What the tool found in a sample.
+
+        Raises:
+            ImageError: its map is missing or unreadable.
+            SizeMismatchError: its map is of another size.
+        """
+        path = self.paths.get(sample.name)
+        if path is None:
+            raise ImageError(f"{self.folder}: no label map for the image {sample.name}; name it {sample.name}.png.")
+        labels, classes = READERS[next(suffix for suffix in READERS if path.name.endswith(suffix))](path)
+        check_size(path, labels, sample.image)
+        beside = self.folder / "classes" / f"{sample.name}.png"
+        if beside.is_file():
+            classes = _read_png(beside)[0]
+            check_size(beside, classes, sample.image)
+        return Found.of_maps(labels, classes)
+
+
+def _read_png(path: Path) -> Maps:
+    return _checked(path, cv2.imread(str(path), cv2.IMREAD_UNCHANGED)), None
+
+
+def _read_tiff(path: Path) -> Maps:
+    try:
+        return _checked(path, tifffile.imread(path)), None
+    except (OSError, ValueError, tifffile.TiffFileError) as error:
+        raise ImageError(f"{path}: not a readable TIFF ({error}); export it again.") from error
+
+
+def _read_npy(path: Path) -> Maps:
+    try:
+        return _checked(path, np.load(path, allow_pickle=False)), None
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError(f"{path}: not a readable array ({error}); save it anew with numpy.save.") from error
+
+
+def _read_mat(path: Path) -> Maps:
+    instances, classes = read_labels(path)
+    # Without types every nucleus is given the class 1, which tells nothing.
+    return instances, classes if classes.max(initial=0) > 1 else None
+
+
+def _checked(path: Path, labels: object) -> NDArray[np.integer]:
+    if not isinstance(labels, np.ndarray):
+        raise ImageError(f"{path}: not a readable image; export it again.")
+    if labels.ndim != 2:
+        raise ImageError(f"{path}: has the shape {labels.shape}, but a label map has rows and columns alone.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        if not np.array_equal(labels, np.round(labels)):
+            raise ImageError(f"{path}: holds fractions, but a label map holds the numbers of nuclei.")
+        labels = labels.astype(np.int64)
+    if labels.min(initial=0) < 0:
+        raise ImageError(f"{path}: holds negative numbers, but nuclei are numbered from 1 on and background is 0.")
+    return labels.astype(np.int64)
+
+
+# The end of a file's name → its reader; the first that fits is taken.
+READERS: dict[str, Callable[[Path], Maps]] = {
+    ".labels.tif": _read_tiff,
+    ".tif": _read_tiff,
+    ".tiff": _read_tiff,
+    ".png": _read_png,
+    ".npy": _read_npy,
+    ".mat": _read_mat,
+}

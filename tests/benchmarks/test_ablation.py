@@ -1,0 +1,88 @@
+"""The ablation's rows as data, and that what is done is not done again."""
+
+import json
+
+import pytest
+
+from benchmarks import ablation
+from benchmarks.ablation import AS_GIVEN, TABLE_6, TABLE_7, TRAININGS, Lab
+from pnseg_train.evaluate import Found, measure
+from pnseg_train.recipes import read_recipe
+from tests.train.test_evaluate_protocols import TWO, boxes_map, sample
+
+
+def test_each_row_of_table_6_adds_one_part_to_the_row_above():
+    first, tuned, auxiliary, filtered, negatives = TABLE_6
+    assert (first.segmentor, first.prompter) == (AS_GIVEN, "prompter")
+    assert (tuned.prompter, tuned.options) == (first.prompter, first.options)
+    assert (auxiliary.segmentor, auxiliary.options) == (tuned.segmentor, tuned.options)
+    assert (filtered.prompter, filtered.segmentor) == (auxiliary.prompter, auxiliary.segmentor)
+    assert filtered.options == {"negatives": 0}  # the recipe's filter is on
+    assert (negatives.prompter, negatives.options) == (filtered.prompter, {"negatives": 1})
+    assert [case.paper for case in TABLE_6] == sorted(case.paper for case in TABLE_6)
+
+
+def test_table_7_has_every_k_in_training_and_testing_with_both_kinds_of_points():
+    assert len({(case.segmentor, case.options["negatives"], case.oracle) for case in TABLE_7}) == 18
+    assert len({case.slug for case in (*TABLE_6, *TABLE_7)}) == 23
+
+
+@pytest.mark.parametrize("key", TRAININGS)
+def test_every_training_is_a_recipe_that_is_valid(key):
+    training = TRAININGS[key]
+    recipe = read_recipe(ablation.RECIPE, dict(training.fields))
+    assert recipe.inference.region_filter == (recipe.prompter.region_weight > 0)
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    for name in ("segmentor", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "segmentor" / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(ablation.subprocess, "run", lambda command, check: commands.append(command))
+    commands: list[list[str]] = []
+    one = sample()
+
+    class Run:
+        results = (measure(one, Found.of_maps(boxes_map(TWO), None)),)
+
+    def evaluate_run(split, model, folders, options, oracle, radius):
+        evaluated.append((tuple(model), options, oracle))
+        return Run
+
+    evaluated: list = []
+    monkeypatch.setattr(ablation, "evaluate_run", evaluate_run)
+    lab = Lab(tmp_path / "data", tmp_path / "out", tmp_path / "segmentor", None, {"prompter": 7, "segmentor": 5})
+    for key in TRAININGS:
+        (tmp_path / "out" / key).mkdir(parents=True)
+    return lab, commands, evaluated
+
+
+def test_what_rows_share_is_trained_once_and_a_done_row_is_not_done_again(lab):
+    lab, commands, evaluated = lab
+    rows = [lab.run(case) for case in TABLE_6]
+    trained = [command[command.index("--out") + 1].rpartition("/")[2] for command in commands]
+    assert sorted(trained) == ["prompter", "prompter-aux", "segmentor-k0", "segmentor-k1"]
+    assert len(evaluated) == 5
+    assert [lab.run(case)["metrics"] for case in TABLE_6] == [row["metrics"] for row in rows]
+    assert (len(commands), len(evaluated)) == (4, 5)
+    ablation.write(lab.out, [("6", rows)], lab)
+    assert "| frozen segmentor | 1.000 |" in (lab.out / "ablation.md").read_text()
+    assert "0.319" in (lab.out / "ablation.md").read_text()
+    assert json.loads((lab.out / "ablation.json").read_text())["trainings"]["prompter"].startswith("7 steps")
+
+
+def test_another_start_makes_a_row_anew(lab):
+    lab, _, evaluated = lab
+    lab.run(TABLE_6[0])
+    (lab.segmentor / "model.safetensors").write_bytes(b"others")
+    lab.run(TABLE_6[0])
+    assert len(evaluated) == 2
+
+
+def test_segmentors_start_from_the_given_one_and_prompters_from_imagenet(lab):
+    lab, _, _ = lab
+    assert "--init" not in lab.command("prompter")
+    command = lab.command("segmentor-k1")
+    assert command[command.index("--init") + 1] == str(lab.segmentor)
+    assert "segmentor.plan.steps=5" in command

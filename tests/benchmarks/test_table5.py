@@ -1,0 +1,68 @@
+"""Table 5 from end to end on what is small, and what it says of what cannot run."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.__main__ import main
+from benchmarks.paper import TABLE5
+from benchmarks.promptnucseg import plain_counts
+from benchmarks.runs import EAGER, ENGINES, ORT, RUNS
+from benchmarks.subjects import METHODS
+from benchmarks.table5 import GROUPS, cells, counted_fields, explain
+
+
+def run(*arguments):
+    result = CliRunner().invoke(main, ["table5", "--no-sweep", "--rounds", "1", "--threads", "1", *arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_nano_is_measured_from_pixels_to_instances():
+    result = run("--methods", "PromptNucSeg-nano", "--runs", ORT, "--runs", "TensorRT FP16", "--json", "--batches", "2")
+    document = json.loads(result.stdout)
+    rows = {row["run"]: row for row in document["rows"]}
+    measured = rows[ORT]
+    assert measured["fps"] == pytest.approx(1e3 / measured["latency"]["p50_ms"], rel=1e-3)
+    assert set(measured["stages_ms"]) == {"prepare", "prompter", "points", "encoder", "decoder", "masks"}
+    assert measured["throughput"]["2"]["p50"] > 0
+    assert rows["TensorRT FP16"]["fps"] is None
+    assert rows["TensorRT FP16"]["note"].startswith("not measured: ")
+    assert document["machine"]["cpu"]
+    assert "maps made from the tile's real label map" in document["settings"]["how"]
+
+
+def test_a_rival_without_its_library_is_a_row_that_names_the_extra(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("cellseg_models_pytorch", "benchmarks.peers."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cellseg_models_pytorch", None)
+    result = run("--methods", "StarDist", "--json")
+    (row,) = json.loads(result.stdout)["rows"]
+    assert (row["method"], row["fps"]) == ("StarDist", None)
+    assert "pnseg[peers]" in row["note"]
+    assert row["printed"]["fps"] == 17
+
+
+def test_counts_of_b_are_within_one_percent_of_the_papers_when_counted_alike():
+    counts = plain_counts("B", 24)
+    assert counts.paper_params / 1e6 == pytest.approx(TABLE5["PromptNucSeg-B"].params_m, rel=0.01)
+    assert counts.paper_macs / 1e9 == pytest.approx(TABLE5["PromptNucSeg-B"].gmacs, rel=0.01)
+    assert counts.macs / 1e9 == pytest.approx(59.53, rel=0.002)
+
+
+def test_every_method_is_in_one_group_and_every_run_has_an_engine():
+    assert sorted(method for group in GROUPS for method in group) == sorted(METHODS)
+    assert (EAGER, *ENGINES) == RUNS
+
+
+def test_a_row_prints_what_is_known_and_a_dash_for_the_rest():
+    from tests.benchmarks.made import made_document
+
+    rows = made_document().rows
+    assert cells(rows[4])[:4] == ["PromptNucSeg-B", ORT, "148.8", "59.5"]
+    assert "not measured: no GPU here" in cells(rows[-1])
+    assert "(+0.2%)" in explain(rows[4])
+    assert "not in the paper's table" in explain(rows[5])
+    assert counted_fields("PromptNucSeg-nano", None, None)["printed"] is None

@@ -1,0 +1,80 @@
+import ctypes
+import subprocess
+
+import pytest
+
+from pnseg_runtime.doctor.facts import Driver, cpu_quota, find_driver, gather, installed, loads
+
+# A stand-in for libcuda.so.1 with the calls that are asked of it.
+SOURCE = r"""
+#include <stddef.h>
+#include <string.h>
+int cuDriverGetVersion(int *v) { *v = 12040; return 0; }
+int cuInit(unsigned flags) { return INIT; }
+int cuDeviceGetCount(int *n) { *n = 2; return 0; }
+int cuDeviceGet(int *d, int i) { *d = i; return 0; }
+int cuDeviceGetName(char *s, int n, int d) { strncpy(s, d ? "Second" : "First", n); return 0; }
+int cuDeviceGetAttribute(int *v, int what, int d) { *v = what == 75 ? 8 : 6 + 3 * d; return 0; }
+int cuDeviceTotalMem_v2(size_t *n, int d) { *n = (size_t)24 << 30; return 0; }
+"""
+
+
+def driver_library(folder, answer):
+    source, library = folder / "cuda.c", folder / "libcuda.so.1"
+    source.write_text(SOURCE)
+    try:
+        subprocess.run(["gcc", "-shared", "-fPIC", f"-DINIT={answer}", "-o", library, source], check=True)
+    except FileNotFoundError:
+        pytest.skip("needs gcc")
+    return lambda _: ctypes.CDLL(str(library))
+
+
+def version_file(folder, number):
+    path = folder / "version"
+    path.write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {number}  Thu Jan  1 00:00:00 UTC 2026\n")
+    return path
+
+
+def test_a_driver_tells_its_gpus(tmp_path):
+    driver = find_driver(driver_library(tmp_path, 0), version_file(tmp_path, "550.54.15"))
+    assert (driver.cuda, driver.version, driver.error) == ((12, 4), "550.54.15", 0)
+    assert [(gpu.name, gpu.architecture, gpu.gib) for gpu in driver.gpus] == [
+        ("First", "sm86", 24.0),
+        ("Second", "sm89", 24.0),
+    ]
+
+
+def test_a_driver_that_does_not_start_tells_why(tmp_path):
+    driver = find_driver(driver_library(tmp_path, 803), tmp_path / "none")
+    assert driver == Driver((12, 4), "", 803)
+
+
+def test_a_machine_without_a_driver_has_none(tmp_path):
+    def absent(_):
+        raise OSError
+
+    assert find_driver(absent, tmp_path / "none") == Driver()
+    assert find_driver(absent, version_file(tmp_path, "580.82")) == Driver(version="580.82")
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("max 100000\n", None), ("250000 100000\n", 2.5), ("nonsense", None), (None, None)]
+)
+def test_the_cores_of_a_container_are_read(tmp_path, text, cores):
+    if text is not None:
+        (tmp_path / "cpu.max").write_text(text)
+    assert cpu_quota(tmp_path) == cores
+
+
+def test_only_what_is_installed_has_a_version():
+    assert set(installed(("numpy", "no-such-package"))) == {"numpy"}
+
+
+def test_a_library_that_is_not_there_does_not_load():
+    assert not loads("libno_such_library.so.9")
+
+
+def test_this_machine_can_be_looked_at():
+    facts = gather()
+    assert facts.cores >= 1
+    assert "numpy" in facts.packages

@@ -1,0 +1,177 @@
+from dataclasses import replace
+
+import pytest
+
+from pnseg_runtime.bundle import EngineFile
+from pnseg_runtime.doctor.facts import Driver, Facts, Gpu
+from pnseg_runtime.doctor.probe import Attempt
+from pnseg_runtime.doctor.rules import RULES, Case, findings, misfit
+from tests.fakes import fake_bundle
+
+GPU = Gpu("NVIDIA GeForce RTX 3090", (8, 6), 24.0)
+CPU_ONLY = Facts(
+    cpu="AMD EPYC",
+    flags=("avx2", "avx512_vnni"),
+    cores=8,
+    packages={"onnxruntime": "1.32.0", "openvino": "2026.4.1"},
+)
+WITH_GPU = replace(
+    CPU_ONLY,
+    packages={"onnxruntime-gpu": "1.32.0", "tensorrt-rtx": "1.7.1.116", "pycuda": "2026.1"},
+    driver=Driver((13, 0), "580.82", 0, (GPU,)),
+    libraries={"libcudnn.so.9": True},
+)
+
+
+def engine(**changes):
+    values = {
+        "file": "engines/encoder.engine",
+        "sha256": "",
+        "bytes": 0,
+        "flavour": "rtx",
+        "version": "1.7.1.116",
+        "architectures": ["sm86"],
+        "precision": "float16",
+        "graph": "encoder",
+        "inputs": {},
+        "outputs": {},
+        "profiles": [],
+        "census": {},
+        "layers": {},
+        "seconds": 1.0,
+        "log": {"file": "log", "sha256": "", "bytes": 0},
+    }
+    return EngineFile.model_validate(values | changes)
+
+
+def with_engines(*engines):
+    return fake_bundle().manifest.model_copy(update={"engines": list(engines)})
+
+
+def told(facts, manifest=None, attempts=()):
+    return [
+        f"{finding.level}: {finding.says} → {finding.remedy}" for finding in findings(Case(facts, manifest, attempts))
+    ]
+
+
+@pytest.mark.parametrize("facts", [CPU_ONLY, WITH_GPU])
+def test_a_sound_machine_has_no_findings(facts):
+    assert told(facts, with_engines(engine()) if facts is WITH_GPU else None) == []
+
+
+# Each planted fault, and what of the sentence a user needs: the level, the cause, the remedy.
+FAULTS = {
+    "both packages of ONNX Runtime": (
+        replace(WITH_GPU, packages=WITH_GPU.packages | {"onnxruntime": "1.32.0"}),
+        ("problem", "both installed", "pip uninstall -y onnxruntime onnxruntime-gpu"),
+    ),
+    "a driver older than the packages": (
+        replace(WITH_GPU, driver=replace(WITH_GPU.driver, cuda=(11, 8), version="520.61")),
+        ("problem", "520.61", "CUDA up to 11.8", "needs CUDA 12", "driver 525.60"),
+    ),
+    "TensorRT for CUDA 13 on a driver of CUDA 12": (
+        replace(
+            WITH_GPU,
+            packages=WITH_GPU.packages | {"tensorrt-cu13": "11.0"},
+            driver=replace(WITH_GPU.driver, cuda=(12, 4)),
+        ),
+        ("problem", "tensorrt-cu13 11.0 needs CUDA 13", "driver 580.65"),
+    ),
+    "an update without a restart": (
+        replace(WITH_GPU, driver=Driver((13, 0), "580.82", 803)),
+        ("problem", "error 803", "restart the machine"),
+    ),
+    "a container without its GPU": (
+        replace(WITH_GPU, driver=Driver((13, 0), "580.82", 100)),
+        ("problem", "no GPU", "docker run --gpus all"),
+    ),
+    "a container without the driver's library": (
+        replace(CPU_ONLY, driver=Driver(version="580.82")),
+        ("problem", "libcuda.so.1 is not found", "NVIDIA Container Toolkit"),
+    ),
+    "a GPU that is too old": (
+        replace(WITH_GPU, driver=replace(WITH_GPU.driver, gpus=(Gpu("Tesla P100", (6, 0), 16.0),))),
+        ("problem", "Tesla P100 has compute capability 6.0", "at least 7.5"),
+    ),
+    "no cuDNN": (
+        replace(WITH_GPU, libraries={"libcudnn.so.9": False}),
+        ("problem", "cuDNN 9 (libcudnn.so.9) is not found", 'pip install "onnxruntime-gpu[cuda,cudnn]"'),
+    ),
+    "a GPU that nothing uses": (
+        replace(CPU_ONLY, driver=WITH_GPU.driver),
+        ("hint", "RTX 3090 is here, but no package", "pnseg[gpu]"),
+    ),
+    "a CPU whose instructions nothing uses": (
+        replace(CPU_ONLY, packages={"onnxruntime": "1.32.0"}),
+        ("hint", "avx512_vnni", "pnseg[openvino]"),
+    ),
+    "a CPU without AVX2": (replace(CPU_ONLY, flags=("avx512f",)), ("hint", "no AVX2", "newer machine")),
+    "a container with fewer cores than it sees": (
+        replace(CPU_ONLY, quota=2.5),
+        ("hint", "sees 8 cores but may use 2.5", "--threads 2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_told_with_its_remedy(fault):
+    facts, parts = FAULTS[fault]
+    assert any(all(part in sentence for part in parts) for sentence in told(facts))
+
+
+ENGINES = {
+    "another architecture": (engine(architectures=["sm89"]), ("for sm89, but NVIDIA GeForce RTX 3090 is sm86",)),
+    "another version": (engine(version="1.6.0"), ("built by TensorRT for RTX 1.6.0, installed is 1.7.1.116",)),
+    "a library that is not there": (engine(flavour="tensorrt"), ("TensorRT is not installed", "pnseg[tensorrt]")),
+}
+
+
+@pytest.mark.parametrize("fault", ENGINES)
+def test_engines_that_do_not_fit_are_told_with_how_to_build_them_here(fault):
+    wrong, parts = ENGINES[fault]
+    (sentence,) = told(WITH_GPU, with_engines(wrong))
+    assert sentence.startswith("problem: ")
+    assert all(part in sentence for part in (*parts, "--engines rtx-sm86"))
+
+
+def test_engines_without_a_gpu_are_no_problem():
+    (sentence,) = told(
+        replace(CPU_ONLY, packages=CPU_ONLY.packages | {"tensorrt-rtx": "1.7.1.116"}), with_engines(engine())
+    )
+    assert sentence.startswith("hint: ")
+    assert "there is no GPU here" in sentence
+
+
+def test_one_engine_that_fits_is_enough():
+    assert misfit(engine(), WITH_GPU) is None
+    assert told(WITH_GPU, with_engines(engine(architectures=["sm89"]), engine())) == []
+
+
+def test_engines_need_pycuda():
+    packages = {name: number for name, number in WITH_GPU.packages.items() if name != "pycuda"}
+    (sentence,) = told(replace(WITH_GPU, packages=packages), with_engines(engine()))
+    assert "pip install pycuda" in sentence
+
+
+def test_backends_that_were_tried_and_failed_are_told():
+    broken = Attempt("onnxruntime", "float32", error="onnxruntime: it took its process down.")
+    assert any("took its process down" in sentence for sentence in told(CPU_ONLY, attempts=[broken]))
+    absent = Attempt("onnxruntime-cuda", "float32", error="onnxruntime-cuda: CUDAExecutionProvider does not start (x).")
+    assert any("does not start (x)" in sentence for sentence in told(WITH_GPU, attempts=[absent]))
+    assert told(CPU_ONLY, attempts=[absent]) == []
+
+
+def test_every_rule_has_a_planted_fault():
+    cases = [Case(facts) for facts, _ in FAULTS.values()]
+    cases += [Case(WITH_GPU, with_engines(wrong)) for wrong, _ in ENGINES.values()]
+    cases.append(Case(replace(WITH_GPU, packages={"onnxruntime-gpu": "1"}), with_engines(engine())))
+    attempts = [Attempt(name, "float32", error="does not start") for name in ("onnxruntime", "onnxruntime-cuda")]
+    cases.append(Case(WITH_GPU, attempts=attempts))
+    assert [rule.__name__ for rule in RULES if not any(list(rule(case)) for case in cases)] == []
+
+
+def test_problems_come_first():
+    facts = replace(CPU_ONLY, quota=1.0, packages={"onnxruntime": "1", "onnxruntime-gpu": "1"})
+    levels = [finding.level for finding in findings(Case(facts))]
+    assert levels == sorted(levels, key=lambda level: level != "problem")
+    assert {"problem", "hint"} <= set(levels)
