@@ -91,6 +91,7 @@ class Run:
 @click.option("--negatives", type=click.IntRange(0), help="K, negative prompts [default: the model's].")
 @click.option("--overlap", type=click.IntRange(0, 255), help="ε, of neighbouring windows, px [default: the model's].")
 @click.option("--region-filter/--no-region-filter", default=None, help="Mask-aided filtering [default: the model's].")
+@click.option("--sensitivity", type=float, help="More finds more, and more that is none [default: the model's].")
 @click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window.")
 @click.option("--radius", type=float, default=RADIUS, show_default=True, help="Of a point around a nucleus, px.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every image.")
@@ -105,6 +106,7 @@ def evaluate(
     negatives: int | None,
     overlap: int | None,
     region_filter: bool | None,
+    sensitivity: float | None,
     tta: bool,
     radius: float,
     as_json: bool,
@@ -120,6 +122,7 @@ def evaluate(
         negatives=negatives,
         overlap=overlap,
         region_filter=region_filter,
+        sensitivity=sensitivity,
         tta=tta,
     )
     if bool(model) == bool(folds):
@@ -235,7 +238,7 @@ def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: floa
 
 
 # Options that change results, and so belong to the protocol.
-CHOSEN = ("assignment", "negatives", "overlap", "region_filter", "tta")
+CHOSEN = ("assignment", "negatives", "overlap", "region_filter", "sensitivity", "tta")
 
 
 def report(run: Run, protocol: Sequence[str], options: Options) -> dict[str, Any]:
