@@ -148,7 +148,7 @@ class TensorRTEngine:
         if self._engine is None:
             raise BackendError(
                 f"{path}: {flavour.module} {trt.__version__} cannot load this engine on this GPU; "
-                "build engines on this machine: pnseg export --engines"
+                "build engines on this machine: pnseg build"
             )
         self.inputs: dict[str, np.dtype[Any]] = {}
         self.outputs: dict[str, np.dtype[Any]] = {}
@@ -193,7 +193,7 @@ def open_engines(bundle: Bundle, capability: tuple[int, int]) -> Engines:
     """
     engines, architecture = bundle.manifest.engines, f"sm{capability[0]}{capability[1]}"
     if not engines:
-        raise BundleError(f"{bundle.folder}: the bundle has no engines; build them with pnseg export --engines.")
+        raise BundleError(f"{bundle.folder}: the bundle has no engines; build them with pnseg build.")
     reasons = []
     for flavour in FLAVOURS.values():
         try:
@@ -216,5 +216,5 @@ def open_engines(bundle: Bundle, capability: tuple[int, int]) -> Engines:
         )
     raise BackendError(
         f"{bundle.folder}: no engines of this bundle fit this machine ({'; '.join(reasons)}); "
-        "build them here with pnseg export --engines."
+        "build them here with pnseg build."
     )

@@ -226,6 +226,29 @@ def failures() -> dict[str, Any]:
     return told
 
 
+def overlaps() -> dict[str, Any]:
+    """PQ of label maps, as the runtime's metrics have it."""
+    from scipy.ndimage import gaussian_filter, label
+
+    from pnseg_runtime import metrics
+    from pnseg_runtime.cuda.driver import Device
+    from pnseg_runtime.cuda.overlap import panoptic_quality
+
+    library, device, found = driver(), Device(), []
+    for seed in range(6):
+        library.stand_in_order(1, seed + 1)
+        rng = np.random.default_rng(seed)
+        truth, _ = label(gaussian_filter(rng.normal(size=(90, 120)), 2) > 0.05)
+        prediction = np.roll(truth, seed % 3, axis=0)
+        maps = [(truth, prediction), (truth, np.zeros_like(truth)), (np.zeros_like(truth),) * 2, (truth, truth)]
+        for one, other in maps:
+            other = np.unique(other, return_inverse=True)[1].reshape(other.shape)
+            got, expected = panoptic_quality(device, one, other), metrics.panoptic_quality(one, other)
+            assert got == expected, (got, expected)
+            found.append(got["pq"])
+    return {"pq": found}
+
+
 def launch(pair: Pair, *arguments: Any) -> None:
     stream = pair.device.device.stream()
     pair.device.device.launch(stream, *arguments)

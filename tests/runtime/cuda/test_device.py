@@ -79,6 +79,10 @@ def test_what_goes_wrong_is_told_and_the_next_image_is_well_again(variables):
     assert "closed" in told["closed"]
 
 
+def test_panoptic_quality_is_that_of_the_metrics(variables):
+    assert len({round(pq, 6) for pq in result(variables, "overlaps")["pq"]}) > 4
+
+
 WAITS = {
     "kernels that do not wait for the image": "self._compute.wait_for_event(self._uploaded[frame.slot])",
     "networks that do not wait for their batches": "self._compute.wait_for_event(self._planned)",

@@ -1,0 +1,160 @@
+"""TensorRT behind the engine adapter: the names exist in the real library, and every refusal becomes an error."""
+
+import ast
+import inspect
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pnseg_runtime.cuda import engines
+from pnseg_runtime.cuda.driver import Device
+from pnseg_runtime.cuda.engines import FLAVOURS, TensorRTEngine, open_engines
+from pnseg_runtime.errors import BackendError, BundleError
+from tests.fakes import fake_bundle
+
+DTYPES = {"image_index": np.int64}
+
+
+class Context:
+    """An execution context that says no where it is told to."""
+
+    refuses = ""
+
+    def __init__(self):
+        self.calls = []
+
+    def set_input_shape(self, name, shape):
+        self.calls.append(("shape", name, shape))
+        return self.refuses != "shape"
+
+    def infer_shapes(self):
+        return ["image"] if self.refuses == "missing" else []
+
+    def get_tensor_shape(self, name):
+        return (-1, 2) if self.refuses == "unknown" else (3, 2)
+
+    def set_tensor_address(self, name, address):
+        self.calls.append(("address", name, address))
+        return self.refuses != "address"
+
+    def execute_async_v3(self, stream):
+        self.calls.append(("run", stream))
+        return self.refuses != "run"
+
+
+class Library(SimpleNamespace):
+    """What the adapter uses of TensorRT."""
+
+    def __init__(self, loads=True, gives=True):
+        self.context = Context() if gives else None
+        tensors = {"image": "input", "points": "output"}
+        engine = SimpleNamespace(
+            num_io_tensors=len(tensors),
+            get_tensor_name=list(tensors).__getitem__,
+            get_tensor_mode=tensors.get,
+            get_tensor_dtype=lambda name: DTYPES.get(name, np.float32),
+            create_runtime_config=SimpleNamespace,
+            create_execution_context=lambda config: self.context,
+        )
+        runtime = SimpleNamespace(deserialize_cuda_engine=lambda content: engine if loads else None)
+        super().__init__(
+            __version__="1.2.3",
+            Logger=type("Logger", (), {"WARNING": 1, "__init__": lambda self, level: None}),
+            Runtime=lambda logger: runtime,
+            TensorIOMode=SimpleNamespace(INPUT="input"),
+            nptype=lambda kind: kind,
+        )
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "prompter.engine"
+    file.write_bytes(b"engine")
+    return file
+
+
+def opened(monkeypatch, path, **library):
+    monkeypatch.setitem(sys.modules, "tensorrt", made := Library(**library))
+    return TensorRTEngine(path, FLAVOURS["tensorrt"]), made
+
+
+def test_a_network_is_given_shapes_and_addresses_and_put_on_the_stream(monkeypatch, path):
+    engine, library = opened(monkeypatch, path)
+    assert engine.inputs == {"image": np.float32}
+    assert engine.outputs == {"points": np.float32}
+    execution = engine.execution()
+    assert execution.prepare({"image": (1, 3, 64, 64)}) == {"points": (3, 2)}
+    execution.run({"image": 16, "points": 32}, 7)
+    assert library.context.calls == [
+        ("shape", "image", (1, 3, 64, 64)),
+        ("address", "image", 16),
+        ("address", "points", 32),
+        ("run", 7),
+    ]
+
+
+@pytest.mark.parametrize("refuses", ["shape", "missing", "unknown", "address", "run"])
+def test_every_refusal_is_an_error_that_names_the_file(monkeypatch, path, refuses):
+    engine, library = opened(monkeypatch, path)
+    execution = engine.execution()
+    library.context.refuses = refuses
+
+    def use():
+        execution.prepare({"image": (1, 3, 64, 64)})
+        execution.run({"image": 16}, 7)
+
+    with pytest.raises(BackendError, match=r"prompter\.engine"):
+        use()
+
+
+def test_an_engine_that_does_not_load_or_has_no_context_is_an_error(monkeypatch, path):
+    with pytest.raises(BackendError, match=r"prompter\.engine.*cannot load.*pnseg build"):
+        opened(monkeypatch, path, loads=False)
+    engine, _ = opened(monkeypatch, path, gives=False)
+    with pytest.raises(BackendError, match="out of memory"):
+        engine.execution()
+
+
+def test_a_bundle_without_engines_and_one_whose_engines_do_not_fit_say_what_is_missing(monkeypatch):
+    with pytest.raises(BundleError, match="has no engines"):
+        open_engines(fake_bundle(), (8, 6))
+    bundle = fake_bundle()
+    some = SimpleNamespace(flavour="tensorrt", version="1.2.3", architectures=["sm89"], graph="prompter")
+    manifest = bundle.manifest.model_copy(update={"engines": [some]})
+    monkeypatch.setitem(sys.modules, "tensorrt", Library())
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(BackendError) as caught:
+        open_engines(replace(bundle, manifest=manifest), (8, 6))
+    assert "no tensorrt engine of prompter, encoder, decoder for sm86 and version 1.2.3" in str(caught.value)
+    assert "tensorrt_rtx is not installed" in str(caught.value)
+
+
+def test_the_real_library_has_every_name_that_is_used():
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    used = {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(inspect.getsource(engines)))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("trt.")
+    }
+    assert "trt.Runtime" in used
+    for name in used:
+        found = trt
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
+    contexts = {"set_input_shape", "infer_shapes", "get_tensor_shape", "set_tensor_address", "execute_async_v3"}
+    assert contexts <= set(dir(trt.IExecutionContext))
+    loaded = {"num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "create_execution_context"}
+    assert {*loaded, "create_runtime_config"} <= set(dir(trt.ICudaEngine))
+    assert hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    assert trt.DynamicShapesKernelSpecializationStrategy.EAGER is not None
+    assert hasattr(trt.Runtime, "deserialize_cuda_engine")
+
+
+def test_without_pycuda_it_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(BackendError, match=r"PyCUDA does not import.*pip install 'pnseg\[tensorrt\]'"):
+        Device()
