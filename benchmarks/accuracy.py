@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Case:
         switches: further options of ``pnseg evaluate``.
         printed: the paper's figures; None where it has none.
         part: what the row belongs to, such as a data set.
+        quoted: whether the row is the paper's alone, so that no model is missing.
     """
 
     row: str
@@ -46,7 +47,7 @@ class Case:
     switches: tuple[str, ...] = ()
     printed: tuple[float, ...] | None = None
     part: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    quoted: bool = False
 
 
 def parse_model(text: str) -> Model:
@@ -85,9 +86,10 @@ def fill(benchmark: str, cases: Sequence[Case], figures: Figures, say: Say) -> D
     """One row a case, ours and the paper's; the cases of which nothing was given are rows without a figure."""
     rows = []
     for case in cases:
-        told: dict[str, Any] = {"part": case.part, "printed": case.printed, **case.extra}
+        told: dict[str, Any] = {"part": case.part, "printed": case.printed}
         if case.model is None:
-            rows.append(Row(method=case.row, run=case.part, note="not measured: no model given", figures=None, **told))
+            note = "" if case.quoted else "not measured: no model given"
+            rows.append(Row(method=case.row, run=case.part, note=note, figures=None, **told))
             continue
         say(f"{case.part} {case.row}")
         found = evaluate(case)
@@ -128,9 +130,24 @@ def _cell(value: float | None) -> str:
 
 
 def run_table(
-    benchmark: str, cases: Sequence[Case], metrics: Sequence[str], figures: Figures, note: str, as_json: bool
+    benchmark: str,
+    cases: Sequence[Case],
+    metrics: Sequence[str],
+    figures: Figures,
+    note: str,
+    as_json: bool,
+    finish: Callable[[Document], Document] = lambda document: document,
 ) -> None:
     """Measure and print a table, with a line of progress.
+
+    Args:
+        benchmark: the verb.
+        cases: its rows.
+        metrics: titles of the figures.
+        figures: ``evaluate``'s document → a row's figures.
+        note: a line below the table.
+        as_json: print the document instead.
+        finish: adds rows that follow from the others.
 
     Raises:
         PnsegError: nothing to measure was given, or an evaluation fails.
@@ -140,7 +157,7 @@ def run_table(
     console = Console(stderr=True, highlight=False)
     with console.status(benchmark) as status:
         say: Say = status.update if console.is_terminal else console.print
-        document = fill(benchmark, cases, figures, say)
+        document = finish(fill(benchmark, cases, figures, say))
     show(document, metrics, note, as_json)
 
 

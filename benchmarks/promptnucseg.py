@@ -31,6 +31,7 @@ Arrays = dict[str, NDArray[Any]]
 
 #: K of the paper; each nucleus is decoded with its negative prompt and again without.
 NEGATIVES = 1
+NANO = "nano"
 NAMES = ("neoplastic", "inflammatory", "connective", "dead", "epithelial")
 
 

@@ -10,17 +10,24 @@ ORT = "ONNX Runtime FP32"
 
 @dataclass(frozen=True)
 class Engine:
-    """A backend of the runtime and what it computes in.
+    """What runs the networks, and in what precision.
 
     Attributes:
-        backend: its name in :data:`pnseg_runtime.sessions.BACKENDS`.
+        backend: its name in :data:`pnseg_runtime.sessions.BACKENDS`; empty for the path that is on the GPU alone.
         precision: as a bundle names it.
-        gpu: whether it needs one.
+        flavour: of the TensorRT engines, for the GPU's own path.
+        graphs: whether the GPU's own path records CUDA graphs.
     """
 
     backend: str
     precision: str
-    gpu: bool = False
+    flavour: str = ""
+    graphs: bool = False
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it needs one."""
+        return not self.backend
 
 
 #: A run's name → the engine; PyTorch itself is none of the runtime's.
@@ -30,10 +37,10 @@ ENGINES = {
     "OpenVINO FP32": Engine("openvino", "float32"),
     "OpenVINO BF16": Engine("openvino", "bfloat16"),
     "OpenVINO INT8": Engine("openvino", "int8"),
-    "TensorRT FP16": Engine("tensorrt", "float16", gpu=True),
-    "TensorRT FP16 + CUDA graph": Engine("tensorrt-graph", "float16", gpu=True),
-    "TensorRT-RTX FP16": Engine("rtx", "float16", gpu=True),
-    "TensorRT-RTX FP16 + CUDA graph": Engine("rtx-graph", "float16", gpu=True),
+    "TensorRT FP16": Engine("", "float16", "tensorrt"),
+    "TensorRT FP16 + CUDA graphs": Engine("", "float16", "tensorrt", graphs=True),
+    "TensorRT-RTX FP16": Engine("", "float16", "rtx"),
+    "TensorRT-RTX FP16 + CUDA graphs": Engine("", "float16", "rtx", graphs=True),
 }
 
 RUNS = (EAGER, *ENGINES)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.counts import SIDE, Counts, count
+from benchmarks.device import device_bundle, device_predict, with_engines
 from benchmarks.networks import random_pair
 from benchmarks.peers import PEERS, Arrays, Peer, open_peer
 from benchmarks.promptnucseg import (
+    NANO,
     eager_sessions,
     exported_macs,
     manifest_for,
@@ -23,7 +25,7 @@ from benchmarks.promptnucseg import (
     random_bundle,
     with_int8,
 )
-from benchmarks.runs import EAGER, ENGINES, ORT
+from benchmarks.runs import EAGER, ENGINES, ORT, Engine
 from benchmarks.staged import staged
 from benchmarks.tiles import TYPICAL, Tile
 from pnseg_export.graphs.axes import Tensors
@@ -38,10 +40,8 @@ from pnseg_runtime.sessions.onnxruntime import open_session
 #: PromptNucSeg's sizes by the method's name.
 SIZES = {f"PromptNucSeg-{size}": size for size in ("B", "L", "H", "nano")}
 METHODS = (*PEERS, *SIZES)
-NANO = "nano"
-
 #: Stage → seconds.
-Stages = dict[str, float]
+Stages = Mapping[str, float]
 Predict = Callable[[Tile], Stages]
 
 
@@ -183,8 +183,10 @@ def open_ours(method: str, runs: tuple[str, ...], folder: Path, device: str, thr
         bundle = with_int8(bundle)
     macs = exported_macs(bundle, TYPICAL)
     for run, engine in engines.items():
-        if engine.gpu and device == "cpu":
-            subjects.append(Missing(method, run, "no GPU here"))
+        if engine.gpu:
+            subjects.append(
+                _on_device(method, run, engine, folder, counts, macs) if device == "cuda" else no_gpu(method, run)
+            )
             continue
         try:
             sessions = open_sessions(bundle, engine.backend, threads, engine.precision, cache=False)
@@ -193,6 +195,31 @@ def open_ours(method: str, runs: tuple[str, ...], folder: Path, device: str, thr
             continue
         subjects.append(_ours(method, run, bundle, sessions, options, counts, macs))
     return subjects
+
+
+def no_gpu(method: str, run: str) -> Missing:
+    """What every run of a GPU is on a machine without one."""
+    return Missing(method, run, "no GPU here")
+
+
+def _on_device(
+    method: str, run: str, engine: Engine, folder: Path, counts: Counts | None, macs: int
+) -> Subject | Missing:
+    try:
+        bundle = with_engines(device_bundle(SIZES[method], folder / f"{method}-gpu"), engine.flavour)
+        predict = device_predict(bundle, engine)
+    except (PnsegError, ImportError) as error:
+        return Missing(method, run, str(error))
+    origin = "this toolkit, all of it on the GPU" + ("" if method.endswith(NANO) else "; weights that draw discs")
+    return Subject(
+        method,
+        run,
+        predict,
+        counts=counts,
+        exported_macs=macs,
+        origin=origin,
+        difference=OUR_DIFFERENCE if counts else "",
+    )
 
 
 def _ours(

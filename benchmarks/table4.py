@@ -24,7 +24,7 @@ def cases(model: str, data: dict[str, Path | None], split: str, tta: bool) -> It
         if folder is None:
             continue
         for method, printed in TABLE4[name].items():
-            yield Case(method, None, (), split, printed=printed, part=name)
+            yield Case(method, None, (), split, printed=printed, part=name, quoted=True)
         yield Case(f"{Path(model).name} (this one)", parse_model(model), (folder,), split, part=name)
         if tta:
             name_of = f"{Path(model).name} (this one), TTA"

@@ -19,7 +19,7 @@ DATA = "tests/data/cc0_tiles"
 def answer(pq=0.5):
     row = {"pq": pq, "aji": 0.4}
     found = {"images": 1, "mean": row, "rows": {"a": row}}
-    tissues = {"Breast": {"bpq": 0.6, "mpq": 0.5}, "Colon": {"bpq": 0.4, "mpq": None}}
+    tissues = {"Breast": {"bpq": 0.6, "mpq": 0.5}, "average": {"bpq": 0.5, "mpq": 0.5}}
     return {"protocol": "as in the paper", "sets": {"x": found}, "tissues": tissues}
 
 
@@ -74,12 +74,15 @@ def test_tables_1_and_8_take_means_over_tissues(evaluations):
     rows = invoke("table1", "--data", DATA, "--fold", "123:test=nano")
     assert rows[-1]["figures"] == {"bpq": 0.5, "mpq": 0.5}
     assert evaluations[-1][:3] == ["nano", "--split", "123:test"]
+    rows = invoke("table1", "--data", DATA, "--fold", "123:test=a", "--fold", "213:test=b")
+    assert (rows[-1]["method"], rows[-1]["figures"]) == ("mean of 2 folds", {"bpq": 0.5, "mpq": 0.5})
     rows = invoke("table8", "--data", DATA, "--segmentor", "a")
     assert [row["figures"] for row in rows] == [None, {"bpq": 0.5, "mpq": 0.5}]
 
 
 def test_means_leave_out_what_is_not_defined():
-    assert tissue_means({"tissues": {}}) == {"bpq": None, "mpq": None}
+    undefined = {"bpq": None, "mpq": None}
+    assert tissue_means({"tissues": {"average": undefined}}) == undefined
     document = answer()
     document["sets"]["y"] = {"rows": {"b": {"pq": None, "aji": 0.8}}}
     assert mean_of("pq", "aji")(document) == {"pq": 0.5, "aji": pytest.approx(0.6)}
