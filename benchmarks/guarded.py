@@ -68,8 +68,12 @@ def counting(sessions: Sessions) -> tuple[Sessions, Figures]:
 
         return counted
 
-    graphs = ((sessions.prompter, "prompter"), (sessions.encoder, "encoder"), (sessions.decoder, "decoder"))
-    return Sessions(*(count(run, graph) for run, graph in graphs)), figures
+    wrapped = Sessions(
+        prompter=count(sessions.prompter, "prompter"),
+        encoder=count(sessions.encoder, "encoder"),
+        decoder=count(sessions.decoder, "decoder"),
+    )
+    return wrapped, figures
 
 
 def size_macs(size: str) -> Figures:
