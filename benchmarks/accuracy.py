@@ -64,11 +64,16 @@ def evaluate(case: Case) -> dict[str, Any]:
     assert case.model is not None
     command = [sys.executable, "-m", "pnseg_runtime.cli", "evaluate", *case.model, "--split", case.split, "--json"]
     command += [part for folder in case.data for part in ("--data", str(folder))] + list(case.switches)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    done = run_command(command)
     if done.returncode:
         raise PnsegError(f"{case.row}: {(done.stderr.strip().splitlines() or ['pnseg evaluate failed'])[-1]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run one of our own commands to its end."""
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
 
 
 def mean_of(*metrics: str) -> Figures:

@@ -59,7 +59,7 @@ def markers(rows: Sequence[Row]) -> dict[str, str]:
 
 def cost(row: Row) -> float | None:
     """GMACs that the run computes."""
-    return field(row, "exported_gmacs") or field(row, "gmacs")
+    return field(row, "run_gmacs")
 
 
 def fps_against_macs(axes: Axes, document: Document) -> None:

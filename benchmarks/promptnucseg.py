@@ -85,11 +85,16 @@ def plain_counts(size: str, nuclei: int) -> Counts:
     return count(prompter, lambda: prompter(image)) + count(segmentor, lambda: decoder(*encoder(image), *prompts))
 
 
-def exported_macs(bundle: Bundle, nuclei: int) -> int:
-    """Multiply-accumulates of a bundle's graphs for a tile, each nucleus decoded once, with its negative prompts."""
+def exported_macs(bundle: Bundle, prompts: int) -> int:
+    """Multiply-accumulates of a bundle's graphs for a tile with so many prompts, each with its negative ones."""
     points = 1 + bundle.manifest.prompting.negatives
-    sizes = {"batch": 1, "height": SIDE, "width": SIDE, "prompts": nuclei, "points": points}
+    sizes = {"batch": 1, "height": SIDE, "width": SIDE, "prompts": prompts, "points": points}
     return sum(file_cost(bundle.path(graph), sizes).macs for graph in bundle.manifest.graphs)
+
+
+def passes(manifest: Manifest) -> int:
+    """How often each nucleus is decoded."""
+    return 2 if manifest.prompting.negatives else 1
 
 
 def eager_sessions(prompter: Prompter, segmentor: Segmentor, device: str) -> Sessions:

@@ -57,7 +57,7 @@ def speed_rows(document: Document) -> Iterator[Cells]:
             f"{latency.p5_ms:.0f}–{latency.p95_ms:.0f}",
             f"{latency.p99_ms:.0f}",
             str(latency.runs),
-            number(field(row, "exported_gmacs") or field(row, "gmacs"), "1f"),
+            number(field(row, "run_gmacs"), "1f"),
             number(printed.get("fps"), "0f"),
             number(printed.get("mpq"), "4f"),
         )

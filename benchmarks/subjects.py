@@ -21,6 +21,7 @@ from benchmarks.promptnucseg import (
     eager_sessions,
     exported_macs,
     manifest_for,
+    passes,
     plain_counts,
     random_bundle,
     with_int8,
@@ -54,7 +55,8 @@ class Subject:
         finish: a tile, only what depends on the number of nuclei; None where all of it may.
         networks: images of a batch → the networks alone on so many, for throughput.
         counts: of the method's networks as published; None where nothing is published.
-        exported_macs: of the graphs that run, where they differ from what is published.
+        exported_macs: of the graphs that run, each nucleus decoded once, where they are not the published network.
+        run_macs: of all that runs for a tile of 24 nuclei.
         origin, difference: see :class:`benchmarks.peers.Peer`.
     """
 
@@ -65,6 +67,7 @@ class Subject:
     finish: Callable[[Tile], object] | None = None
     counts: Counts | None = None
     exported_macs: int | None = None
+    run_macs: int | None = None
     origin: str = ""
     difference: str = ""
 
@@ -105,7 +108,7 @@ def open_rival(method: str, runs: tuple[str, ...], folder: Path, device: str, th
     with torch.device("meta"):
         shape, image = peer.build().eval(), torch.empty(1, 3, SIDE, SIDE)
     counts = count(shape, lambda: shape(image))
-    made = {"counts": counts, "origin": peer.origin, "difference": peer.difference}
+    made = {"counts": counts, "run_macs": counts.macs, "origin": peer.origin, "difference": peer.difference}
     subjects: Opened = []
     if ORT in runs:
         path = folder / f"{method}.onnx"
@@ -174,18 +177,19 @@ def open_ours(method: str, runs: tuple[str, ...], folder: Path, device: str, thr
         prompting, classes = bundle.manifest.prompting, len(bundle.manifest.classes.names)
         pair = random_pair(size, levels=prompting.levels, spacing=prompting.anchor_spacing, classes=classes)
         sessions = eager_sessions(*pair, device)
-        subjects.append(_ours(method, EAGER, bundle, sessions, options, counts))
+        run_macs = plain_counts(size, TYPICAL * passes(bundle.manifest)).macs if size != NANO else None
+        subjects.append(_ours(method, EAGER, bundle, sessions, options, counts, run_macs=run_macs))
     engines = {run: engine for run, engine in ENGINES.items() if run in runs}
     if not engines:
         return subjects
     bundle = Bundle.open(NANO) if size == NANO else random_bundle(size, folder / method)
     if size != NANO and any(engine.precision == "int8" for engine in engines.values()):
         bundle = with_int8(bundle)
-    macs = exported_macs(bundle, TYPICAL)
+    macs = exported_macs(bundle, TYPICAL), exported_macs(bundle, TYPICAL * passes(bundle.manifest))
     for run, engine in engines.items():
         if engine.gpu:
             subjects.append(
-                _on_device(method, run, engine, folder, counts, macs) if device == "cuda" else no_gpu(method, run)
+                _on_device(method, run, engine, folder, counts, *macs) if device == "cuda" else no_gpu(method, run)
             )
             continue
         try:
@@ -193,7 +197,7 @@ def open_ours(method: str, runs: tuple[str, ...], folder: Path, device: str, thr
         except PnsegError as error:
             subjects.append(Missing(method, run, str(error)))
             continue
-        subjects.append(_ours(method, run, bundle, sessions, options, counts, macs))
+        subjects.append(_ours(method, run, bundle, sessions, options, counts, *macs))
     return subjects
 
 
@@ -203,7 +207,7 @@ def no_gpu(method: str, run: str) -> Missing:
 
 
 def _on_device(
-    method: str, run: str, engine: Engine, folder: Path, counts: Counts | None, macs: int
+    method: str, run: str, engine: Engine, folder: Path, counts: Counts | None, exported: int, run_macs: int
 ) -> Subject | Missing:
     try:
         bundle = with_engines(device_bundle(SIZES[method], folder / f"{method}-gpu"), engine.flavour)
@@ -216,7 +220,8 @@ def _on_device(
         run,
         predict,
         counts=counts,
-        exported_macs=macs,
+        exported_macs=exported,
+        run_macs=run_macs,
         origin=origin,
         difference=OUR_DIFFERENCE if counts else "",
     )
@@ -229,7 +234,8 @@ def _ours(
     sessions: Sessions,
     options: Options,
     counts: Counts | None,
-    macs: int | None = None,
+    exported: int | None = None,
+    run_macs: int | None = None,
 ) -> Subject:
     ready: dict[int, Segmenter] = {}
 
@@ -250,7 +256,8 @@ def _ours(
         predict,
         networks,
         counts=counts,
-        exported_macs=macs,
+        exported_macs=exported,
+        run_macs=run_macs,
         origin="this toolkit" + ("; the shipped bundle" if method.endswith(NANO) else "; random weights"),
         difference=OUR_DIFFERENCE if counts else "not in the paper",
     )

@@ -144,6 +144,7 @@ def measure_group(
             latency=taken[name],
             fps=taken[name].per_second,
             **counted_fields(subject.method, subject.counts, subject.exported_macs),
+            run_gmacs=subject.run_macs and subject.run_macs / 1e9,
             stages_ms=medians,
             sweep_ms=sweep_of(subject, sweep, taken[name], medians, wait),
             throughput=throughput_of(subject, batches, wait),

@@ -21,6 +21,7 @@ def made_row(method: str, run: str, ms: float, counts: Counts | None = None, exp
         latency=latency,
         fps=latency.per_second,
         **counted_fields(method, counts, exported),
+        run_gmacs=exported / 1e9 if exported else counts and counts.macs / 1e9,
         stages_ms={stage: share * ms / sum(stages.values()) for stage, share in stages.items()},
         sweep_ms={"0": 0.8 * ms, "24": ms, "150": 2.5 * ms},
         throughput={"8": {"batch": 8, "runs": 2, "p5": 1.0, "p50": 1e3 / ms, "p95": 2.0}},

@@ -28,11 +28,11 @@ def evaluations(monkeypatch):
     """Every command that would be run, and an answer for each."""
     commands = []
 
-    def run(command, **_):
+    def run(command):
         commands.append(command[4:])
         return subprocess.CompletedProcess(command, 0, json.dumps(answer()), "")
 
-    monkeypatch.setattr(accuracy.subprocess, "run", run)
+    monkeypatch.setattr(accuracy, "run_command", run)
     return commands
 
 
@@ -90,7 +90,7 @@ def test_means_leave_out_what_is_not_defined():
 
 def test_a_failed_evaluation_is_one_sentence(monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "warning\nError: nano: no bundle here\n")
-    monkeypatch.setattr(accuracy.subprocess, "run", lambda command, **_: failed)
+    monkeypatch.setattr(accuracy, "run_command", lambda command: failed)
     result = CliRunner().invoke(main, ["table4", "nano", "--kumar", DATA])
     assert result.exit_code == 1
     assert "nano: no bundle here" in result.output
