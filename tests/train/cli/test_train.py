@@ -6,6 +6,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from pnseg_runtime.cli import cli
+from pnseg_train.datasets import read_folder
+from pnseg_train.inference import open_checkpoints
 from tests import golden
 from tests.train.datasets.made import pannuke_masks, write_fold
 
@@ -61,6 +63,21 @@ def test_a_seeded_run_repeats_bit_for_bit_and_leaves_all_that_the_docs_name(tmp_
         *("best", "last", "tensorboard"),
     }
     assert scalars(tmp_path / "first" / "tensorboard") >= {"lr", "loss/loss", "loss/class", "validation/f1"}
+
+
+@pytest.mark.slow
+def test_a_shared_encoder_is_trained_stopped_at_will_and_predicts(tmp_path):
+    out = tmp_path / "run"
+    small = ("segmentor.plan.batch=1", "segmentor.plan.warmup=0", "segmentor.plan.precision=32-true")
+    settings = [part for text in (*small, "segmentor.plan.steps=1") for part in ("--set", text)]
+    arguments = ["train", "shared", "--data", str(golden.TILES), "--out", str(out), "--no-pretrained", *settings]
+    for _ in range(2):  # the second time there is nothing left to do
+        result = CliRunner().invoke(cli, [*arguments, "--threads", "1"])
+        assert result.exit_code == 0, result.output
+        assert "both" in result.stdout
+    segmenter = open_checkpoints(out / "best" / "prompter", out / "best" / "segmentor")
+    nuclei = segmenter.predict(read_folder(golden.TILES, "val")[0].image)
+    assert nuclei.shape == (256, 320)
 
 
 def scalars(folder):
