@@ -65,9 +65,17 @@ class Agreement:
 
     @property
     def mean_iou(self) -> float:
-        """Mean IoU of the masks of nuclei that both have."""
+        """Mean IoU of the masks of nuclei that both have; 0 where the reference has some and none is shared."""
         ious = self._all("ious")
-        return float(ious.mean()) if len(ious) else 1.0
+        if len(ious):
+            return float(ious.mean())
+        return 0.0 if any(tile.nuclei[1] for tile in self.tiles) else 1.0
+
+    @property
+    def share_lost(self) -> float:
+        """Points lost, as a share of the reference's."""
+        lost, shared = len(self._all("lost")), len(self._all("moved"))
+        return lost / (lost + shared) if lost + shared else 0.0
 
     @property
     def confident_lost(self) -> int:

@@ -41,6 +41,12 @@ VERBS: tuple[Verb, ...] = (
         extra="export",
     ),
     Verb("build", "pnseg_export.cli.build:build", "Build TensorRT engines for a bundle.", extra="export"),
+    Verb(
+        "parity",
+        "pnseg_export.cli.parity:parity",
+        "Compare a bundle's precisions and engines, mask by mask.",
+        extra="export",
+    ),
     Verb("inspect", "pnseg_export.cli.inspect:inspect", "Count what a bundle's graphs cost.", extra="export"),
 )
 

@@ -57,6 +57,29 @@ def layers(seed: int = 0, gain: float = 1.0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def large_before_norm() -> onnx.ModelProto:
+    """The same with a norm of values in the thousands behind a product: its squares leave half precision."""
+    model = layers()
+    nodes = {node.name: node for node in model.graph.node}
+    nodes["project/MatMul"].input[0] = "wave"
+    nodes["norm/LayerNormalization"].input[0] = "large"
+    nodes["project/Softmax"].input[0] = "n"
+    scale = helper.make_node("Mul", ["q", "thousand"], ["large"], "scale/Mul")
+    order = [
+        *list(nodes)[:7],
+        "project/MatMul",
+        "scale/Mul",
+        "norm/LayerNormalization",
+        "project/Softmax",
+        "out/MatMul",
+    ]
+    copies = [onnx.NodeProto.FromString((nodes | {scale.name: scale})[name].SerializeToString()) for name in order]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1000), "thousand"))
+    return model
+
+
 def calls(count: int = 3, seed: int = 0) -> list[dict[str, np.ndarray]]:
     generator = np.random.default_rng(seed)
     return [

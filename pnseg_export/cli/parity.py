@@ -1,0 +1,132 @@
+"""``pnseg parity``: is it still the same model, in every precision and on every engine at hand?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pnseg_export.comparison.compare import LIMITS, Limits, Result, compare_all
+from pnseg_export.comparison.participants import participants, pytorch
+from pnseg_export.comparison.report import as_html, as_json, cells
+from pnseg_export.comparison.suspects import suspects
+from pnseg_export.precision.feeds import SAMPLES, Tile, read_tiles
+from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.errors import ImageError
+from pnseg_train.datasets import open_dataset
+
+EXAMPLES = """
+\b
+Examples:
+  pnseg parity nano
+  pnseg parity bundles/mine --images TNBC --split val --html parity.html
+  pnseg parity bundles/mine --reference runs/prompter/best runs/segmentor/best --bisect
+
+\b
+Exit codes: 0 all within their limits, 1 something falls short, 2 wrong usage.
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("bundle")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=SAMPLES,
+    help="Folder of images, or an annotated data set, for PQ and AJI [default: the sample images].",
+)
+@click.option("--split", help="Of the annotated data set [default: all of it].")
+@click.option(
+    "--reference",
+    nargs=2,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PROMPTER SEGMENTOR",
+    help="Checkpoints of the two networks; else the bundle's float32 graphs are the reference.",
+)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Images at most.")
+@click.option("--iou", type=click.FloatRange(0, 1), help="Least mean mask IoU, in place of each precision's own.")
+@click.option("--bisect", is_flag=True, help="Name the first layer of each graph that departs.")
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page with the worst masks.")
+@click.option("--json", "json_", is_flag=True, help="Print one JSON document.")
+@click.option("--threads", type=click.IntRange(1), help="Processor threads; else as many as there are cores.")
+def parity(
+    bundle: str,
+    images: Path,
+    split: str | None,
+    reference: tuple[Path, Path] | None,
+    limit: int,
+    iou: float | None,
+    bisect: bool,
+    page: Path | None,
+    json_: bool,
+    threads: int | None,
+) -> None:
+    """Compare BUNDLE in all its precisions, and on every engine of this machine, with its reference.
+
+    Tensors, points (moved, lost, gained), masks, and with annotations PQ and AJI. Half precision is
+    rounded here as a GPU rounds it. Least mean mask IoU: 0.999 for float32, 0.995 for float16, 0.97 for
+    int8; no point with a score over 0.6 may be lost in the first two.
+    """
+    opened = Bundle.open(bundle)
+    tiles, labels = _open(images, split, limit)
+    others = participants(opened, threads)
+    first = pytorch(*reference) if reference else others.pop(0)
+    with Console(stderr=True).status("") as status:
+        results = compare_all(
+            opened, first, others, tiles, labels, lambda name: status.update(f"{name} on {len(tiles)} tiles")
+        )
+        status.update("looking for the first layer that departs")
+        departures = suspects(opened, tiles, reference) if bisect else []
+    failures = [sentence for result in results[1:] for sentence in result.failures(_limits(result, iou))]
+    if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(as_html(bundle, results, tiles, failures, departures), encoding="utf-8")
+    if json_:
+        click.echo(as_json(bundle, results, failures, departures))
+    else:
+        _print(results)
+        for sentence in (*failures, *departures):
+            click.echo(sentence)
+        if bisect and not departures:
+            click.echo("No layer departs.")
+    if failures:
+        raise SystemExit(1)
+
+
+def _limits(result: Result, iou: float | None) -> Limits:
+    own = LIMITS[result.precision]
+    return own if iou is None else replace(own, iou=iou)
+
+
+def _open(images: Path, split: str | None, limit: int) -> tuple[list[Tile], list]:  # type: ignore[type-arg]
+    try:
+        data = open_dataset(images, split)
+        samples = [data[index] for index in range(min(limit, len(data)))]
+    except ImageError:
+        if split is not None:
+            raise
+        return read_tiles(images)[:limit], []
+    return [sample.image for sample in samples], [sample.instances for sample in samples]
+
+
+def _print(results: list[Result]) -> None:
+    console = Console(highlight=False)
+    framed = console.is_terminal
+    if not framed:
+        console.width = 10_000
+    table = Table(box=box.SIMPLE_HEAD if framed else None, show_edge=False, pad_edge=False)
+    table.add_column("against " + results[0].name)
+    titles = list(dict.fromkeys(title for result in results for title in cells(result)))
+    for title in titles:
+        table.add_column(title, justify="right")
+    for result in results:
+        row = cells(result)
+        table.add_row(result.name, *(row.get(title, "–") for title in titles))
+    console.print(table)
+    for result in results[1:]:
+        tensors = ", ".join(f"{name} {entry['max_abs']:.2g}" for name, entry in result.tensors.items())
+        console.print(f"{result.name}: largest differences: {tensors}")

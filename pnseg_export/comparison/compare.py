@@ -1,0 +1,177 @@
+"""Participants against a reference: tensors, points, masks, and PQ and AJI where there are annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pnseg_export.agreement import Agreement, Finding, Tile, agreement, findings
+from pnseg_export.comparison.participants import Participant
+from pnseg_export.precision.feeds import Arrays, Feeds, record
+from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.metrics import aggregated_jaccard, panoptic_quality
+from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.sessions import Sessions
+
+#: Prompts' tensors, which the decoder is given beside a window's features.
+PROMPTS = ("point_coords", "point_labels", "image_index")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How close a participant must come to the reference.
+
+    Attributes:
+        iou: least mean mask IoU.
+        lost: most points lost with a score over 0.6, None for any number.
+        share: most points lost, as a share of the reference's.
+        pq: most PQ, as a mean over images, by which it may differ from the reference's on annotated images.
+    """
+
+    iou: float
+    lost: int | None
+    share: float
+    pq: float
+
+
+LIMITS = {
+    "float32": Limits(iou=0.999, lost=0, share=0.001, pq=0.0005),
+    "float16": Limits(iou=0.995, lost=0, share=0.01, pq=0.002),
+    "bfloat16": Limits(iou=0.97, lost=None, share=0.05, pq=0.01),
+    "int8": Limits(iou=0.97, lost=None, share=0.05, pq=0.01),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One participant.
+
+    Attributes:
+        name: of the participant.
+        precision: of it.
+        tensors: output → ``max_abs``, its largest difference, and ``cosine``.
+        agreement: its points and masks against the reference's.
+        quality: mean ``pq`` and ``aji`` on annotated images; empty without any.
+        change: by how much that differs from the reference's.
+        findings: what it found in each tile.
+    """
+
+    name: str
+    precision: str
+    tensors: dict[str, dict[str, float]]
+    agreement: Agreement
+    quality: dict[str, float]
+    change: dict[str, float]
+    findings: list[Finding] = field(repr=False)
+
+    def failures(self, limits: Limits | None = None) -> list[str]:
+        """Sentences on what falls short."""
+        limits = limits or LIMITS[self.precision]
+        said = []
+        if self.agreement.mean_iou < limits.iou:
+            said.append(f"{self.name}: mean mask IoU {self.agreement.mean_iou:.4f}, at least {limits.iou:g} is needed")
+        if limits.lost is not None and self.agreement.confident_lost > limits.lost:
+            said.append(f"{self.name}: {self.agreement.confident_lost} points with a score over 0.6 are lost")
+        if self.agreement.share_lost > limits.share:
+            said.append(
+                f"{self.name}: {self.agreement.share_lost:.1%} of the points are lost, allowed is {limits.share:.1%}"
+            )
+        # A lower precision may be better by chance, which is no fault; half precision and float32 are the same model.
+        change = self.change.get("pq", 0.0)
+        if (change < -limits.pq) if self.precision in {"int8", "bfloat16"} else (abs(change) > limits.pq):
+            said.append(f"{self.name}: PQ differs by {change:+.4f}, allowed is {limits.pq:g}")
+        return said
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "name": self.name,
+            "precision": self.precision,
+            "tensors": self.tensors,
+            **self.agreement.figures(),
+            **{name: round(value, 5) for name, value in self.quality.items()},
+            **{f"{name}_change": round(value, 5) for name, value in self.change.items()},
+            "failures": self.failures(),
+        }
+
+
+def compare_all(
+    bundle: Bundle,
+    reference: Participant,
+    others: Sequence[Participant],
+    tiles: Sequence[Tile],
+    labels: Sequence[NDArray[np.integer[Any]]] = (),
+    advance: Callable[[str], None] = lambda _: None,
+) -> list[Result]:
+    """Every participant against the reference, which is the first of the results.
+
+    Args:
+        bundle: whose settings all use, and whose float32 graphs choose the calls on which tensors are compared.
+        reference: the first.
+        others: the rest.
+        tiles: (H, W, 3) uint8 RGB.
+        labels: their label maps, or nothing.
+        advance: called with a participant's name before it runs.
+    """
+    feeds = record(bundle, tiles[:4])
+    results: list[Result] = []
+    expected: list[Arrays] = []
+    for participant in (reference, *others):
+        advance(participant.name)
+        sessions = participant.open()
+        given = outputs(sessions, feeds)
+        expected = expected or given
+        found = findings(Segmenter(bundle, sessions=sessions), tiles)
+        quality = _quality(found, labels)
+        first = results[0] if results else None
+        results.append(
+            Result(
+                participant.name,
+                participant.precision,
+                tensor_differences(expected, given),
+                agreement(first.findings if first else found, found),
+                quality,
+                {name: value - first.quality[name] for name, value in quality.items()} if first else {},
+                found,
+            )
+        )
+    return results
+
+
+def outputs(sessions: Sessions, feeds: Feeds) -> list[Arrays]:
+    """Outputs of prompter and decoder for recorded calls; windows are encoded by the same participant."""
+    found: list[Arrays] = [dict(sessions.prompter({"image": call["image"]})) for call in feeds.prompter]
+    for window, prompts in zip(feeds.encoder, feeds.decoder, strict=False):
+        inputs = {name: prompts[name] for name in PROMPTS}
+        inside = inputs["image_index"] < len(window["image"])
+        inputs = {name: array[inside] for name, array in inputs.items()}
+        if inside.any():
+            found.append(dict(sessions.decoder(sessions.encoder(window) | inputs)))
+    return found
+
+
+def tensor_differences(expected: Sequence[Arrays], given: Sequence[Arrays]) -> dict[str, dict[str, float]]:
+    """Output → its largest absolute difference over all calls, and its least cosine."""
+    found: dict[str, dict[str, float]] = {}
+    for before, after in zip(expected, given, strict=True):
+        for name in before.keys() & after.keys():
+            a, b = before[name].ravel().astype(np.float64), after[name].ravel().astype(np.float64)
+            entry = found.setdefault(name, {"max_abs": 0.0, "cosine": 1.0})
+            entry["max_abs"] = max(entry["max_abs"], float(np.abs(a - b).max(initial=0.0)))
+            norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+            entry["cosine"] = min(entry["cosine"], float(a @ b) / norms if norms else 1.0)
+    return {name: found[name] for name in sorted(found)}
+
+
+def _quality(found: Sequence[Finding], labels: Sequence[NDArray[np.integer[Any]]]) -> dict[str, float]:
+    if not labels:
+        return {}
+    maps = [finding.nuclei.instance_map() for finding in found]
+    return {
+        "pq": float(np.mean([panoptic_quality(t, m)["pq"] for t, m in zip(labels, maps, strict=True)])),
+        "aji": float(np.mean([aggregated_jaccard(t, m) for t, m in zip(labels, maps, strict=True)])),
+    }

@@ -1,0 +1,174 @@
+"""Parity: what is the same passes, planted faults are caught and named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from pnseg_export.agreement import Finding, agreement, findings, near_pairs
+from pnseg_export.bundle import describe_pair, export_bundle, write_manifest
+from pnseg_export.cli.parity import parity
+from pnseg_export.comparison.bisect import TOLERANCE, bisect
+from pnseg_export.comparison.compare import tensor_differences
+from pnseg_export.files import read_graph
+from pnseg_export.graphs.encoder import EncoderGraph
+from pnseg_export.onnx import export_graph
+from pnseg_export.precision import float16
+from pnseg_export.precision.feeds import SAMPLES, read_tiles
+from pnseg_export.precision.float16 import halve
+from pnseg_export.precision.rounded import rounded
+from pnseg_runtime.bundle import SHIPPED, Bundle, file_entry
+from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.pipeline import Segmenter
+from pnseg_train.models.segmentor import sam_segmentor
+from tests.export import made
+from tests.export.networks import images, randomised
+
+
+def edited(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensor = next(tensor for tensor in copy.graph.initializer if tensor.name == name)
+    array = np.ascontiguousarray(change(numpy_helper.to_array(tensor)))
+    tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> onnx.ModelProto:
+    """A small SAM encoder with random positions, as it is exported."""
+    torch.manual_seed(0)
+    network = randomised(sam_segmentor(64, 2, 2, (1,)))
+    path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
+    export_graph(EncoderGraph(network), (images(2),), path)
+    return read_graph(path)
+
+
+CALLS = [{"image": images(1).numpy()}]
+
+
+@pytest.mark.slow
+def test_a_wrong_relative_position_is_named(encoder):
+    node = next(n for n in encoder.graph.node if n.name == "image_encoder.blocks.1.attention/MatMul")
+    wrong = edited(encoder, node.input[1], lambda rows: rows[..., ::-1, :, :])  # of each query's row, another's
+    found = bisect(encoder, wrong, CALLS, TOLERANCE["float32"])
+    assert found is not None
+    assert found.layer == "image_encoder.blocks.1.attention"
+    assert found.before < 1e-4 < found.error
+
+
+@pytest.mark.slow
+def test_a_transposed_weight_is_named(encoder):
+    node = next(n for n in encoder.graph.node if n.name == "image_encoder.blocks.0.attention.proj/MatMul")
+    found = bisect(encoder, edited(encoder, node.input[1], np.transpose), CALLS, TOLERANCE["float32"])
+    assert found is not None
+    assert found.layer == "image_encoder.blocks.0.attention.proj"
+
+
+@pytest.mark.slow
+def test_a_graph_does_not_depart_from_itself(encoder):
+    assert bisect(encoder, encoder, CALLS, 1e-9) is None
+
+
+def test_a_norm_in_half_precision_is_named(monkeypatch):
+    large = made.large_before_norm()
+    tolerance = TOLERANCE["float16"]
+    assert bisect(large, rounded(halve(large)[0]), made.calls(), tolerance) is None
+    monkeypatch.delitem(float16.FLOAT_OPERATORS, "LayerNormalization")
+    found = bisect(large, rounded(halve(large)[0]), made.calls(), tolerance)
+    assert found is not None
+    assert (found.layer, found.operator) == ("norm", "LayerNormalization")
+
+
+def test_a_model_that_finds_nothing_agrees_with_nothing():
+    tiles = read_tiles(SAMPLES)[:1]
+    found = findings(Segmenter(Bundle.open("nano")), tiles)
+    blank = findings(Segmenter(Bundle.open("nano")), [np.zeros_like(tiles[0])])
+    none = agreement(found, [Finding(found[0].points.select(np.zeros(0, int)), blank[0].nuclei)])
+    assert none.mean_iou < 0.5
+    assert none.share_lost == 1.0
+
+
+def test_points_are_paired_one_to_one_and_only_when_near():
+    first = np.array([[10, 10], [20, 10], [200, 200]], np.float32)
+    second = np.array([[21, 10], [11, 10], [100, 100]], np.float32)
+    rows, columns = near_pairs(first, second)
+    assert dict(zip(rows.tolist(), columns.tolist(), strict=True)) == {0: 1, 1: 0}
+
+
+def test_tensor_differences_are_the_largest_and_the_least_alike():
+    expected = [{"points": np.array([1.0, 0.0])}, {"points": np.array([1.0, 0.0])}]
+    given = [{"points": np.array([1.0, 0.0])}, {"points": np.array([0.0, 1.0])}]
+    assert tensor_differences(expected, given) == {"points": {"max_abs": 1.0, "cosine": 0.0}}
+
+
+def test_a_model_agrees_with_itself_and_a_lost_point_is_counted():
+    tiles = read_tiles(SAMPLES)[:1]
+    found = findings(Segmenter(Bundle.open("nano")), tiles)
+    same = agreement(found, found)
+    assert same.mean_iou == 1.0
+    assert same.confident_lost == 0
+    fewer = findings(Segmenter(Bundle.open("nano")), tiles)
+    best = int(np.argmax(fewer[0].points.scores))
+    keep = np.delete(np.arange(len(fewer[0].points)), best)
+    lost = agreement(found, [type(fewer[0])(fewer[0].points.select(keep), fewer[0].nuclei)])
+    assert lost.confident_lost == 1
+    assert isinstance(found[0].nuclei, Nuclei)
+
+
+def faulty(folder: Path) -> Path:
+    """nano with a variant whose prompter has a transposed weight."""
+    shutil.copytree(SHIPPED / "nano", folder)
+    bundle = Bundle.open(folder)
+    model = read_graph(bundle.path("prompter"))
+    name = next(t.name for t in model.graph.initializer if t.name.endswith("fpn_convs.0.conv.weight"))
+    wrong = edited(model, name, lambda weight: weight.transpose(1, 0, 2, 3))
+    onnx.save(wrong, folder / "prompter.int8.onnx")
+    entry = bundle.graph("prompter").model_copy(update=file_entry(folder / "prompter.int8.onnx", folder).model_dump())
+    graphs = {**bundle.manifest.graphs, "prompter": entry}
+    write_manifest(folder, bundle.manifest.model_copy(update={"format_version": 2, "variants": {"int8": graphs}}))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_verb_fails_on_a_planted_fault_names_its_layer_and_draws_the_masks(tmp_path):
+    folder, page = faulty(tmp_path / "nano"), tmp_path / "parity.html"
+    arguments = [str(folder), "--limit", "2", "--bisect", "--threads", "2", "--json", "--html", str(page)]
+    done = CliRunner().invoke(parity, arguments)
+    assert done.exit_code == 1, done.output
+    document = json.loads(done.stdout)
+    assert any("ONNX Runtime int8" in sentence for sentence in document["failures"])
+    sound = next(each for each in document["participants"] if each["name"] == "ONNX Runtime float32")
+    assert sound["mask_iou_mean"] == 1.0
+    assert len(document["departures"]) == 1
+    assert document["departures"][0].startswith("prompter.int8.onnx: ")
+    assert "Conv" in document["departures"][0]
+    text = page.read_text(encoding="utf-8")
+    assert "data:image/png;base64," in text
+    assert "worst masks" in text
+
+
+@pytest.mark.slow
+def test_checkpoints_are_the_reference_where_they_are_named(tmp_path):
+    from pnseg_train.checkpoints import Card, build, save_checkpoint
+    from pnseg_train.recipes import read_recipe
+
+    torch.manual_seed(0)
+    places = tmp_path / "prompter", tmp_path / "segmentor"
+    for place in places:
+        card = Card(network=place.name, recipe=read_recipe("nano", {"inference.region_filter": False}))
+        save_checkpoint(place, build(card, pretrained=True), card)
+    export_bundle(*describe_pair(*places), tmp_path / "bundle", read_tiles(SAMPLES)[:1])
+    arguments = [str(tmp_path / "bundle"), "--reference", *map(str, places), "--limit", "1", "--bisect", "--json"]
+    done = CliRunner().invoke(parity, arguments)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["reference"] == "PyTorch"
+    assert document["departures"] == []
+    assert document["participants"][1]["tensors"]["mask_logits"]["max_abs"] < 1e-2
