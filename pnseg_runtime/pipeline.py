@@ -204,9 +204,14 @@ class Segmenter:
         shape = shape or (masking.window, masking.window)
         height, width = (min(side, self.options.macro_tile) for side in shape)
         padded = padded_shape((height, width), self.manifest.prompting.pad_multiple)
-        sessions.prompter({"image": np.zeros((1, 3, *padded), np.float32)})
+
+        def black(*sides: int) -> Arrays:
+            pixels = np.zeros((*sides, 3), np.uint8)
+            return {"image": normalise(pixels, self.manifest.normalisation, self._buffers)}
+
+        sessions.prompter(black(1, *padded))
         count = min(self.options.window_batch, len(windows(shape, masking.window, self.settings.overlap)))
-        features = sessions.encoder({"image": np.zeros((count, 3, masking.window, masking.window), np.float32)})
+        features = sessions.encoder(black(count, masking.window, masking.window))
         for negatives in {self.settings.negatives, 0}:
             coords = np.full((count, 1 + negatives, 2), masking.window / 2, np.float32)
             labels = np.ones(coords.shape[:2], np.float32)

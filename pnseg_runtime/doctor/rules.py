@@ -161,11 +161,11 @@ def engines_do_not_fit(case: Case) -> Iterator[Finding]:
         reasons = [misfit(engine, case.facts) for engine in engines]
         if all(reasons):
             level: Level = "problem" if case.facts.driver.gpus else "hint"
-            target = f"rtx-{case.facts.driver.gpus[0].architecture}" if case.facts.driver.gpus else "rtx-sm86"
+            target = f"rtx:{case.facts.driver.gpus[0].architecture}" if case.facts.driver.gpus else "rtx:sm86"
             yield Finding(
                 level,
                 f"None of the bundle's {len(engines)} {flavour} engines fits: {reasons[0]}.",
-                f"build them for this machine: pnseg export … --engines {target}",
+                f"pnseg build BUNDLE --target {target}",
             )
 
 

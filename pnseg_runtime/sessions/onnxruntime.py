@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.sessions import Opening, Runner
 from pnseg_runtime.sessions.cache import cached
+from pnseg_runtime.sessions.prune import pruned
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -37,22 +40,23 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     """
     path = bundle.path(graph, opening.precision)
     entry = bundle.graph(graph, opening.precision)
+    leave_out = opening.leave_out & set(entry.outputs)
     # A graph whose weights lie beside it finds them by its own folder, so it stays there.
     if not opening.cache or entry.data:
-        return open_session(path, opening.threads, opening.leave_out)
+        return open_session(path, opening.threads, frozenset() if entry.data else leave_out)
 
     def optimise(scratch: Path) -> None:
         options = session_options(opening.threads)
         options.optimized_model_filepath = os.fspath(scratch)
-        _open(path, options)
+        _open(path, options, leave_out)
 
-    parts = ("onnxruntime", onnxruntime.__version__, entry.sha256)
+    parts = ("onnxruntime", onnxruntime.__version__, entry.sha256, *sorted(leave_out))
     optimised = cached(bundle.folder, parts, f".{path.stem}.onnx", optimise)
     if optimised is None:
-        return open_session(path, opening.threads, opening.leave_out)
+        return open_session(path, opening.threads, leave_out)
     options = session_options(opening.threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return runner(_open(optimised, options), path, opening.leave_out)
+    return runner(_open(optimised, options), path)
 
 
 def open_session(path: Path, threads: int | None = None, leave_out: frozenset[str] = frozenset()) -> Runner:
@@ -66,7 +70,7 @@ def open_session(path: Path, threads: int | None = None, leave_out: frozenset[st
     Raises:
         BundleError: the file is missing or not a network that ONNX Runtime reads.
     """
-    return runner(_open(path, session_options(threads)), path, leave_out)
+    return runner(_open(path, session_options(threads), leave_out), path)
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
@@ -76,9 +80,10 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1  # the networks are chains: there is nothing to run side by side
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # One arena a session keeps what a run needed for the next one. Patterns of allocations would be kept
-    # for every number of windows and prompts that ever occurred.
-    options.enable_cpu_mem_arena = True
+    # What a run needed is kept for the next one, in one arena for all networks, which take turns. Patterns
+    # of allocations would be kept for every number of windows and prompts that ever occurred.
+    share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.enable_mem_pattern = False
     options.log_severity_level = ERRORS_ONLY
     # Each network has threads of its own. Left spinning when it has run, they take the cores from the
@@ -87,37 +92,38 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     return options
 
 
-def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    # The arena grows by what is needed and not by doubling.
-    provider = (CPU, {"arena_extend_strategy": "kSameAsRequested"})
+@cache
+def share_arena() -> None:
+    """Make one arena for all sessions of this process; it grows by what is needed, not by doubling."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    by_request = {"arena_extend_strategy": 1}  # kSameAsRequested
+    with suppress(Exception):  # ONNX Runtime's own: somebody else's code has made one already
+        onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(by_request))
+
+
+def _open(
+    path: Path, options: onnxruntime.SessionOptions, leave_out: frozenset[str] = frozenset()
+) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
+        network = pruned(path.read_bytes(), leave_out) if leave_out else os.fspath(path)
+        return onnxruntime.InferenceSession(network, options, providers=[CPU])
     except Exception as error:  # ONNX Runtime's exceptions have no public common class
         raise BundleError(
             f"{path}: ONNX Runtime cannot read this network ({first_line(error)}); export the bundle again."
         ) from error
 
 
-def runner(
-    session: onnxruntime.InferenceSession,
-    path: Path,
-    leave_out: frozenset[str] = frozenset(),
-    prepare: Callable[[onnxruntime.RunOptions], None] = lambda _: None,
-) -> Runner:
+def runner(session: onnxruntime.InferenceSession, path: Path) -> Runner:
     """A session as a function of arrays, whose outputs lie in memory that is used again.
 
     Args:
         session: the network.
         path: named in errors.
-        leave_out: outputs that are not wanted.
-        prepare: adds what a provider wants of each run.
     """
-    outputs = [output for output in session.get_outputs() if output.name not in leave_out]
-    names = [output.name for output in outputs]
-    types = [element_type(output.type) for output in outputs]
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = bool(leave_out)
-    prepare(options)
+    names = [output.name for output in session.get_outputs()]
+    types = [element_type(output.type) for output in session.get_outputs()]
     buffers = Buffers()
     # Shapes of the outputs by those of the inputs: ONNX Runtime tells them when it has run.
     known: dict[Shapes, Shapes] = {}
@@ -137,7 +143,7 @@ def runner(
                 binding.bind_output(name, "cpu")
             arrays = []
         try:
-            session.run_with_iobinding(binding, options)
+            session.run_with_iobinding(binding)
             arrays = arrays or binding.copy_outputs_to_cpu()
         except Exception as error:
             raise BackendError(f"{path}: ONNX Runtime failed to run this network ({first_line(error)}).") from error

@@ -64,7 +64,7 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
         raise BackendError(not_started(backend.name, first_line(error))) from error
     if (first := (session.get_providers() or [CPU])[0]) != backend.provider:
         raise BackendError(not_started(backend.name, f"ONNX Runtime chose {first} instead"))
-    return runner(session, path, opening.leave_out)
+    return runner(session, path)
 
 
 def not_started(backend: str, reason: str) -> str:

@@ -131,7 +131,7 @@ def test_engines_that_do_not_fit_are_told_with_how_to_build_them_here(fault):
     wrong, parts = ENGINES[fault]
     (sentence,) = told(WITH_GPU, with_engines(wrong))
     assert sentence.startswith("problem: ")
-    assert all(part in sentence for part in (*parts, "--engines rtx-sm86"))
+    assert all(part in sentence for part in (*parts, "pnseg build BUNDLE --target rtx:sm86"))
 
 
 def test_engines_without_a_gpu_are_no_problem():

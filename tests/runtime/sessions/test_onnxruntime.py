@@ -72,3 +72,53 @@ def test_a_process_bound_to_one_processor_counts_one_core():
         assert physical_cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.fixture
+def two_outputs(tmp_path: Path) -> Path:
+    """A network ``x (n,)`` → ``y = x + x``, and ``z``, which fails if it is computed."""
+    helper, types = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "x"], ["y"]),
+            helper.make_node("Reshape", ["x", "impossible"], ["z"]),
+        ],
+        "two",
+        [helper.make_tensor_value_info("x", types.FLOAT, ["n"])],
+        [helper.make_tensor_value_info(name, types.FLOAT, [None]) for name in ("y", "z")],
+        [helper.make_tensor("impossible", types.INT64, [1], [1_000_003])],
+    )
+    path = tmp_path / "two.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_what_nobody_reads_is_not_computed(two_outputs):
+    x = {"x": np.ones(2, np.float32)}
+    assert list(open_session(two_outputs, leave_out=frozenset({"z"}))(x)) == ["y"]
+    with pytest.raises(BackendError):
+        open_session(two_outputs)(x)
+
+
+def test_outputs_that_are_let_go_of_give_their_memory_to_the_next_run(doubling):
+    run = open_session(doubling)
+    x = np.arange(1000, dtype=np.float32)
+
+    def place():
+        return run({"x": x})["y"].__array_interface__["data"][0]
+
+    place()  # the first run tells the shapes
+    assert len({place() for _ in range(5)}) == 1
+
+
+def test_outputs_that_are_kept_stay_as_they_are(doubling):
+    run = open_session(doubling)
+    kept = [run({"x": np.full(1000, value, np.float32)})["y"] for value in range(6)]
+    assert [array.tolist() for array in kept] == [[2 * value] * 1000 for value in range(6)]
+
+
+def test_inputs_of_other_shapes_and_layouts_give_the_same(doubling):
+    run = open_session(doubling)
+    for size in (3, 1000, 3):
+        x = np.arange(2 * size, dtype=np.float32)[::2]
+        assert run({"x": x})["y"].tolist() == (2 * x).tolist()

@@ -1,0 +1,186 @@
+"""Backends other than ONNX Runtime's CPU provider, and the choice among them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pnseg_runtime import sessions
+from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.errors import BackendError, BundleError
+from pnseg_runtime.options import Options
+from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.sessions import BACKENDS, auto, open_sessions
+from pnseg_runtime.sessions.auto import open_fastest, run_tile
+from tests.runtime.made import sample
+
+GPU_PROVIDERS = [name for name, backend in BACKENDS.items() if backend.module.endswith("providers")]
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return Bundle.open("nano")
+
+
+@pytest.mark.parametrize("name", GPU_PROVIDERS)
+def test_a_provider_that_is_asked_for_and_not_there_is_an_error(nano, name):
+    with pytest.raises(BackendError, match=rf"{name}: .*{BACKENDS[name].provider}"):
+        open_sessions(nano, name)
+
+
+@pytest.mark.parametrize("name", GPU_PROVIDERS)
+def test_a_provider_that_is_listed_but_does_not_start_is_an_error_too(nano, name, monkeypatch):
+    # onnxruntime-gpu lists its providers wherever it is installed; a session then falls back to the CPU.
+    import onnxruntime
+
+    listed = [BACKENDS[name].provider, "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    with pytest.raises(BackendError, match=r"does not start.*pnseg doctor"):
+        open_sessions(nano, name)
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_an_error(nano, monkeypatch):
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, *_, **__: real(path, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(BackendError, match="chose CPUExecutionProvider instead"):
+        open_sessions(nano, "onnxruntime-cuda")
+
+
+def test_a_precision_that_the_backend_does_not_have_is_told_with_those_it_has(nano):
+    with pytest.raises(BackendError, match=r"bfloat16; choose one of float32"):
+        open_sessions(nano, "onnxruntime", precision="bfloat16")
+
+
+def test_a_precision_that_the_bundle_does_not_have_is_told(nano):
+    missing = nano.manifest.model_copy(update={"variants": {}})
+    with pytest.raises(BundleError, match="no int8 graphs"):
+        open_sessions(replace(nano, manifest=missing), "onnxruntime", precision="int8")
+
+
+def test_networks_take_turns(nano):
+    import threading
+
+    from pnseg_runtime.sessions import in_turn
+
+    turn, running, most = threading.Lock(), [0], [0]
+
+    def network(inputs):
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        threading.Event().wait(0.002)
+        running[0] -= 1
+        return inputs
+
+    runners = [in_turn(network, turn) for _ in range(3)]
+    threads = [threading.Thread(target=run, args=({},)) for run in runners * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+# auto
+
+
+def test_auto_takes_what_works_and_says_why(nano):
+    found = open_sessions(nano, "auto", threads=1)
+    assert found.backend in BACKENDS
+    assert found.reason.startswith(f"{found.backend} is the fastest that works here")
+    assert "not here: onnxruntime-tensorrt" in found.reason
+
+
+def test_auto_takes_the_fastest_of_a_device(nano, monkeypatch):
+    times = {"openvino": 0.5, "onnxruntime": 0.2}
+    monkeypatch.setattr(auto, "open_sessions", lambda _, name, *rest: replace(fake(), backend=name))
+    monkeypatch.setattr(auto, "tile_seconds", lambda _, found: fail_on_gpu(found, times))
+    assert open_fastest(nano, sessions.Opening()).backend == "onnxruntime"
+    times["openvino"] = 0.1
+    assert open_fastest(nano, sessions.Opening()).backend == "openvino"
+
+
+def test_auto_compares_the_gpus_alone_where_one_works(nano, monkeypatch):
+    times = {"onnxruntime-cuda": 0.9, "openvino": 0.1, "onnxruntime": 0.1}
+    monkeypatch.setattr(auto, "open_sessions", lambda _, name, *rest: replace(fake(), backend=name))
+    monkeypatch.setattr(auto, "tile_seconds", lambda _, found: fail_on_gpu(found, times))
+    assert open_fastest(nano, sessions.Opening()).backend == "onnxruntime-cuda"
+
+
+def test_auto_passes_over_a_backend_whose_numbers_are_none(nano, monkeypatch):
+    real = auto.run_tile
+
+    def broken(bundle, found):
+        outputs = real(bundle, found)
+        return outputs | {"iou": outputs["iou"] * np.nan} if found.backend == "openvino" else outputs
+
+    monkeypatch.setattr(auto, "run_tile", broken)
+    assert open_sessions(nano, "auto", threads=1).backend == "onnxruntime"
+
+
+def test_auto_with_nothing_that_works_tells_all_reasons(nano, monkeypatch):
+    def fail(bundle, name, *rest):
+        raise BackendError(f"{name}: broken.")
+
+    monkeypatch.setattr(auto, "open_sessions", fail)
+    with pytest.raises(BackendError, match=r"no backend starts \(.*onnxruntime: broken\..*pnseg doctor"):
+        open_fastest(nano, sessions.Opening())
+
+
+def fake():
+    return sessions.Sessions(dict, dict, dict)
+
+
+def fail_on_gpu(found, times):
+    if found.backend not in times:
+        raise BackendError(f"{found.backend}: no.")
+    return times[found.backend]
+
+
+# OpenVINO
+
+
+def test_openvino_gives_what_onnx_runtime_gives(nano):
+    pytest.importorskip("openvino")
+    expected, found = (run_tile(nano, open_sessions(nano, name, 1)) for name in ("onnxruntime", "openvino"))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=2e-3, err_msg=name)
+
+
+def test_openvino_fills_up_prompts_and_gives_back_only_those_asked_for(nano):
+    pytest.importorskip("openvino")
+    opened = open_sessions(nano, "openvino", 1)
+    for count in (1, 7, 8, 9):
+        assert len(run_tile(nano, opened, prompts=count)["iou"]) == count
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_openvino_finds_the_nuclei_of_onnx_runtime(nano, precision):
+    pytest.importorskip("openvino")
+    from pnseg_runtime.metrics import panoptic_quality
+    from pnseg_runtime.sessions.openvino import has_bfloat16
+
+    if precision == "bfloat16" and not has_bfloat16():
+        pytest.skip("this CPU has no bfloat16 arithmetic")
+    pixels = sample("purple_sparse")[:256, :256]
+    expected = Segmenter(nano, Options(threads=1)).predict(pixels)
+    found = Segmenter(nano, Options(threads=1, precision=precision), "openvino").predict(pixels)
+    quality = panoptic_quality(expected.instance_map(), found.instance_map())
+    assert quality["pq"] > {"float32": 0.999, "bfloat16": 0.9}[precision]
+
+
+def test_openvino_leaves_out_what_nobody_reads(nano):
+    pytest.importorskip("openvino")
+    opened = open_sessions(nano, "openvino", 1, leave_out=frozenset({"region_logits"}))
+    assert set(opened.prompter({"image": np.zeros((1, 3, 64, 64), np.float32)})) == {"points", "class_logits"}
+
+
+def test_bfloat16_is_refused_where_the_cpu_has_none(nano, monkeypatch):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    monkeypatch.setattr(module, "has_bfloat16", lambda: False)
+    with pytest.raises(BackendError, match=r"bfloat16.*choose float32"):
+        open_sessions(nano, "openvino", precision="bfloat16")
