@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from pnseg_runtime import load
+from pnseg_runtime import cuda, load
 from pnseg_runtime.cli.group import Failure, show_error
 from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
+from pnseg_runtime.cuda import CUDA
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.nuclei import Nuclei
@@ -80,8 +81,9 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
 )
 @click.option(
     "--backend",
-    type=click.Choice([AUTO, *BACKENDS]),
-    help="What runs the networks; auto picks the fastest that works and says why.  [default: onnxruntime]",
+    type=click.Choice([AUTO, *BACKENDS, CUDA]),
+    help="What runs the networks; auto picks the fastest that works and says why, cuda runs a bundle's engines.  "
+    "[default: onnxruntime]",
 )
 @click.option(
     "--precision",
@@ -137,9 +139,7 @@ def predict(
         "overlap": overlap,
         "tta": tta or None,
     }
-    segmenter = load(bundle, **{name: value for name, value in given.items() if value is not None})
-    if backend == AUTO:
-        click.echo(f"Backend: {segmenter.sessions.reason}", err=True)
+    segmenter = _opened(bundle, {name: value for name, value in given.items() if value is not None})
     jobs = plan(images, folder, kinds, recursive)
     results = [_run(job, segmenter, mpp, overwrite) for job in _with_progress(jobs)]
     done = [result for result in results if isinstance(result, Done)]
@@ -150,6 +150,15 @@ def predict(
         print_table(done)
     if failed:
         raise Failure(f"{len(failed)} of {len(results)} images failed")
+
+
+def _opened(bundle: str, given: dict[str, Any]) -> Predictor:
+    if given.get("backend") == CUDA:
+        return cuda.load(bundle, **{name: value for name, value in given.items() if name != "backend"})
+    segmenter = load(bundle, **given)
+    if given.get("backend") == AUTO:
+        click.echo(f"Backend: {segmenter.sessions.reason}", err=True)
+    return segmenter
 
 
 def _run(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> Done | Failed:

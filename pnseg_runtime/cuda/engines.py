@@ -180,12 +180,13 @@ def fitting(candidates: list[EngineFile], architecture: str, version: str) -> En
     return next((each for each in candidates if architecture in each.architectures and each.version == version), None)
 
 
-def open_engines(bundle: Bundle, capability: tuple[int, int]) -> Engines:
+def open_engines(bundle: Bundle, capability: tuple[int, int], precision: str = "float32") -> Engines:
     """The bundle's engines for a GPU, of the first flavour that is installed and has all three.
 
     Args:
         bundle: an opened bundle.
         capability: (major, minor) of the GPU.
+        precision: of the graphs that the engines were built from.
 
     Raises:
         BundleError: the bundle has no engines.
@@ -201,14 +202,15 @@ def open_engines(bundle: Bundle, capability: tuple[int, int]) -> Engines:
         except ImportError:
             reasons.append(f"{flavour.module} is not installed ({flavour.install})")
             continue
+        own = [each for each in engines if (each.flavour, each.precision) == (flavour.name, precision)]
         parts = {
-            name: fitting(
-                [each for each in engines if (each.graph, each.flavour) == (name, flavour.name)], architecture, version
-            )
+            name: fitting([each for each in own if each.graph == name], architecture, version)
             for name in ("prompter", "encoder", "decoder")
         }
         if missing := [name for name, part in parts.items() if part is None]:
-            reasons.append(f"no {flavour.name} engine of {', '.join(missing)} for {architecture} and version {version}")
+            reasons.append(
+                f"no {precision} engine of {', '.join(missing)} for {architecture} and {flavour.module} {version}"
+            )
             continue
         log.info("engines: %s %s for %s", flavour.name, version, architecture)
         return Engines(

@@ -101,8 +101,8 @@ class Lane:
         manifest: Manifest,
         options: Options,
         settings: Settings,
-        use_graphs: bool = True,
-        words_per_point: int = WORDS_PER_POINT,
+        use_graphs: bool,
+        words_per_point: int,
     ) -> None:
         self._device = device
         self._manifest, self._options, self._settings = manifest, options, settings

@@ -18,7 +18,7 @@ import numpy as np
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.cuda.driver import Device
 from pnseg_runtime.cuda.engines import Engines, open_engines
-from pnseg_runtime.cuda.lane import Frame, Lane
+from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Frame, Lane
 from pnseg_runtime.errors import BackendError
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
@@ -33,6 +33,9 @@ class DeviceSegmenter:
 
     Each prediction that runs takes a lane (streams, memory, executions of the networks); there are as many as were
     ever needed at once.
+
+    Attributes:
+        words_per_point: memory that new lanes take for the masks' bits at first, 32 px each, for every point.
     """
 
     def __init__(
@@ -67,12 +70,15 @@ class DeviceSegmenter:
         if self.options.tta:
             raise BackendError("The GPU path has no test-time augmentation; leave it out, or choose another backend.")
         self.device = device or Device()
+        self.words_per_point = WORDS_PER_POINT
         self._use_graphs = use_graphs
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
         self._lock = Lock()
         self._closed = False
         with self.device.current():
-            self._engines: Engines | None = engines or open_engines(bundle, self.device.capability)
+            self._engines: Engines | None = engines or open_engines(
+                bundle, self.device.capability, self.options.precision
+            )
             check_types(self._engines)
 
     def __enter__(self) -> DeviceSegmenter:
@@ -137,7 +143,13 @@ class DeviceSegmenter:
         except Empty:
             with self._lock, self.device.current():
                 lane = Lane(
-                    self.device, engines, self.manifest, self.options, self.settings, use_graphs=self._use_graphs
+                    self.device,
+                    engines,
+                    self.manifest,
+                    self.options,
+                    self.settings,
+                    self._use_graphs,
+                    self.words_per_point,
                 )
         try:
             yield lane

@@ -70,8 +70,7 @@ KERNEL reduce_conflicts(const u64* __restrict__ conflicts, const int* __restrict
             u64 gone = removed[other];
             for (u64 left = kept; left; left &= left - 1)
                 gone |= conflicts[(size_t)(first + __ffsll((i64)left) - 1) * row + other];
-            removed[other] = gone;
+            removed[other] = gone;  // read behind the next round's first barrier
         }
-        __syncthreads();
     }
 }

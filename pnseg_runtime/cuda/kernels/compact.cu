@@ -21,7 +21,6 @@ KERNEL compact_points(const float2* __restrict__ coords, const int* __restrict__
         }
         start += found;
     }
-    __syncthreads();  // all have read where to start
     if (threadIdx.x == 0) *total = start;
 }
 

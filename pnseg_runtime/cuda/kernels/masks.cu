@@ -106,7 +106,6 @@ KERNEL place_masks(const int* __restrict__ job, int capacity, int* __restrict__ 
         }
         start += sum;
     }
-    __syncthreads();  // all have read where to start
     if (threadIdx.x == 0) pool[POOL_WANTED] = start;
 }
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from pnseg_runtime.masks import tighten
+
 Random = np.random.Generator
 
 
@@ -58,6 +60,14 @@ def logits(rng: Random, n: int, size: int) -> NDArray[np.float32]:
     ].astype(np.float32)
 
 
+def specks(rng: Random, n: int, size: int) -> NDArray[np.float32]:
+    """Logits of small masks anywhere, so that many end near a border but do not reach it."""
+    values = np.full((n, size, size), -1, np.float32)
+    for each, (y, x) in zip(values, rng.integers(0, size - 1, (n, 2)), strict=True):
+        each[y : y + 2, x : x + 2] = rng.random((2, 2)) * 3
+    return values
+
+
 def boxes(rng: Random, n: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Boxes of like sizes that overlap a lot, and predicted IoUs with ties."""
     corners = rng.integers(0, int(rng.choice([15, 60, 150])), (n, 2))
@@ -69,14 +79,15 @@ def boxes(rng: Random, n: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
 def placed_masks(
     rng: Random, n: int, shape: tuple[int, int]
 ) -> tuple[NDArray[np.int32], list[NDArray[np.bool_]], NDArray[np.float32]]:
-    """Masks in boxes inside an image, and predicted IoUs with ties."""
+    """Masks in boxes that fit, inside an image, and predicted IoUs with ties."""
     rows, masks = [], []
     for _ in range(n):
         width, height = (int(side) for side in rng.integers(1, 45, 2))
         x, y = int(rng.integers(0, shape[1] - width + 1)), int(rng.integers(0, shape[0] - height + 1))
         mask = gaussian_filter(rng.normal(size=(height, width)), 2) > -0.1
         mask[int(rng.integers(height)), int(rng.integers(width))] = True
-        rows.append((x, y, x + width, y + height))
+        box, mask = tighten(mask, (x, y))
+        rows.append(box)
         masks.append(mask)
     ious = rng.choice(np.linspace(0, 1, 8, dtype=np.float32), n)
     return np.array(rows, np.int32).reshape(-1, 4), masks, ious

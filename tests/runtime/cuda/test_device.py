@@ -48,6 +48,12 @@ def test_no_order_of_the_streams_changes_the_nuclei(variables):
     assert all(count > 20 for count in result(variables, "orders")["nuclei"])
 
 
+def test_graphs_serve_other_images_memory_and_sizes_than_those_they_were_made_with(variables):
+    found = result(variables, "graphs")
+    assert all(count > 5 for count in found["nuclei"])
+    assert found["graphs"] > 20
+
+
 def test_threads_that_share_a_segmenter_get_the_nuclei_of_their_own_images(variables):
     assert all(count > 20 for count in result(variables, "threads")["nuclei"])
 
@@ -100,9 +106,9 @@ def test_a_wait_that_is_missing_is_found(variables, fault):
 
 
 FAULTS = {
-    "a stale number of words in a graph": ("call.negatives, self._capacity)", "call.negatives)", "room"),
-    "graphs that take both images for one": ('("encoder", frame.slot, batch', '("encoder", batch', "orders"),
-    "graphs that outlive their memory": ("self._graphs.clear()", "pass", "options"),
+    "a stale number of words in a graph": ("call.negatives, self._capacity)", "call.negatives)", "graphs"),
+    "graphs that take both images for one": ('("encoder", frame.slot, batch', '("encoder", batch', "graphs"),
+    "graphs that outlive their memory": ("self._graphs.clear()", "pass", "graphs"),
     "two images in one staging memory": ('self._upload(f"image{slot}"', 'self._upload("image"', "orders"),
 }
 

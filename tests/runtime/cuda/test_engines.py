@@ -122,13 +122,15 @@ def test_a_bundle_without_engines_and_one_whose_engines_do_not_fit_say_what_is_m
     with pytest.raises(BundleError, match="has no engines"):
         open_engines(fake_bundle(), (8, 6))
     bundle = fake_bundle()
-    some = SimpleNamespace(flavour="tensorrt", version="1.2.3", architectures=["sm89"], graph="prompter")
+    some = SimpleNamespace(
+        flavour="tensorrt", version="1.2.3", architectures=["sm89"], graph="prompter", precision="float32"
+    )
     manifest = bundle.manifest.model_copy(update={"engines": [some]})
     monkeypatch.setitem(sys.modules, "tensorrt", Library())
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(BackendError) as caught:
         open_engines(replace(bundle, manifest=manifest), (8, 6))
-    assert "no tensorrt engine of prompter, encoder, decoder for sm86 and version 1.2.3" in str(caught.value)
+    assert "no float32 engine of prompter, encoder, decoder for sm86 and tensorrt 1.2.3" in str(caught.value)
     assert "tensorrt_rtx is not installed" in str(caught.value)
 
 

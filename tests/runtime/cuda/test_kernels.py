@@ -121,6 +121,7 @@ def test_masks_are_boxed_and_written_at_full_resolution(run, n, size):
     for shape in ((64, 64), (50, 90), (150, 170)):
         origins = windows(shape, 64, 16)[rng.integers(0, len(windows(shape, 64, 16)), n)]
         twins.check_masks(run, cases.logits(rng, n, size), origins, 64, shape)
+        twins.check_masks(run, cases.specks(rng, n, size), origins, 64, shape)
 
 
 def test_masks_of_every_shape_come_out_exactly(run):

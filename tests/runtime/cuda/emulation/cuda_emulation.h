@@ -158,15 +158,21 @@ inline uint32_t ballot(uint32_t mask, bool vote, int line) {
     return result;
 }
 
-// One pass over the threads of the block; returns whether any of them got on.
+// One pass over the threads of the block; returns whether any of them got on. In half of the blocks the warps race: one
+// goes on alone until it waits for the others at a barrier.
 inline volatile size_t turn;  // survives longjmp
+inline std::vector<unsigned> race;
 inline bool pass(std::vector<unsigned>& order) {
     if (shuffled) std::shuffle(order.begin(), order.end(), random);
+    int racing = -1;
+    for (size_t i = 0; i < race.size() && racing < 0; ++i)
+        for (unsigned n = race[i] * 32; n < race[i] * 32 + 32 && n < order.size() && racing < 0; ++n)
+            if (fibers[n].state == State::Runs) racing = int(race[i]);
     static bool moved;
     moved = false;
     for (turn = 0; turn < order.size(); turn = turn + 1) {
         Fiber& fiber = fibers[order[turn]];
-        if (fiber.state != State::Runs) continue;
+        if (fiber.state != State::Runs || (racing >= 0 && fiber.number / 32 != unsigned(racing))) continue;
         moved = true;
         if (!_setjmp(scheduler)) resume(fiber);
         current = nullptr;
@@ -175,8 +181,8 @@ inline bool pass(std::vector<unsigned>& order) {
     return moved;
 }
 
-// Lets those go on who have all met.
-inline bool release(unsigned threads) {
+// Lets the lanes of warps go on that have all met.
+inline bool release_warps(unsigned threads) {
     bool moved = false;
     for (size_t w = 0; w < warps.size(); ++w) {
         Meeting& meeting = warps[w];
@@ -187,13 +193,16 @@ inline bool release(unsigned threads) {
             if (fibers[i].state == State::AtWarp) fibers[i].state = State::Runs;
         moved = true;
     }
-    if (waiting == threads) {
-        barrier_result = barrier_votes;
-        barrier_votes = waiting = 0;
-        for (unsigned i = 0; i < threads; ++i) fibers[i].state = State::Runs;
-        moved = true;
-    }
     return moved;
+}
+
+// Lets a block go on that has all met.
+inline bool release_barrier(unsigned threads) {
+    if (waiting != threads) return false;
+    barrier_result = barrier_votes;
+    barrier_votes = waiting = 0;
+    for (unsigned i = 0; i < threads; ++i) fibers[i].state = State::Runs;
+    return true;
 }
 
 inline void forget_fibers() {
@@ -220,12 +229,20 @@ inline const char* launch(dim3 grid, dim3 block, std::function<void()> kernel) {
         warps.assign((threads + 31) / 32, {});
         waiting = 0;
         barrier_votes = 0;
+        race.clear();
+        if (shuffled && random() % 2) {
+            for (unsigned w = 0; w < warps.size(); ++w) race.push_back(w);
+            std::shuffle(race.begin(), race.end(), random);
+        }
         for (unsigned i = 0; i < threads; ++i) {
             fibers[i].state = State::Runs;
             fibers[i].number = i;
             fibers[i].index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
         }
-        while (pass(order) || (error.empty() && release(threads))) {}
+        while (error.empty()) {
+            const bool ran = pass(order), met = release_warps(threads);
+            if (!ran && !met && !(error.empty() && release_barrier(threads))) break;
+        }
         if (!error.empty()) break;
         for (unsigned i = 0; i < threads && error.empty(); ++i)
             if (fibers[i].state == State::AtBarrier)
