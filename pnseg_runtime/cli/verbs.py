@@ -26,6 +26,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("predict", "pnseg_runtime.cli.predict:predict", "Outline the nuclei in images."),
     Verb("slide", "pnseg_runtime.cli.slide:slide", "Outline the nuclei of whole slides.", extra="slide"),
     Verb("doctor", "pnseg_runtime.cli.doctor:doctor", "Show what works on this machine, and what is missing."),
+    Verb("view", "pnseg_runtime.cli.view:view", "Look at a result in the browser.", extra="slide"),
     Verb("info", "pnseg_runtime.cli.info:info", "Show what a bundle holds and where it comes from."),
     Verb("train", "pnseg_train.cli.train:train", "Train a prompter or a segmentor.", extra="train"),
     Verb(

@@ -33,7 +33,7 @@ class Roi:
         for rings in self.polygons:
             # Of the rings of one polygon an odd number is around a point inside.
             crossings = np.stack([_odd(points, ring) for ring in rings]).sum(axis=0)
-            inside = inside | np.equal(crossings % 2, 1)
+            inside[crossings % 2 == 1] = True
         return inside
 
     def raster(self, shape: tuple[int, int], scale: float) -> NDArray[np.bool_]:

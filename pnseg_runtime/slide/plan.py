@@ -83,9 +83,12 @@ def grid(options: SlideOptions, window: int, overlap: int) -> tuple[int, int]:
     both lie in every view where they lie in the whole slide. The margin holds every window that a
     point of the core can be most central in.
     """
-    unit = math.lcm(window - overlap, COARSEST_STRIDE)
+    stride = window - overlap
+    unit = math.lcm(stride, COARSEST_STRIDE)
     side = max(round(options.core / unit), 1) * unit
-    least = max(options.margin, window - overlap, math.ceil(window / 2))
+    # A point is at most half a window and half a stride from the far end of its most central window, which begins on
+    # the grid as the core does; and a core at the slide's border has to be seen with a whole window.
+    least = max(options.margin, (window + stride) // 2 // stride * stride, window - side)
     return side, -(-least // COARSEST_STRIDE) * COARSEST_STRIDE
 
 

@@ -1,0 +1,82 @@
+"""Cut in any way and joined again, an image gives what it gives in one piece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pnseg_runtime import load
+from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.options import Options
+from pnseg_runtime.slide import Model, SlideOptions, SlideResult, run_slide
+from tests.runtime.slide.conftest import pixels
+from tests.runtime.slide.local import local_segmenter, run_local, write_bundle
+from tests.runtime.slide.made import sample_mosaic, save_image
+
+zarr = pytest.importorskip("zarr", minversion="3")
+
+
+def points_of(result: SlideResult) -> NDArray[np.float64]:
+    table = pq.read_table(result.outputs[".parquet"])
+    return np.stack([table["point_x"].to_numpy(), table["point_y"].to_numpy()], axis=1)
+
+
+def labels_of(result: SlideResult) -> NDArray[np.uint32]:
+    return np.asarray(zarr.open_group(result.outputs[".labels.zarr"], mode="r")["0"][:])
+
+
+def assert_same(result: SlideResult, whole: Nuclei, tolerance: float = 1e-3) -> None:
+    """The same points, and of every nucleus the same pixels."""
+    found = points_of(result)
+    assert len(found) == len(whole) > 20
+    distance, partner = cKDTree(found).query(whole.points.astype(np.float64))
+    assert distance.max() <= tolerance
+    assert len(set(partner.tolist())) == len(whole)
+    numbers = np.concatenate([[0], partner + 1])
+    np.testing.assert_array_equal(labels_of(result), numbers[whole.instance_map()])
+
+
+@pytest.mark.parametrize("core", [192, 384, 576, 960])
+def test_an_image_done_in_cores_is_the_image_seen_whole(
+    large_image: Path, core: int, bundle: Path, tmp_path: Path
+) -> None:
+    with local_segmenter(bundle) as segmenter:
+        whole = segmenter.predict(pixels(large_image))
+    options = SlideOptions(mpp=0.25, tissue=False, core=core)
+    result = run_local(large_image, tmp_path, bundle, ("parquet", "labels"), options)
+    assert_same(result, whole)
+
+
+def test_cores_smaller_than_the_reach_of_a_mask_are_joined_too(tmp_path: Path) -> None:
+    slide = save_image(tmp_path / "slide.png", sample_mosaic())
+    bundle = write_bundle(tmp_path / "bundle", masking={"overlap": 192})
+    with local_segmenter(bundle) as segmenter:
+        whole = segmenter.predict(pixels(slide))
+    options = SlideOptions(mpp=0.25, tissue=False, core=64, margin=128)
+    assert_same(run_local(slide, tmp_path, bundle, ("parquet", "labels"), options), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", [192, 576])
+def test_nano_in_cores_gives_what_it_gives_in_macro_tiles_of_the_same_size(
+    large_image: Path, core: int, tmp_path: Path
+) -> None:
+    margin = 192
+    with load("nano", threads=2, macro_tile=core + 2 * margin, macro_margin=margin) as segmenter:
+        whole = segmenter.predict(pixels(large_image))
+    options = SlideOptions(mpp=0.25, tissue=False, core=core, margin=margin)
+    result = run_slide(large_image, tmp_path, Model("nano", Options(threads=2)), options, ("parquet", "labels"))
+    assert_same(result, whole, tolerance=2e-3)
+
+
+def test_a_small_image_is_one_core_and_gives_what_predict_gives(mosaic: Path, bundle: Path, tmp_path: Path) -> None:
+    with local_segmenter(bundle) as segmenter:
+        whole = segmenter.predict(pixels(mosaic))
+    result = run_local(mosaic, tmp_path, bundle, ("parquet", "labels"), SlideOptions(mpp=0.25, tissue=False))
+    assert_same(result, whole)
+    assert labels_of(result).shape == pixels(mosaic).shape[:2]

@@ -1,0 +1,230 @@
+"""Whatever kills a run, the same command ends it with the same bytes, and nothing is done twice or mixed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pnseg_runtime.errors import OutputError
+from pnseg_runtime.options import Options
+from pnseg_runtime.slide import Model, SlideOptions, SlideResult, run_slide
+from pnseg_runtime.slide.core import load
+from pnseg_runtime.slide.join import hashes
+from pnseg_runtime.slide.watch import Watcher
+from pnseg_runtime.slide.work import CoreDone
+from tests.runtime.slide.local import local_segmenter, run_local
+from tests.runtime.slide.made import sample_mosaic, save_image
+
+KINDS = ("geojson", "geojson.gz", "parquet", "labels", "pictures")
+OPTIONS = SlideOptions(mpp=0.25, core=192)
+
+# A server without threads, with everything imported, forks a process in milliseconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.runtime.slide.local", "zarr", "pyarrow.parquet"])
+
+pytest.importorskip("zarr", minversion="3")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_image(tmp_path_factory.mktemp("slide") / "slide.png", np.tile(sample_mosaic(), (1, 2, 1)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slide: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+    return run_local(slide, tmp_path_factory.mktemp("undisturbed"), bundle, KINDS, OPTIONS)
+
+
+def start(slide: Path, out: Path, bundle: Path, pause: float = 0.05) -> multiprocessing.Process:
+    process = PROCESSES.Process(target=run_local, args=(slide, out, bundle, KINDS, OPTIONS, pause))
+    process.start()
+    return process
+
+
+class Counting(Watcher):
+    """Remembers what was done and said."""
+
+    def __init__(self) -> None:
+        self.cores: list[str] = []
+        self.said: list[str] = []
+        self.anew: str | None = None
+
+    def planned(self, job) -> None:
+        self.anew = job.started_anew
+
+    def core_done(self, done: CoreDone) -> None:
+        self.cores.append(done.core.name)
+
+    def say(self, what: str) -> None:
+        self.said.append(what)
+
+
+def found_files(out: Path) -> list[str]:
+    return sorted(path.stem for path in out.glob("*.work/*/found/*.npz"))
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_and_the_bytes_are_those_of_an_undisturbed_run(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path
+) -> None:
+    rng, before = random.Random(0), 0
+    started = time.monotonic()
+    probe = start(slide, tmp_path / "probe", bundle)
+    probe.join()
+    whole = time.monotonic() - started
+    assert probe.exitcode == 0
+    for _ in range(10):
+        process = start(slide, tmp_path / "out", bundle)
+        time.sleep(rng.uniform(0, 0.5 * whole))
+        process.kill()
+        process.join()
+        done = found_files(tmp_path / "out")
+        assert len(done) >= before, "a core that was done is done no more"
+        for path in (tmp_path / "out").glob("*.work/*/found/*.npz"):
+            load(path.read_bytes())  # complete, whatever happened
+        before = len(done)
+    last = start(slide, tmp_path / "out", bundle)
+    last.join()
+    assert last.exitcode == 0
+    watcher = Counting()
+    result = run_local(slide, tmp_path / "out", bundle, KINDS, OPTIONS, watcher=watcher)
+    assert watcher.cores == []
+    assert hashes(result) == hashes(undisturbed)
+    assert not list((tmp_path / "out").glob(".pnseg-*.zarr/zarr.json")) or result.nuclei > 0
+
+
+def test_only_missing_cores_are_done_again(slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path) -> None:
+    run_local(slide, tmp_path, bundle, KINDS, OPTIONS)
+    files = sorted(tmp_path.glob("*.work/*/found/*.npz"))
+    lost = [files[1], files[-1]]
+    for path in lost:
+        path.unlink()
+    for path in tmp_path.glob("*.work/*/settled/*"):
+        path.unlink()
+    watcher = Counting()
+    result = run_local(slide, tmp_path, bundle, KINDS, OPTIONS, watcher=watcher)
+    assert watcher.cores == [path.stem for path in lost]
+    assert hashes(result) == hashes(undisturbed)
+
+
+def test_the_order_in_which_cores_are_done_does_not_matter(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pnseg_runtime.slide import work
+
+    in_order = work._to_do
+    monkeypatch.setattr(work, "_to_do", lambda *args: reversed(list(in_order(*args))))
+    assert hashes(run_local(slide, tmp_path, bundle, KINDS, OPTIONS)) == hashes(undisturbed)
+
+
+@pytest.mark.slow
+def test_two_processes_divide_the_cores_of_one_folder(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path
+) -> None:
+    first, second = (start(slide, tmp_path, bundle, pause=0.3) for _ in range(2))
+    for process in (first, second):
+        process.join()
+        assert process.exitcode == 0
+    result = run_local(slide, tmp_path, bundle, KINDS, OPTIONS)
+    assert hashes(result) == hashes(undisturbed)
+
+
+def test_a_process_waits_for_what_another_has_claimed_and_takes_over_when_it_is_gone(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path
+) -> None:
+    process = start(slide, tmp_path, bundle, pause=30)
+    while not list(tmp_path.glob("*.work/*/claims/*.claim")):
+        assert process.is_alive()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert list(tmp_path.glob("*.work/*/claims/*.claim"))
+    assert hashes(run_local(slide, tmp_path, bundle, KINDS, OPTIONS)) == hashes(undisturbed)
+
+
+@pytest.mark.parametrize("change", ["option", "bundle", "slide"])
+def test_what_changes_the_result_starts_anew_with_a_message(
+    change: str, slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    from tests.runtime.slide.local import write_bundle
+
+    here = tmp_path / "slide.png"
+    here.write_bytes(slide.read_bytes())
+    run_local(here, tmp_path / "out", bundle, ("parquet",), OPTIONS)
+    options, other = OPTIONS, bundle
+    if change == "option":
+        options = SlideOptions(mpp=0.25, core=192, tissue=False)
+    elif change == "bundle":
+        other = write_bundle(tmp_path / "other", masking={"nms_iou": 0.4})
+    else:
+        changed = np.asarray(Image.open(here)).copy()
+        changed[5, 5] ^= 1
+        save_image(here, changed)
+    watcher = Counting()
+    result = run_local(here, tmp_path / "out", other, ("parquet",), options, watcher=watcher)
+    assert {"option": "options.tissue", "bundle": "model.manifest_sha256", "slide": "slide"}[change] in watcher.anew
+    assert len(watcher.cores) == len(found_files(tmp_path / "out")) > 1
+    assert len([path for path in (tmp_path / "out").glob("*.work/*") if path.is_dir()]) == 1
+    alone = run_local(here, tmp_path / "alone", other, ("parquet",), options)
+    assert hashes(result) == hashes(alone)
+
+
+def test_threads_and_kinds_of_output_are_no_change(slide: Path, bundle: Path, tmp_path: Path) -> None:
+    run_local(slide, tmp_path, bundle, ("parquet",), OPTIONS)
+    watcher = Counting()
+    with local_segmenter(bundle) as segmenter:
+        run_slide(
+            slide,
+            tmp_path,
+            Model(str(bundle), Options(threads=3)),
+            OPTIONS,
+            ("geojson",),
+            watcher=watcher,
+            segmenter=segmenter,
+        )
+    assert (watcher.cores, watcher.anew) == ([], None)
+    assert (tmp_path / "slide.geojson").exists()
+
+
+def test_other_options_are_refused_while_a_process_works(slide: Path, bundle: Path, tmp_path: Path) -> None:
+    process = start(slide, tmp_path, bundle, pause=30)
+    try:
+        while not list(tmp_path.glob("*.work/*/claims/*.claim")):
+            assert process.is_alive()
+            time.sleep(0.02)
+        with pytest.raises(OutputError, match="another process works here with other options"):
+            run_local(slide, tmp_path, bundle, ("parquet",), SlideOptions(mpp=0.25, core=384))
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_failure_of_the_networks_ends_the_run_and_keeps_what_was_done(
+    slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    calls = []
+
+    class Failing(Watcher):
+        def core_done(self, done: CoreDone) -> None:
+            calls.append(done)
+            if len(calls) == 2:
+                raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        run_local(slide, tmp_path, bundle, KINDS, OPTIONS, watcher=Failing())
+    assert len(found_files(tmp_path)) >= 2
+    assert not list(tmp_path.glob("*.geojson"))
+    assert not list(tmp_path.glob("*.work/*/claims/*.claim"))
+
+
+def test_work_that_is_not_kept_is_removed(slide: Path, bundle: Path, tmp_path: Path) -> None:
+    run_local(slide, tmp_path, bundle, ("parquet",), OPTIONS, keep_work=False)
+    assert not list(tmp_path.glob("*.work"))
+    assert os.listdir(tmp_path)

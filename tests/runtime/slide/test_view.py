@@ -1,0 +1,184 @@
+"""The page in a real browser, headless."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pnseg_runtime.errors import OutputError
+from pnseg_runtime.view import server as servers
+from pnseg_runtime.view.result import open_view
+from pnseg_runtime.view.server import STATIC, Server
+from tests.runtime.slide.local import run_local
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_page = pytest.mark.skipif(
+    not (STATIC / "vendor" / "openseadragon.min.js").exists(), reason="OpenSeadragon is not vendored (no npm)"
+)
+
+
+@pytest.fixture(scope="module")
+def result(mosaic: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("view")
+    run_local(mosaic, out, bundle, ("parquet", "geojson"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def address(result: Path) -> Iterator[str]:
+    with Server(open_view(result)) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.address
+        server.shutdown()
+
+
+def wait(page: Any, condition: str, seconds: float = 60) -> None:
+    """Wait for something to be true; the page's own policy forbids Playwright's way of doing so."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"{condition} did not come true"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def page(address: str) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1200, "height": 800})
+        errors: list[str] = []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.goto(address)
+        wait(tab, "window.pnseg?.shown > 0")
+        yield tab
+        assert errors == []
+        browser.close()
+
+
+@needs_page
+@pytest.mark.slow
+def test_the_page_shows_the_slide_the_nuclei_and_their_counts(page: Any, result: Path) -> None:
+    total = open_view(result).summary()["nuclei"]
+    assert f"{total:,} nuclei" in page.inner_text("#totals")
+    assert page.inner_text("#name") == "mosaic.png"
+    assert [page.inner_text("#classes label").split()[0], len(page.query_selector_all("#classes label"))] == ["dark", 2]
+    assert page.evaluate("pnseg.shown") == total
+    # Something has been drawn on the canvas of the nuclei, and tiles under it.
+    drawn = "(c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0))"
+    assert page.evaluate(f"{drawn}(document.getElementById('nuclei'))")
+    wait(page, "pnseg.viewer.world.getItemAt(0).getFullyLoaded()")
+
+
+@needs_page
+@pytest.mark.slow
+def test_a_class_that_is_switched_off_is_not_drawn(page: Any) -> None:
+    box = page.locator("#classes input").first
+    box.uncheck()
+    assert page.evaluate("pnseg.shown") == 0
+    box.check()
+    assert page.evaluate("pnseg.shown") > 0
+
+
+@needs_page
+@pytest.mark.slow
+def test_a_click_on_a_nucleus_shows_its_measurements(page: Any) -> None:
+    place = page.evaluate(
+        """() => {
+            const nucleus = [...pnseg.tiles.values()].flatMap(t => t.nuclei)
+                .sort((a, b) => b[2][0].length - a[2][0].length)[0];
+            const ring = nucleus[2][0], xs = ring.filter((_, i) => i % 2 === 0), ys = ring.filter((_, i) => i % 2);
+            const middle = v => (Math.min(...v) + Math.max(...v)) / 2;
+            const p = pnseg.viewer.viewport.imageToViewerElementCoordinates(
+                new OpenSeadragon.Point(middle(xs), middle(ys)));
+            return [nucleus[0], p.x, p.y];
+        }"""
+    )
+    page.mouse.click(place[1], place[2])
+    page.wait_for_selector("#nucleus table tr", timeout=30_000)
+    assert page.inner_text("#nucleus h2") == f"Nucleus {place[0]:,}"
+    assert "area um2" in page.inner_text("#nucleus table")
+
+
+@needs_page
+def test_another_host_name_is_refused(address: str) -> None:
+    request = urllib.request.Request(address + "summary.json", headers={"Host": "evil.example:80"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
+    assert urllib.request.urlopen(address + "summary.json").status == 200
+
+
+@needs_page
+@pytest.mark.parametrize(
+    "path", ["../../server.py", "vendor/../../server.py", "tile/99/0/0.jpg", "tile/0/5/5.jpg", "nucleus/999999.json"]
+)
+def test_what_is_not_there_is_not_found(address: str, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(address + path)
+
+
+@needs_page
+def test_the_server_listens_on_the_loopback_alone(address: str) -> None:
+    assert address.startswith("http://127.0.0.1:")
+
+
+def test_every_nucleus_is_in_exactly_one_tile_of_the_slide(result: Path) -> None:
+    view = open_view(result)
+    found = [
+        nucleus[0]
+        for y in range(0, view.zoom.height, 256)
+        for x in range(0, view.zoom.width, 256)
+        for nucleus in view.nuclei.within((x, y, x + 256, y + 256))["nuclei"]
+    ]
+    assert sorted(found) == list(range(1, len(view.nuclei) + 1))
+    assert sum(map(sum, (line for grid in view.nuclei.density()["counts"] for line in grid))) == len(found)
+
+
+def test_deep_zoom_tiles_cover_the_slide_at_every_level(result: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    zoom = open_view(result).zoom
+    whole = [zoom.tile(zoom.levels - 1, column, row) for row in range(3) for column in range(4)]
+    sizes = [Image.open(io.BytesIO(tile)).size for tile in whole if tile]
+    assert sizes == [(256, 256)] * 12
+    assert Image.open(io.BytesIO(zoom.tile(0, 0, 0) or b"")).size == (1, 1)
+    assert zoom.tile(zoom.levels - 1, 4, 0) is None
+
+
+def test_geojson_of_predict_is_shown_with_its_image(result: Path, mosaic: Path, tmp_path: Path) -> None:
+    copied = shutil.copy(result / "mosaic.geojson", tmp_path / "tile.geojson")
+    view = open_view(Path(copied), mosaic)
+    assert len(view.nuclei) == len(open_view(result).nuclei)
+    row = view.nuclei.row(1)
+    assert row is not None
+    assert row["Area px²"]["value"] > 0
+    with pytest.raises(OutputError, match="--slide"):
+        open_view(Path(copied))
+
+
+def test_what_holds_no_result_is_one_sentence(tmp_path: Path, result: Path) -> None:
+    with pytest.raises(OutputError, match="holds no result"):
+        open_view(tmp_path)
+    (tmp_path / "a.run.json").write_text("{}")
+    with pytest.raises(OutputError, match="no result of pnseg slide"):
+        open_view(tmp_path)
+    with pytest.raises(OutputError, match="no longer there"):
+        open_view(result, tmp_path / "gone.svs")
+
+
+def test_an_installation_without_the_page_says_so(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "STATIC", result)
+    with pytest.raises(OutputError, match="npm"):
+        Server(open_view(result))
