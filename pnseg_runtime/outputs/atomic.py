@@ -14,7 +14,7 @@ from pnseg_runtime.errors import OutputError
 
 
 @contextmanager
-def all_or_none(paths: Iterable[Path]) -> Iterator[list[BinaryIO]]:
+def all_or_none(paths: Iterable[Path], drafts_in: Path | None = None) -> Iterator[list[BinaryIO]]:
     """Open one writable binary stream a path; the files take their names together at the end.
 
     Everything is written under temporary names in the same folder and flushed to the disk first, so
@@ -22,11 +22,15 @@ def all_or_none(paths: Iterable[Path]) -> Iterator[list[BinaryIO]]:
     under the names before is untouched; should a rename fail after others succeeded, those new files
     are removed again.
 
+    Args:
+        paths: the files.
+        drafts_in: folder of the same file system for what is not complete yet; None for that of each file.
+
     Raises:
         OutputError: a file cannot be created, written or renamed.
     """
     targets = list(paths)
-    drafts = [path.with_name(f".pnseg-{uuid.uuid4().hex}.part") for path in targets]
+    drafts = [(drafts_in or path.parent) / f".pnseg-{uuid.uuid4().hex}.part" for path in targets]
     try:
         with _sentence_for_os_errors(targets), ExitStack() as stack:
             for path in targets:

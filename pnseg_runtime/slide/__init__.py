@@ -18,12 +18,12 @@ from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.sessions import AUTO
 from pnseg_runtime.slide.job import Job, Model, prepare
-from pnseg_runtime.slide.join import SlideResult, join
+from pnseg_runtime.slide.join import SlideResult, write_results
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.outputs import KINDS
 from pnseg_runtime.slide.outputs.labels import check_zarr
 from pnseg_runtime.slide.watch import Watcher
-from pnseg_runtime.slide.work import work
+from pnseg_runtime.slide.work import work_on
 
 __all__ = ["KINDS", "Model", "SlideOptions", "SlideResult", "run_slide", "segment_slide"]
 
@@ -108,7 +108,7 @@ def run_slide(
         seconds = {"prepare": time.perf_counter() - start}
         if not all(job.store.has_settled(core) for core in job.plan.cores):
             opened = segmenter or Segmenter(job.bundle, model.options, model.backend)
-            seconds |= work(job, opened, watcher.core_done)
+            seconds |= work_on(job, opened, watcher.core_done)
         return finish(job, kinds, watcher, seconds, start, keep_work=keep_work)
     finally:
         job.close()
@@ -122,9 +122,10 @@ def finish(
         while not claims.take(JOIN):
             watcher.say("another process is writing the results")
             time.sleep(0.5)
+        job.store.clear_drafts()
         started = time.perf_counter()
         seconds["total without outputs"] = started - start
-        result = join(job, kinds, seconds, watcher.writing)
+        result = write_results(job, kinds, seconds, watcher.writing)
     if not keep_work:
         job.store.remove()
     watcher.done(result)

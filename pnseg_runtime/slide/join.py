@@ -56,7 +56,11 @@ class SlideResult:
         return self.nuclei / self.area_mm2 if self.area_mm2 else 0.0
 
 
-def join(job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnPart = lambda *_: None) -> SlideResult:
+def write_results(
+    job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnPart = lambda *_: None
+) -> SlideResult:
+    job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnPart = lambda *_: None
+) -> SlideResult:
     """Write the outputs; the same nuclei give the same bytes, ``run.json`` and its timings apart.
 
     Args:
@@ -74,7 +78,7 @@ def join(job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnP
     firsts, classes, stages, unreadable, total = [], Counter[str](), Counter[str](), [], 0
     with ExitStack() as stack:
         run = job.folder / f"{job.stem}{RUN}"
-        *streams, run_stream = stack.enter_context(all_or_none([*files.values(), run]))
+        *streams, run_stream = stack.enter_context(all_or_none([*files.values(), run], job.store.drafts))
         stream = dict(zip(files, streams, strict=True))
         pictures = PictureSink(job.thumbnail, table, job.resolution.slide_mpp)
         sinks: list[Sink] = [pictures]
@@ -122,11 +126,11 @@ def join(job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnP
 
 def _write_labels(job: Job, firsts: Sequence[int], target: Path) -> None:
     """Write the label image beside its place and move it there."""
-    draft = target.with_name(f".pnseg-{uuid.uuid4().hex}.zarr")
-    old = target.with_name(f".pnseg-{uuid.uuid4().hex}.old")
+    draft, old = (job.store.drafts / f"{uuid.uuid4().hex}.{kind}" for kind in ("zarr", "old"))
     try:
         write_labels(
             draft,
+            job.stem,
             job.store,
             firsts,
             job.resolution,

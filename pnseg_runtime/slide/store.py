@@ -36,6 +36,7 @@ class Store:
         self.folder = folder / plan.fingerprint
         self._found = self.folder / "found"
         self._settled = self.folder / "settled"
+        self.drafts = self.folder / "drafts"
 
     def open(self) -> str | None:
         """Make the folders; work of another plan is removed.
@@ -48,7 +49,7 @@ class Store:
         """
         message = self._remove_others()
         try:
-            for folder in (self._found, self._settled):
+            for folder in (self._found, self._settled, self.drafts):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be made ({error.strerror}); choose another folder.") from error
@@ -127,6 +128,14 @@ class Store:
                 self._settled_path(near).unlink(missing_ok=True)
             self._found_path(core).unlink(missing_ok=True)
         return len(damaged)
+
+    def clear_drafts(self) -> None:
+        """Remove what killed processes have left half-written; only for the one that writes the outputs."""
+        for path in (*self.drafts.iterdir(), *self._found.glob("*.part"), *self._settled.glob("*.part")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove all work of this plan."""

@@ -112,7 +112,7 @@ class Line:
         return thread
 
 
-def work(job: Job, segmenter: Segmenter, on_core: OnCore = lambda _: None, lease: float = LEASE) -> dict[str, float]:
+def work_on(job: Job, segmenter: Segmenter, on_core: OnCore = lambda _: None, lease: float = LEASE) -> dict[str, float]:
     """Do every core of a slide that nobody has done or is doing, and settle what can be settled.
 
     Returns only when all cores are done, by whomever. Other processes may work on the same folder.

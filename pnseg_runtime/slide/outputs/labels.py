@@ -45,6 +45,7 @@ def check_zarr() -> None:
 
 def write_labels(
     folder: Path,
+    name: str,
     store: Store,
     firsts: Sequence[int],
     resolution: Resolution,
@@ -56,6 +57,7 @@ def write_labels(
 
     Args:
         folder: where the Zarr group goes, not there yet.
+        name: of the slide.
         store: settled nuclei of all cores.
         firsts: the number of the first nucleus of every core.
         resolution: of the slide.
@@ -83,7 +85,7 @@ def write_labels(
     for fine, coarse in pairwise(arrays):
         filled = _reduce(fine, coarse, filled)
     names = _class_names(store, firsts)
-    group.attrs["ome"] = _metadata(folder.name, len(arrays), resolution.slide_mpp, names, class_table)
+    group.attrs["ome"] = _metadata(name, len(arrays), resolution.slide_mpp, names, class_table)
 
 
 def _array(group: Any, name: str, shape: tuple[int, int]) -> Any:

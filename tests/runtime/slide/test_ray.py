@@ -14,7 +14,7 @@ from pnseg_runtime.slide import Model, SlideOptions, run_slide
 from pnseg_runtime.slide.join import hashes
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone
-from tests.runtime.slide.made import save_image, sample_mosaic
+from tests.runtime.slide.made import sample_mosaic, save_image
 
 pytest.importorskip("openslide")
 ray = pytest.importorskip("ray", reason="Ray is not installed")
