@@ -141,7 +141,7 @@ def slide(
     jobs = _expand(slides)
     with Display(Console(stderr=True)) as display:
         if engine == "ray":
-            from pnseg_runtime.slide.ray_engine import RayEngine  # type: ignore[import-not-found]
+            from pnseg_runtime.slide.ray_engine import RayEngine
 
             with RayEngine(model, workers, address) as cluster:
 

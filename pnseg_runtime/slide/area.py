@@ -44,7 +44,7 @@ class Roi:
             own = np.zeros(shape, np.uint8)
             cv2.fillPoly(own, cells, 1)
             cv2.polylines(own, cells, isClosed=True, color=1, thickness=1)
-            canvas |= cv2.dilate(own, np.ones((3, 3), np.uint8))
+            canvas |= np.asarray(cv2.dilate(own, np.ones((3, 3), np.uint8)), np.uint8)
         return canvas.astype(np.bool_)
 
 

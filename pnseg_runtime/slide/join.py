@@ -59,8 +59,6 @@ class SlideResult:
 def write_results(
     job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnPart = lambda *_: None
 ) -> SlideResult:
-    job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnPart = lambda *_: None
-) -> SlideResult:
     """Write the outputs; the same nuclei give the same bytes, ``run.json`` and its timings apart.
 
     Args:

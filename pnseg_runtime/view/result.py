@@ -134,7 +134,8 @@ def _schema(rows: list[dict[str, Any]]) -> pa.Schema:
 
 
 def _rows(features: list[Any]) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
-    rows, colors = [], {}
+    rows: list[dict[str, Any]] = []
+    colors: dict[str, list[int]] = {}
     for index, feature in enumerate(features, start=1):
         geometry, properties = feature["geometry"], feature["properties"]
         kind = properties.get("classification") or {"name": "nucleus"}

@@ -61,6 +61,6 @@ class DeepZoom:
         step = scale / small.scale
         limits = (small.shape[1], small.shape[0], small.shape[1], small.shape[0])
         wanted = (x0, y0, x0 + size[1], y0 + size[0])
-        box = tuple(min(value * step, float(limit)) for value, limit in zip(wanted, limits, strict=True))
+        left, top, right, bottom = (min(v * step, float(limit)) for v, limit in zip(wanted, limits, strict=True))
         image = Image.fromarray(small.pixels)
-        return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
+        return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
