@@ -48,6 +48,12 @@ VERBS: tuple[Verb, ...] = (
         "Compare a bundle's precisions and engines, mask by mask.",
         extra="export",
     ),
+    Verb(
+        "export-triton",
+        "pnseg_export.cli.export_triton:export_triton",
+        "Write a model repository for NVIDIA Triton.",
+        extra="export",
+    ),
     Verb("inspect", "pnseg_export.cli.inspect:inspect", "Count what a bundle's graphs cost.", extra="export"),
 )
 
