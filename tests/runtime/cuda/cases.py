@@ -64,7 +64,7 @@ def specks(rng: Random, n: int, size: int) -> NDArray[np.float32]:
     """Logits of small masks anywhere, so that many end near a border but do not reach it."""
     values = np.full((n, size, size), -1, np.float32)
     for each, (y, x) in zip(values, rng.integers(0, size - 1, (n, 2)), strict=True):
-        each[y : y + 2, x : x + 2] = rng.random((2, 2)) * 3
+        each[y : y + 2, x : x + 2] = rng.random((2, 2)) * rng.choice([0.2, 1, 3, 10])
     return values
 
 

@@ -103,7 +103,7 @@ def variables(kernels: Path | None = None) -> dict[str, str]:
     paths = [str(ROOT), str(pycuda_folder())]
     return {
         **os.environ,
-        "LD_LIBRARY_PATH": str(driver_library()),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(driver_library()), os.environ.get("LD_LIBRARY_PATH")])),
         "PYTHONPATH": os.pathsep.join(paths),
         "STAND_IN_KERNELS": str(kernels or kernel_library()),
         "OMP_NUM_THREADS": "2",

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from pnseg_runtime.cli import cli
 from pnseg_runtime.cuda import engines
 from pnseg_runtime.cuda.driver import Device
 from pnseg_runtime.cuda.engines import FLAVOURS, TensorRTEngine, open_engines
 from pnseg_runtime.errors import BackendError, BundleError
 from tests.fakes import fake_bundle
+from tests.runtime.made import SAMPLES
 
 DTYPES = {"image_index": np.int64}
 
@@ -160,3 +163,13 @@ def test_without_pycuda_it_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(BackendError, match=r"PyCUDA does not import.*pip install 'pnseg\[tensorrt\]'"):
         Device()
+
+
+def test_predict_with_backend_cuda_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    given = ["predict", str(SAMPLES / "he_pink.png"), "--out", str(tmp_path), "--backend", "cuda"]
+    result = CliRunner().invoke(cli, given)
+    assert result.exit_code != 0
+    assert "PyCUDA does not import" in result.output
+    assert not list(tmp_path.iterdir())

@@ -87,6 +87,8 @@ def overlaps(run, rng):
     twins.check_overlaps(run, *maps)
 
 
+pytestmark = pytest.mark.slow
+
 BARRIER = "    __syncthreads();\n"
 FAULTS = {
     # barriers that are missing
