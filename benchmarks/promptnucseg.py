@@ -105,10 +105,10 @@ def eager_sessions(prompter: Prompter, segmentor: Segmentor, device: str) -> Ses
         point_coords: Tensor, point_labels: Tensor, image_index: Tensor, **features: Tensor
     ) -> dict[str, Tensor]:
         prompts = Prompts(point_coords, point_labels, image_index)
-        return segmentor.decode(ImageFeatures(**features), prompts)._asdict()
+        return _present(segmentor.decode(ImageFeatures(**features), prompts)._asdict())
 
     return Sessions(
-        prompter=_runner(lambda image: prompter(image)._asdict(), device),
+        prompter=_runner(lambda image: _present(prompter(image)._asdict()), device),
         encoder=_runner(lambda image: _present(segmentor.encode(image)._asdict()), device),
         decoder=_runner(decode, device),
     )
