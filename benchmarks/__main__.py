@@ -23,6 +23,7 @@ VERBS = {
     "roofline": "The least time on cards that are not at hand: modelled, not measured.",
     "guard": "Counts that must not get worse: MACs, nodes, bytes, calls, registers.",
     "ablation": "The paper's ablations (Tables 6 and 7) at nano scale, trained and evaluated.",
+    "latency": "Pixels to instance map, against two plain pipelines on the same weights.",
     "macs": "Multiply-accumulates of the exported networks, against the plain ones.",
     "rewrites": "Time of the exact rewrites against the plain networks on this machine.",
     "engines": "Build engines of a size with random weights: time, size, census.",

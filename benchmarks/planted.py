@@ -27,9 +27,9 @@ from pnseg_train.models.segmentor import WINDOW, Prompts, Segmentor
 FREQUENCIES = 7  # of the position, each a cosine and a sine
 PLACES = 2 * FREQUENCIES  # channels of the embedding that carry the position
 FLAG = 127  # channel of the point embedding that marks the positive prompt
-LEVEL = 0.72  # of its largest value, where the disc's border is
-BEND = 0.04  # standard deviation of the random part, of that value
-SPREAD = 1.7  # of the frequencies, periods over half a window: a disc's radius is about 13.6 px / SPREAD
+LEVEL = 0.75  # of its largest value, where the disc's border is
+BEND = 0.03  # standard deviation of the random part, of that value
+SPREAD = 2.4  # of the frequencies, periods over half a window: a disc's radius is about 13.6 px / SPREAD
 PREDICTED_IOU = 0.8
 
 
@@ -132,7 +132,7 @@ def _plant_tokens(segmentor: Segmentor, frequencies: Tensor) -> None:
 def _plant_upscaling(segmentor: Segmentor, frequencies: Tensor) -> None:
     """The waves at each of the 4×4 pixels of a token. x = GELU(x) − GELU(−x), so every channel has its opposite."""
     decoder = segmentor.mask_decoder
-    first, norm, _, second, _ = decoder.output_upscaling
+    first, _, _, second, _ = decoder.output_upscaling
     half, quarter = first.out_channels // 2, second.out_channels // 2
     amplitude = (FREQUENCIES / half) ** -0.5  # of a wave behind the norm
     first.weight[:, :half] *= 0.2

@@ -15,7 +15,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.sessions import Opening, Runner
 from pnseg_runtime.sessions.cache import cpu, writable
-from pnseg_runtime.sessions.onnxruntime import first_line, physical_cores
+from pnseg_runtime.sessions.onnxruntime import physical_cores
 
 #: Prompts are filled up to a multiple: OpenVINO prepares itself anew for every shape that it has not seen.
 PROMPT_STEP = 8
@@ -65,7 +65,7 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
         compiled = core.compile_model(model, "CPU", settings)
     except Exception as error:
         raise BundleError(
-            f"{path}: OpenVINO cannot read this network ({first_line(error)}); export the bundle again."
+            f"{path}: OpenVINO cannot read this network ({reason(error)}); choose --backend onnxruntime."
         ) from error
     return runner(compiled, path)
 
@@ -82,7 +82,7 @@ def runner(compiled: openvino.CompiledModel, path: Path) -> Runner:
             request.infer(inputs, share_inputs=True, share_outputs=True)
             found = [request.get_output_tensor(index).data for index in range(len(names))]
         except Exception as error:
-            raise BackendError(f"{path}: OpenVINO failed to run this network ({first_line(error)}).") from error
+            raise BackendError(f"{path}: OpenVINO failed to run this network ({reason(error)}).") from error
         outputs = {}
         for name, array in zip(names, found, strict=True):
             own = array[:count]  # a decoder's outputs have a row a prompt
@@ -103,3 +103,10 @@ def filled_up(inputs: dict[str, NDArray[Any]]) -> tuple[int | None, dict[str, ND
     prompts = ("point_coords", "point_labels", "image_index")
     more = {name: np.concatenate([inputs[name], np.repeat(inputs[name][-1:], extra, axis=0)]) for name in prompts}
     return count, {**inputs, **more}
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, behind the lines that only name OpenVINO's source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception from")]
+    return (telling or lines or [type(error).__name__])[0][:300].rstrip(".")

@@ -184,3 +184,10 @@ def test_bfloat16_is_refused_where_the_cpu_has_none(nano, monkeypatch):
     monkeypatch.setattr(module, "has_bfloat16", lambda: False)
     with pytest.raises(BackendError, match=r"bfloat16.*choose float32"):
         open_sessions(nano, "openvino", precision="bfloat16")
+
+
+def test_openvinos_reason_is_not_where_its_source_lies():
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    error = RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nno such operation.\n")
+    assert module.reason(error) == "no such operation"
+    assert module.reason(RuntimeError()) == "RuntimeError"

@@ -1,0 +1,308 @@
+"""From pixels to instance map: the runtime against the method as its description reads, on the same weights.
+
+A tile of one window and an image of 1000×1000 px, everything included from uint8 pixels to the instance
+map. Two baselines (:mod:`benchmarks.plain`): PyTorch eager, and ONNX Runtime on graphs exported without
+rewrites. Both decode every point in every window that holds it, with K = 1 negative and again without.
+All take turns; what counts are the ratios. The weights are random but for those that make masks discs
+around their prompts (:mod:`benchmarks.planted`); the background's logit is lowered until the wanted
+number of points comes out.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.networks import CLASSES, LEVELS, SPACING
+from benchmarks.plain import PlainSegmenter, eager_networks, onnxruntime_networks
+from benchmarks.planted import planted_pair
+from benchmarks.protocol import Latency, Protocol, Row, document, latencies
+from pnseg_export.bundle import export_graphs, write_manifest
+from pnseg_export.graphs.rewrites import CPU, PLAIN
+from pnseg_runtime.bundle import Bundle, Classes, Manifest, Masking, Prompting
+from pnseg_runtime.errors import BackendError, BundleError
+from pnseg_runtime.images import read_image
+from pnseg_runtime.metrics import panoptic_quality
+from pnseg_runtime.options import Options
+from pnseg_runtime.pipeline import Pixels, Segmenter
+from pnseg_runtime.sessions import open_sessions
+
+SAMPLES = Path(__file__).parents[1] / "pnseg_runtime" / "samples"
+EAGER, PLAIN_GRAPHS = "PyTorch eager", "ONNX Runtime, plain graphs"
+#: Least PQ against the float32 masks of a reduced precision that counts.
+LEAST_PQ = 0.95
+SIZES = ("B", "L", "H")
+
+#: Name → backend and precision.
+OURS = {
+    "pnseg, ONNX Runtime float32": ("onnxruntime", "float32"),
+    "pnseg, OpenVINO float32": ("openvino", "float32"),
+    "pnseg, OpenVINO bfloat16": ("openvino", "bfloat16"),
+    "pnseg, OpenVINO int8": ("openvino", "int8"),
+    "pnseg, ONNX Runtime int8": ("onnxruntime", "int8"),
+}
+
+
+def sample_tile(name: str = "purple_crowded", side: int = 256) -> Pixels:
+    """(256, 256, 3) uint8, real tissue."""
+    return np.ascontiguousarray(read_image(SAMPLES / f"{name}.png").pixels[:side, :side])
+
+
+def sample_image(side: int = 1000) -> Pixels:
+    """(1000, 1000, 3) uint8: the sample images side by side, mirrored where they repeat."""
+    images = [read_image(path).pixels for path in sorted(SAMPLES.glob("*.png"))]
+    height, width, _ = images[0].shape
+    rows = []
+    for row in range(-(-side // height)):
+        parts = [images[(row * 2 + column) % len(images)] for column in range(-(-side // width))]
+        rows.append(np.concatenate([part[:, ::-1] if row % 2 else part for part in parts], axis=1))
+    return np.ascontiguousarray(np.concatenate(rows)[:side, :side])
+
+
+def export_pair(size: str, folder: Path, int8: bool) -> None:
+    """Write two bundles of the same weights: ``folder``/runtime and ``folder``/plain."""
+    prompter, segmentor = planted_pair(size, sample_tile())
+    torch.save({"prompter": prompter.state_dict(), "segmentor": segmentor.state_dict()}, folder / "weights.pth")
+    for name, rewrites in (("plain", PLAIN), ("runtime", CPU)):
+        (folder / name).mkdir()
+        graphs = export_graphs(prompter, segmentor, folder / name, rewrites)
+        write_manifest(folder / name, manifest_of(size).model_copy(update={"graphs": graphs}))
+    if int8:
+        from pnseg_export.precision.variants import Int8Choices, add_variants
+
+        bundle, tiles = Bundle.open(folder / "runtime"), [sample_tile(name) for name in ("purple_crowded", "he_pink")]
+        add_variants(bundle, bundle.folder, ["int8"], tiles, Int8Choices(search=False), accept=True)
+
+
+def manifest_of(size: str) -> Manifest:
+    """As on PanNuke, with K = 1: λ 8, L 3, five classes, points 12 px apart, no mask-aided filtering."""
+    return Manifest(
+        model=size,
+        mpp=0.25,
+        classes=Classes(names=[f"class {i}" for i in range(CLASSES)], colors=[(0, 0, 0)] * CLASSES),
+        prompting=Prompting(
+            anchor_spacing=SPACING,
+            levels=LEVELS,
+            pad_multiple=SPACING,
+            nms_radius=12,
+            region_filter=False,
+            negatives=1,
+        ),
+        masking=Masking(),
+        graphs={},
+    )
+
+
+def sensitivity_for(segmenter: Callable[[float], Segmenter], image: Pixels, nuclei: int) -> float:
+    """What the background's logit must be lowered by for about this many points."""
+    low, high = -8.0, 8.0
+    for _ in range(24):
+        middle = (low + high) / 2
+        found = len(segmenter(middle).find_points(image))
+        if found == nuclei:
+            return middle
+        low, high = (low, middle) if found > nuclei else (middle, high)
+    return (low + high) / 2
+
+
+@contextmanager
+def workplace(folder: Path | None) -> Iterator[Path]:
+    """The given folder, or one that is removed afterwards."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+Call = Callable[[], NDArray[np.int32]]
+
+
+def instance_map(segmenter: Segmenter, image: Pixels) -> NDArray[np.int32]:
+    """The whole of the runtime."""
+    return segmenter.predict(image).instance_map()
+
+
+def open_calls(size: str, folder: Path, image: Pixels, nuclei: int, threads: int) -> dict[str, Call]:
+    """Name → a call that gives the image's instance map."""
+    bundle, plain = Bundle.open(folder / "runtime"), Bundle.open(folder / "plain")
+    cpu = open_sessions(bundle, threads=threads)
+
+    def with_sensitivity(value: float) -> Segmenter:
+        return Segmenter(bundle, Options(sensitivity=value), sessions=cpu)
+
+    sensitivity = sensitivity_for(with_sensitivity, image, nuclei)
+    prompting = plain.manifest.prompting.model_copy(update={"sensitivity": sensitivity})
+    manifest = plain.manifest.model_copy(update={"prompting": prompting})
+    pair = planted_pair(size, sample_tile())
+    calls = {
+        EAGER: partial(PlainSegmenter(eager_networks(*pair), manifest), image),
+        PLAIN_GRAPHS: partial(PlainSegmenter(onnxruntime_networks(plain.folder, threads), manifest), image),
+    }
+    for name, (backend, precision) in OURS.items():
+        if precision == "int8" and "int8" not in bundle.manifest.precisions:
+            continue
+        try:
+            segmenter = Segmenter(
+                bundle, Options(threads=threads, sensitivity=sensitivity, precision=precision), backend
+            )
+        except (BackendError, BundleError) as error:
+            click.echo(f"{name}: left out ({error})", err=True)
+            continue
+        calls[name] = partial(instance_map, segmenter, image)
+    return calls
+
+
+def compare(calls: Mapping[str, Call]) -> dict[str, dict[str, float]]:
+    """Name → nuclei, share of pixels whose nucleus is the same as the eager pipeline's, PQ against it."""
+    reference = calls[EAGER]()
+    rows = {}
+    for name, call in calls.items():
+        found = call()
+        quality = panoptic_quality(reference, found)
+        rows[name] = {
+            "nuclei": int(len(np.unique(found)) - 1),
+            "same_pixels": float(same_pixels(reference, found)),
+            "pq": float(quality["pq"]),
+            "mask_iou": float(quality["sq"]),
+        }
+    return rows
+
+
+def same_pixels(first: NDArray[np.int32], second: NDArray[np.int32]) -> float:
+    """Share of pixels on which two instance maps agree, whatever the numbers of the nuclei."""
+    pairs, where, counts = np.unique(
+        np.stack([first.ravel(), second.ravel()]), axis=1, return_inverse=True, return_counts=True
+    )
+    partner = {int(a): int(b) for (a, b), _ in sorted(zip(pairs.T, counts, strict=True), key=lambda entry: entry[1])}
+    agreeing = np.array([(a > 0) == (b > 0) and partner[int(a)] == b for a, b in pairs.T])
+    return float(agreeing[where].mean())
+
+
+def ratios(baseline: Latency, other: Latency) -> dict[str, float]:
+    """Median and spread of the rounds' ratios."""
+    each = np.array(baseline.samples_ms) / np.array(other.samples_ms)
+    p5, p50, p95 = np.percentile(each, (5, 50, 95))
+    return {"p5": round(float(p5), 3), "p50": round(float(p50), 3), "p95": round(float(p95), 3)}
+
+
+def best(rows: list[Row], subject: str, reduced: bool) -> float | None:
+    """The largest median ratio to eager of the runs that count: float32, or reduced with masks that hold."""
+    found = [
+        row.against_eager["p50"]  # type: ignore[attr-defined]
+        for row in rows
+        if row.method == subject
+        and row.run in OURS
+        and (OURS[row.run][1] != "float32") == reduced
+        and row.pq >= LEAST_PQ  # type: ignore[attr-defined]
+    ]
+    return max(found, default=None)
+
+
+def measure(
+    size: str, subject: str, image: Pixels, nuclei: int, folder: Path, threads: int, protocol: Protocol
+) -> list[Row]:
+    """Rows of one image."""
+    calls = open_calls(size, folder, image, nuclei, threads)
+    agreed = compare(calls)
+    found = latencies(calls, protocol)
+    return [
+        Row(
+            method=subject,
+            run=name,
+            latency=found[name],
+            against_eager=ratios(found[EAGER], found[name]),  # type: ignore[call-arg]
+            against_plain_graphs=ratios(found[PLAIN_GRAPHS], found[name]),  # type: ignore[call-arg]
+            **agreed[name],  # type: ignore[arg-type]
+        )
+        for name in calls
+    ]
+
+
+_EPILOG = """\b
+Examples:
+  python -m benchmarks latency --size B
+  python -m benchmarks latency --size B --rounds 20 --image-rounds 5 --json > latency.json
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--size", type=click.Choice(SIZES), default="B", show_default=True)
+@click.option("--nuclei", type=click.IntRange(min=1), default=24, show_default=True, help="In the tile of 256×256.")
+@click.option("--image-nuclei", type=click.IntRange(min=1), default=800, show_default=True, help="In the image.")
+@click.option("--image-side", type=click.IntRange(min=256), default=1000, show_default=True, help="px.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Of the tile.")
+@click.option("--image-rounds", type=click.IntRange(min=0), default=20, show_default=True, help="0 leaves it out.")
+@click.option("--int8/--no-int8", default=True, show_default=True, help="Quantise too.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep the exported networks here, for the next time.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def latency(
+    size: str,
+    nuclei: int,
+    image_nuclei: int,
+    image_side: int,
+    threads: int,
+    rounds: int,
+    image_rounds: int,
+    int8: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Time a tile and an image from pixels to instance map, against two plain pipelines on the same weights."""
+    torch.set_num_threads(threads)
+    rows: list[Row] = []
+    with workplace(folder) as place:
+        made = place / size
+        if not (made / "runtime" / "manifest.json").is_file():
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            export_pair(size, made, int8)
+        subjects: list[tuple[str, Pixels, int, int]] = [("tile", sample_tile(), nuclei, rounds)]
+        if image_rounds:
+            subjects.append(("image", sample_image(image_side), image_nuclei, image_rounds))
+        for subject, image, count, repeats in subjects:
+            rows += measure(size, subject, image, count, made, threads, Protocol(warmup=1, rounds=repeats))
+            if not as_json:
+                show([row for row in rows if row.method == subject])
+    summary = {
+        f"{subject}_{kind}": best(rows, subject, kind == "reduced") for subject, *_ in subjects for kind in KINDS
+    }
+    if as_json:
+        protocol = Protocol(warmup=1, rounds=rounds)
+        found = document("latency", rows, protocol, size=size, threads=threads, image_rounds=image_rounds)
+        click.echo(json.dumps({**summary, **found.model_dump(mode="json")}, indent=1))
+        return
+    for name, value in summary.items():
+        click.echo(f"{name:14} {'–' if value is None else f'{value:.2f}×'}")
+
+
+KINDS = ("fp32", "reduced")
+
+
+def show(rows: list[Row]) -> None:
+    """A table of one image's rows."""
+    click.echo(
+        f"{rows[0].method:30} {'median':>9} {'p5–p95 (ms)':>15} {'× eager':>8} {'p5–p95':>12} {'× plain':>8}"
+        f" {'nuclei':>7} {'same px':>8} {'PQ':>6}"
+    )
+    for row in rows:
+        taken, extra = row.latency, row.model_dump()
+        assert taken is not None
+        eager, plain = extra["against_eager"], extra["against_plain_graphs"]
+        spans = f"{taken.p5_ms:.0f}–{taken.p95_ms:.0f}", f"{eager['p5']:.2f}–{eager['p95']:.2f}"
+        click.echo(
+            f"{row.run:30} {taken.p50_ms:9.1f} {spans[0]:>15} {eager['p50']:8.2f} {spans[1]:>12} {plain['p50']:8.2f}"
+            f" {extra['nuclei']:7d} {extra['same_pixels']:8.4f} {extra['pq']:6.3f}"
+        )
