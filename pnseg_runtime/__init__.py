@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pnseg_runtime.nuclei import Nuclei
 
 if TYPE_CHECKING:
+    from pnseg_runtime.cuda.segmenter import DeviceSegmenter
     from pnseg_runtime.pipeline import Segmenter
 
 __all__ = ["Nuclei", "Segmenter", "__version__", "load"]
@@ -24,12 +26,15 @@ except PackageNotFoundError:  # run from a checkout
     __version__ = "0.1.0"
 
 
-def load(name_or_path: str | Path = "nano", backend: str = "onnxruntime", **options: Any) -> Segmenter:
+def load(
+    name_or_path: str | Path = "nano", backend: str = "onnxruntime", **options: Any
+) -> Segmenter | DeviceSegmenter:
     """Open a bundle for prediction.
 
     Args:
         name_or_path: a shipped bundle's name, or a bundle's folder.
-        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, or ``"auto"`` for the fastest that works.
+        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, ``"engines"`` for the bundle's TensorRT
+            engines with everything else on the GPU too, or ``"auto"`` for the fastest that works.
         options: fields of :class:`pnseg_runtime.options.Options`.
 
     Raises:
@@ -40,8 +45,20 @@ def load(name_or_path: str | Path = "nano", backend: str = "onnxruntime", **opti
     from pnseg_runtime.bundle import Bundle
     from pnseg_runtime.options import Options
     from pnseg_runtime.pipeline import Segmenter
+    from pnseg_runtime.sessions import AUTO, ENGINES
 
-    return Segmenter(Bundle.open(name_or_path), Options(**options), backend, cache=True)
+    bundle, chosen = Bundle.open(name_or_path), Options(**options)
+    if backend == ENGINES or (backend == AUTO and bundle.manifest.engines):
+        from pnseg_runtime.cuda.segmenter import DeviceSegmenter
+        from pnseg_runtime.errors import PnsegError
+
+        try:
+            return DeviceSegmenter(bundle, chosen)
+        except PnsegError as error:
+            if backend == ENGINES:
+                raise
+            logging.getLogger("pnseg.sessions").info("auto: the bundle's engines are passed over: %s", error)
+    return Segmenter(bundle, chosen, backend, cache=True)
 
 
 def __getattr__(name: str) -> Any:

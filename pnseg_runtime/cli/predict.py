@@ -24,6 +24,7 @@ from pnseg_runtime.images import read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
+from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.sessions import AUTO, BACKENDS, PRECISIONS
 
 
@@ -157,7 +158,8 @@ def _opened(bundle: str, given: dict[str, Any]) -> Predictor:
         return cuda.load(bundle, **{name: value for name, value in given.items() if name != "backend"})
     segmenter = load(bundle, **given)
     if given.get("backend") == AUTO:
-        click.echo(f"Backend: {segmenter.sessions.reason}", err=True)
+        reason = segmenter.sessions.reason if isinstance(segmenter, Segmenter) else "the bundle's engines fit this GPU."
+        click.echo(f"Backend: {reason}", err=True)
     return segmenter
 
 

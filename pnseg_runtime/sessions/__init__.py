@@ -24,6 +24,8 @@ from pnseg_runtime.errors import BackendError
 Runner = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 AUTO = "auto"
+#: The bundle's TensorRT engines, which need no session: :mod:`pnseg_runtime.cuda`.
+ENGINES = "engines"
 
 
 @dataclass(frozen=True)

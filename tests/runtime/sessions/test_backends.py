@@ -191,3 +191,10 @@ def test_openvinos_reason_is_not_where_its_source_lies():
     error = RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nno such operation.\n")
     assert module.reason(error) == "no such operation"
     assert module.reason(RuntimeError()) == "RuntimeError"
+
+
+def test_engines_that_are_asked_for_and_not_there_are_an_error():
+    from pnseg_runtime import load
+
+    with pytest.raises((BackendError, BundleError)):
+        load("nano", backend="engines")
