@@ -136,7 +136,7 @@ class Prompter(nn.Module):
         """Raw outputs from both pyramids of images of a shape (H, W)."""
         (levels, region_features), (height, width) = pyramids, shape
         anchors = anchor_grid(height, width, self.spacing, region_features.device)
-        anchors = anchors.expand(len(region_features), -1, -1, -1)
+        anchors = anchors.expand(region_features.shape[0], -1, -1, -1)  # len() would fix the size in a graph
 
         at_anchors = sample_at(levels[0], anchors, 4).permute(0, 2, 3, 1)
         deformed = anchors + self.deform_layer(at_anchors).float()
