@@ -52,7 +52,8 @@ def tensor_differences(
     index = np.zeros(len(coords), np.int64)
     if len(coords):
         prompts = Prompts(torch.from_numpy(coords), torch.from_numpy(labels), torch.from_numpy(index))
-        expected |= segmentor(torch.from_numpy(image), prompts)._asdict()
+        output = segmentor(torch.from_numpy(image), prompts)
+        expected |= {"mask_logits": output.mask_logits, "iou": output.iou}
         features = sessions.encoder({"image": image})
         given |= sessions.decoder(features | {"point_coords": coords, "point_labels": labels, "image_index": index})
     return {name: float(np.abs(given[name] - tensor.numpy()).max()) for name, tensor in expected.items()}
