@@ -1,0 +1,80 @@
+"""Graphs on disk: weights that are too large for one file, names of layers, the census."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from pnseg_export import files
+from pnseg_export.files import read_graph, tensor_census, write_graph
+from pnseg_export.layers import SCOPES, layer_of, name_nodes
+from pnseg_export.precision.float16 import halve
+from pnseg_runtime.sessions.onnxruntime import open_session
+from tests.export import made
+
+
+def written(folder, model):
+    folder.mkdir()
+    return write_graph(model, folder / "made.onnx", made.INPUTS, made.OUTPUTS)
+
+
+@pytest.fixture
+def tiny_limit(monkeypatch):
+    monkeypatch.setattr(files, "LARGEST", 100)
+    monkeypatch.setattr(files, "SMALLEST", 64)
+
+
+def test_large_weights_go_into_a_file_of_their_own_and_are_found_again(tiny_limit, tmp_path):
+    entry = written(tmp_path / "a", made.layers())
+    assert [data.file for data in entry.data] == ["made.onnx.data"]
+    assert entry.data[0].bytes == (tmp_path / "a" / "made.onnx.data").stat().st_size > entry.bytes / 2
+    run = open_session(tmp_path / "a" / "made.onnx")
+    whole = open_session_of(made.layers(), tmp_path)
+    for name, array in whole(made.calls()[0]).items():
+        np.testing.assert_array_equal(run(made.calls()[0])[name], array)
+    assert all(not tensor.external_data for tensor in read_graph(tmp_path / "a" / "made.onnx").graph.initializer)
+
+
+def open_session_of(model, folder):
+    onnx.save(model, folder / "whole.onnx")
+    return open_session(folder / "whole.onnx")
+
+
+def test_the_same_graph_gives_the_same_files(tiny_limit, tmp_path):
+    first, second = (written(tmp_path / name, made.layers()) for name in "ab")
+    assert first == second
+
+
+def test_small_weights_stay_in_the_graph_and_old_data_goes(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "made.onnx.data").write_text("of an earlier export")
+    entry = write_graph(made.layers(), tmp_path / "a" / "made.onnx", made.INPUTS, made.OUTPUTS)
+    assert entry.data == []
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["made.onnx"]
+
+
+def test_the_census_counts_every_tensor_by_its_type():
+    assert tensor_census(made.layers()) == {"float": 7 + 2 + 11}  # weights, inputs, what nodes give out
+    census = tensor_census(halve(made.layers())[0])
+    assert set(census) == {"float", "float16"}
+
+
+def test_nodes_are_named_after_their_weights_or_the_module_around_them():
+    model = made.layers()
+    for node in model.graph.node:
+        node.name = "node_1"
+        if node.op_type == "Relu":
+            node.metadata_props.add(key=SCOPES, value="['', 'encoder', 'encoder.act', 'relu_1']")
+    name_nodes(model)
+    names = [node.name for node in model.graph.node]
+    assert names[:3] == ["first/Conv", "encoder.act/Relu", "second/Conv"]
+    assert [layer_of(node) for node in model.graph.node][:3] == ["first", "encoder.act", "second"]
+    assert len(set(names)) == len(names)
+
+
+def test_two_nodes_of_one_layer_have_two_names():
+    value = helper.make_tensor_value_info("x", 1, [1])
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    model = helper.make_model(helper.make_graph(nodes, "g", [value], []))
+    name_nodes(model)
+    assert [node.name for node in model.graph.node] == ["Relu", "Relu_2"]
