@@ -3,6 +3,7 @@
 
 // The exponential of x ≤ 0, operation by operation as prompts._exponential.
 __device__ inline double exponential(double x) {
+    if (!(x == x)) return x;
     if (x < -700.0) x = -700.0;
     const double twos = rint(x * 1.4426950408889634);
     const double rest = (x - twos * 0.693147180369123816490) - twos * 1.90821492927058770002e-10;

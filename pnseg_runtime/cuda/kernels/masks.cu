@@ -3,6 +3,8 @@
 // A mask is written as a record: its point, predicted IoU, box in the image, and its bits in a pool of words.
 #include "common.cuh"
 
+#define FAR 0x3fffffff  // beyond every image
+
 // Where output pixel i of a row samples `size` logits: the one that it lies in, its neighbour on that side, and how much
 // of that it takes (masks.upsample).
 struct Sample { int own, other; double weight; };
@@ -26,8 +28,8 @@ __device__ inline bool positive(const float* logits, int size, int factor, int x
 // The box of true pixels: every thread gives its own (x1 and y1 exclusive; empty if x0 ≥ x1), all get that of the block.
 __device__ inline int4 joined_box(int4 own, int* shared) {
     if (threadIdx.x == 0) {
-        shared[0] = shared[1] = 0x7fffffff;
-        shared[2] = shared[3] = -0x7fffffff;
+        shared[0] = shared[1] = FAR;
+        shared[2] = shared[3] = -FAR;
     }
     __syncthreads();
     if (own.x < own.z) {
@@ -55,7 +57,7 @@ KERNEL box_masks(const float* __restrict__ logits, const float* __restrict__ iou
     if ((int)blockIdx.x >= job[JOB_PROMPTS]) return;
     const int prompt = job[JOB_FIRST_PROMPT] + blockIdx.x, record = job[JOB_FIRST_RECORD] + blockIdx.x;
     const float* own = logits + (size_t)blockIdx.x * size * size;
-    const int4 none = make_int4(0x7fffffff, 0x7fffffff, -0x7fffffff, -0x7fffffff);
+    const int4 none = make_int4(FAR, FAR, -FAR, -FAR);
     int4 box = none;
     for (int i = threadIdx.x; i < size * size; i += blockDim.x)
         if (own[i] > 0.0f) box = grown(box, i % size, i / size);

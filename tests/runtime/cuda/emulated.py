@@ -56,7 +56,7 @@ def compiled(name: str, sources: Sequence[Path], flags: Sequence[str], text: str
     return library
 
 
-def kernel_library(source: Path = KERNELS, units: Sequence[str] = ("all.cu",)) -> Path:
+def kernel_library(source: Path = KERNELS, units: Sequence[str] = ("all.cu",), flags: Sequence[str] = ()) -> Path:
     """The kernels of some of a folder's files, as a library."""
     names = [name for unit in units for name in kernel_names(source / unit)]
     text = "\n".join(
@@ -64,7 +64,7 @@ def kernel_library(source: Path = KERNELS, units: Sequence[str] = ("all.cu",)) -
         + [f'#include "{source / unit}"' for unit in units]
         + [f"EMULATED({name})" for name in names]
     )
-    return compiled("kernels", [HERE / "cuda_emulation.h", *source.glob("*.cu*")], FLAGS, text)
+    return compiled("kernels", [HERE / "cuda_emulation.h", *source.glob("*.cu*")], [*FLAGS, *flags], text)
 
 
 class Emulator:
