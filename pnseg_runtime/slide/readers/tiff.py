@@ -156,7 +156,7 @@ def _check(page: Any) -> None:
 def _mpp_of(handle: tifffile.TiffFile, page: Any) -> tuple[float | None, str]:
     """Microns per pixel and what the file says instead; inches are a printer's unit and never believed."""
     stated = stated_mpp(handle, page)
-    if stated is not None or not {"XResolution", "YResolution"} <= set(page.tags):
+    if stated is not None or "XResolution" not in page.tags or "YResolution" not in page.tags:
         return stated, ""
     unit = int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else _INCH
     sides = []

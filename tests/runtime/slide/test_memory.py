@@ -1,0 +1,41 @@
+"""A slide of 100,000×100,000 px in less than 2 GB."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.slide.made import giant_slide
+
+pytest.importorskip("zarr", minversion="3")
+
+LIMIT_KB = 2_000_000
+SCRIPT = """
+import json, resource, sys, time
+from pnseg_runtime.slide import segment_slide
+start = time.time()
+result = segment_slide(sys.argv[1], sys.argv[2], threads=2)
+print(json.dumps({
+    "nuclei": result.nuclei, "kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    "seconds": time.time() - start, "mm2": result.area_mm2,
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is a matter of the system")
+def test_a_slide_of_ten_gigapixels_takes_less_than_two_gigabytes(tmp_path: Path) -> None:
+    slide = giant_slide(tmp_path / "giant.ome.zarr")
+    command = [sys.executable, "-c", SCRIPT, str(slide), str(tmp_path / "out")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    told = json.loads(done.stdout.splitlines()[-1])
+    print(told)
+    assert told["nuclei"] > 100
+    assert told["kb"] < LIMIT_KB
+    run = json.loads((tmp_path / "out" / "giant.run.json").read_text())
+    assert (run["slide"]["width"], run["slide"]["height"]) == (100_000, 100_000)
+    assert run["cores"] < 30  # of 2,756: the white ones are not even read

@@ -1,0 +1,157 @@
+"""Real files of all kinds, and what must fail with one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from pnseg_runtime.errors import ImageError, PnsegError
+from pnseg_runtime.slide.outputs import stem_of
+from pnseg_runtime.slide.plan import slide_hash
+from pnseg_runtime.slide.readers import READERS, open_slide
+from pnseg_runtime.slide.readers.base import UnreadableRegion
+from pnseg_runtime.slide.tissue import find_tissue, thumbnail_of
+from tests.real_data import real
+from tests.runtime.made import SAMPLES, sample
+from tests.runtime.slide.test_resolution import write_pyramid
+
+
+@pytest.mark.parametrize(
+    ("name", "reader", "shape", "mpp"),
+    [
+        ("CMU-1-Small-Region.svs", "openslide", (2967, 2220), 0.499),
+        ("CMU-1-Small-Region_pyramid.tif", "openslide", (2967, 2220), 0.499),
+        ("TCGA-CR-7395-01A-01-TS1.svs", "openslide", (3567, 4443), None),
+        ("boxes.tiff", "openslide", (250, 300), None),
+        ("small.svs", "openslide", (16, 16), 0.499),
+        ("smalltif.tif", "tiff", (480, 640), None),
+    ],
+)
+def test_real_slides_are_opened(name: str, reader: str, shape: tuple[int, int], mpp: float | None) -> None:
+    slide = open_slide(real(f"wsi/{name}"))
+    assert (slide.name, slide.shape, slide.facts.mpp) == (reader, shape, mpp)
+    assert slide.read(0, (0, 0, 16, 16)).shape == (16, 16, 3)
+
+
+def test_a_slide_that_cannot_be_opened_is_one_sentence() -> None:
+    with pytest.raises(ImageError, match=r"unopenable\.tiff: cannot be opened as a slide .*52479"):
+        open_slide(real("wsi/unopenable.tiff"))
+
+
+def test_a_slide_that_cannot_be_read_is_one_sentence() -> None:
+    slide = open_slide(real("wsi/unreadable.svs"))
+    with pytest.raises(UnreadableRegion):
+        slide.read(0, (0, 0, 16, 16))
+    with pytest.raises(ImageError, match=r"unreadable\.svs: its pixels cannot be decoded"):
+        thumbnail_of(slide)
+
+
+def test_levels_of_a_real_pyramid_have_whole_factors() -> None:
+    slide = open_slide(real("wsi/CMU-1-Small-Region_pyramid.tif"))
+    assert [level.downsample for level in slide.levels] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("reader", ["openslide", "tiff", "tiffslide"])
+def test_readers_agree_on_the_pixels_of_a_real_slide(reader: str) -> None:
+    path = real("wsi/CMU-1-Small-Region.svs")
+    slide = open_slide(path, [each for each in READERS if each.name == reader])
+    with tifffile.TiffFile(path) as tif:
+        whole = tif.series[0].asarray()
+    box = (501, 803, 901, 1111)
+    part = whole[box[1] : box[3], box[0] : box[2]].astype(int)
+    assert slide.facts.mpp == 0.499
+    assert np.abs(slide.read(0, box).astype(int) - part).mean() < 1
+
+
+@pytest.mark.parametrize("rows", [1, 37, 1000])
+def test_a_plain_tiff_in_strips_is_read_piece_by_piece(rows: int, tmp_path: Path) -> None:
+    image = sample()
+    tifffile.imwrite(tmp_path / "plain.tif", image, rowsperstrip=rows, compression="lzw", photometric="rgb")
+    slide = open_slide(tmp_path / "plain.tif")
+    assert slide.name == "tiff"
+    np.testing.assert_array_equal(slide.read(0, (13, 29, 200, 170)), image[29:170, 13:200])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_images_are_read_by_the_same_door(suffix: str, tmp_path: Path) -> None:
+    Image.fromarray(sample()).save(tmp_path / f"image{suffix}")
+    slide = open_slide(tmp_path / f"image{suffix}")
+    np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), sample()[5:90, 3:100])
+
+
+def test_an_image_too_large_to_be_read_whole_is_read_by_libvips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyvips")
+    monkeypatch.setattr("pnseg_runtime.slide.readers.image.MAX_PIXELS", 1000)
+    slide = open_slide(SAMPLES / "he_pink.png")
+    assert slide.name == "vips"
+    np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), sample()[5:90, 3:100])
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_ome_zarr_is_read_with_its_levels_and_pixel_size(version: int, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", minversion="3")
+    image = sample()
+    group = zarr.open_group(str(tmp_path / "slide.ome.zarr"), mode="w", zarr_format=version)
+    for level in range(2):
+        data = image[:: 2**level, :: 2**level].transpose(2, 0, 1)[:, None]
+        group.create_array(str(level), data=data, chunks=(1, 1, 64, 64))
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "zyx")]
+    scales = [{"type": "scale", "scale": [1, 1, 0.5 * 2**level, 0.5 * 2**level]} for level in range(2)]
+    sets = [{"path": str(level), "coordinateTransformations": [scales[level]]} for level in range(2)]
+    described = [{"version": "0.4", "axes": axes, "datasets": sets}]
+    group.attrs.update(
+        {"ome": {"version": "0.5", "multiscales": described}} if version == 3 else {"multiscales": described}
+    )
+    slide = open_slide(tmp_path / "slide.ome.zarr")
+    assert (slide.name, slide.facts.mpp, slide.shape) == ("ome-zarr", 0.5, image.shape[:2])
+    assert [level.downsample for level in slide.levels] == [1, 2]
+    np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), image[5:90, 3:100])
+    assert stem_of(tmp_path / "slide.ome.zarr") == "slide"
+
+
+def test_the_hash_of_a_slide_is_that_of_every_byte(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "a.tif", sample(), 2, 128)
+    before = slide_hash(open_slide(path))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert slide_hash(open_slide(path)) != before
+
+
+@pytest.mark.parametrize("name", ["gone.svs", "folder", "text.svs", "empty.tif"])
+def test_what_is_no_slide_is_one_sentence_that_names_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.svs").write_text("this is no slide")
+    (tmp_path / "empty.tif").touch()
+    with pytest.raises(PnsegError, match=name):
+        open_slide(tmp_path / name)
+
+
+def test_tissue_of_a_real_slide_is_found_and_its_glass_is_not() -> None:
+    slide = open_slide(real("wsi/CMU-1-Small-Region.svs"))
+    thumbnail = thumbnail_of(slide)
+    tissue = find_tissue(thumbnail, 0.499)
+    height, width = tissue.shape
+    assert 0.3 < tissue.mean() < 0.75
+    assert tissue[round(0.6 * height), round(0.5 * width)]  # in the middle of the tissue
+    assert not tissue[round(0.7 * height), round(0.05 * width)]
+    assert not tissue[round(0.3 * height), round(0.97 * width)]
+
+
+@pytest.mark.parametrize("name", ["he_pink", "purple_sparse", "white_scattered"])
+def test_a_tile_full_of_tissue_is_looked_at_whole(name: str) -> None:
+    slide = open_slide(SAMPLES / f"{name}.png")
+    assert find_tissue(thumbnail_of(slide), 0.25).mean() > 0.9
+
+
+def test_empty_glass_holds_no_tissue(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    glass = np.clip(240 + rng.normal(0, 1.5, (600, 800, 1)) + np.array([0, -3, 2]), 0, 255).astype(np.uint8)
+    Image.fromarray(glass).save(tmp_path / "glass.png")
+    assert not find_tissue(thumbnail_of(open_slide(tmp_path / "glass.png")), 0.5).any()
