@@ -178,7 +178,8 @@ def _metadata(
     colors = {kind.name: [*kind.color, 255] for kind in class_table}
     labels: dict[str, Any] = {"colors": [{"label-value": 0, "rgba": [0, 0, 0, 0]}]}
     if names:
-        labels["colors"] += [{"label-value": i, "rgba": colors[n]} for i, n in enumerate(names, start=1)]
+        # The specification wants the same labels in both.
+        labels["colors"] = [{"label-value": i, "rgba": colors[n]} for i, n in enumerate(names, start=1)]
         labels["properties"] = [{"label-value": i, "class": n} for i, n in enumerate(names, start=1)]
     return {
         "version": "0.5",
