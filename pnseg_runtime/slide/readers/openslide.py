@@ -21,7 +21,6 @@ from pnseg_runtime.slide.readers.base import (
 )
 from pnseg_runtime.tiff import credible_mpp
 
-
 _BLOCK = 512  # px
 
 
