@@ -89,7 +89,7 @@ def halve(model: onnx.ModelProto, pinned: Mapping[str, str] | None = None) -> tu
 
 def halve_graphs(
     bundle: Bundle, folder: Path, feeds: Feeds, advance: Callable[[str, int, int], None] = lambda *_: None
-) -> dict[GraphName, GraphFile]:
+) -> tuple[dict[GraphName, GraphFile], dict[str, dict[str, float]]]:
     """Write ``….float16.onnx`` of the three graphs into ``folder``.
 
     Args:
@@ -97,17 +97,30 @@ def halve_graphs(
         folder: where to.
         feeds: real inputs of the graphs; extreme tiles are added to them.
         advance: called with (graph, 1, 1) behind every graph.
+
+    Returns:
+        the graphs' entries, and for each graph the layers with the largest values and these.
     """
     extreme = record(bundle, stress_tiles(bundle.manifest.masking.window))
     made: dict[GraphName, GraphFile] = {}
+    highest: dict[str, dict[str, float]] = {}
     for name in get_args(GraphName):
         path, entry = bundle.path(name), bundle.graph(name)
         largest = peaks(path, [*feeds.of(name), *extreme.of(name)])
         model = read_graph(path)
         half, kept = halve(model, near_overflow(model, largest))
         made[name] = write_graph(half, folder / f"{name}.float16.onnx", entry.inputs, entry.outputs, "float16", kept)
+        highest[name] = _highest_layers(model, largest)
         advance(name, 1, 1)
-    return made
+    return made, highest
+
+
+def _highest_layers(model: onnx.ModelProto, largest: Mapping[str, float], count: int = 3) -> dict[str, float]:
+    layers: dict[str, float] = {}
+    for node in model.graph.node:
+        value = max((largest.get(name, 0.0) for name in node.output), default=0.0)
+        layers[layer_of(node)] = max(layers.get(layer_of(node), 0.0), round(value, 3))
+    return dict(sorted(layers.items(), key=lambda item: -item[1])[:count])
 
 
 def near_overflow(model: onnx.ModelProto, largest: Mapping[str, float]) -> dict[str, str]:

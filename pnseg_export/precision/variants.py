@@ -142,7 +142,7 @@ def add_variants(
             if precision == "int8":
                 graphs = quantise_graphs(bundle, folder, feeds, choices or Int8Choices(), advance)
             else:
-                graphs = halve_graphs(bundle, folder, feeds, advance)
+                graphs, highest = halve_graphs(bundle, folder, feeds, advance)
             manifest = manifest.model_copy(update={"variants": {**manifest.variants, precision: graphs}})
             _write(folder, manifest)
             agreed = judge(Bundle(folder, manifest), precision, tiles)
@@ -152,6 +152,8 @@ def add_variants(
                     f"{precision} graphs of {bundle.folder}: masks have a mean IoU of {agreed.mean_iou:.3f} with those "
                     f"of float32, {LEAST_IOU[precision]} is needed; lower --tolerance, or give more --tiles."
                 )
+            if precision == "float16":
+                figures["largest_values"] = highest
             manifest = manifest.model_copy(update={"parity": {**manifest.parity, precision: figures}})
         _write(folder, manifest)
     return manifest

@@ -10,6 +10,7 @@ import pytest
 
 from pnseg_export.agreement import Agreement, Finding, agreement, findings
 from pnseg_export.precision.feeds import SAMPLES, read_tiles
+from pnseg_export.precision.overflow import LARGEST_HALF
 from pnseg_export.precision.variants import Int8Choices, add_variants, sessions_of
 from pnseg_runtime.bundle import SHIPPED, Bundle
 from pnseg_runtime.errors import PnsegError
@@ -77,6 +78,9 @@ def test_the_manifest_names_census_kept_layers_and_figures(bundle):
             assert graph.census["float16" if precision == "float16" else "int8"] > 0
     assert any("% of its standard deviation" in why for why in bundle.graph("encoder", "int8").kept.values())
     assert "every LayerNormalization" in bundle.graph("decoder", "float16").kept
+    largest = bundle.manifest.parity["float16"]["largest_values"]
+    assert set(largest) == {"prompter", "encoder", "decoder"}
+    assert all(0 < value < LARGEST_HALF for layers in largest.values() for value in layers.values())
 
 
 def test_a_precision_that_falls_short_is_not_kept(tmp_path):
