@@ -1,0 +1,95 @@
+"""A claim is one process's, until that is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pnseg_runtime.slide.claims import Claims
+
+
+def age(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def of_another_machine(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.claim"
+    owner = {"host": "elsewhere", "boot": "1", "space": "1", "pid": os.getpid(), "started": "1", "id": "other"}
+    path.write_text(json.dumps(owner))
+    return path
+
+
+def test_of_many_that_want_a_core_one_gets_it(tmp_path: Path) -> None:
+    everyone = [Claims(tmp_path) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for name in map(str, range(20)):
+            assert sum(pool.map(lambda claims, name=name: claims.take(name), everyone)) == 1
+
+
+def test_what_is_released_can_be_taken(tmp_path: Path) -> None:
+    first, second = Claims(tmp_path), Claims(tmp_path)
+    assert first.take("a")
+    assert not second.take("a")
+    first.release("a")
+    assert second.take("a")
+
+
+def test_all_claims_end_with_the_block(tmp_path: Path) -> None:
+    with Claims(tmp_path) as claims:
+        claims.take("a")
+        claims.take("b")
+        assert len(list(tmp_path.glob("*.claim"))) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_of_another_machine_lasts_as_long_as_its_lease(tmp_path: Path) -> None:
+    path = of_another_machine(tmp_path, "a")
+    claims = Claims(tmp_path, lease=30)
+    assert not claims.take("a")
+    assert claims.others()
+    age(path, 31)
+    assert not claims.others()
+    assert claims.take("a")
+
+
+def test_of_many_that_see_a_stale_claim_one_takes_it_over(tmp_path: Path) -> None:
+    everyone = [Claims(tmp_path, lease=30) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for name in map(str, range(10)):
+            age(of_another_machine(tmp_path, name), 31)
+            assert sum(pool.map(lambda claims, name=name: claims.take(name), everyone)) <= 1
+            assert (tmp_path / f"{name}.claim").exists()
+
+
+def test_a_process_that_is_gone_from_this_machine_holds_nothing(tmp_path: Path) -> None:
+    mine = Claims(tmp_path)
+    mine.take("a")
+    path = tmp_path / "a.claim"
+    owner = json.loads(path.read_text())
+    path.write_text(json.dumps(owner | {"pid": 2**22 - 1, "id": "gone"}))
+    assert Claims(tmp_path).take("a")
+    # Its number may belong to another process by now, which has started at another time.
+    path.write_text(json.dumps(owner | {"started": "0", "id": "gone"}))
+    assert Claims(tmp_path).take("a")
+
+
+def test_a_heart_that_beats_keeps_a_claim_fresh(tmp_path: Path) -> None:
+    with Claims(tmp_path, lease=0.4) as claims:
+        claims.take("a")
+        age(tmp_path / "a.claim", 100)
+        end = time.monotonic() + 10
+        while time.time() - (tmp_path / "a.claim").stat().st_mtime > 50:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_a_claim_that_cannot_be_read_is_judged_by_its_age(tmp_path: Path) -> None:
+    (tmp_path / "a.claim").write_text("{half")
+    claims = Claims(tmp_path, lease=30)
+    assert not claims.take("a")
+    age(tmp_path / "a.claim", 31)
+    assert claims.take("a")

@@ -1,0 +1,127 @@
+"""Cores partition what is looked at, on the grids of windows and anchors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pnseg_runtime.errors import ImageError
+from pnseg_runtime.outputs import wkb
+from pnseg_runtime.slide.area import Area, Roi, read_roi
+from pnseg_runtime.slide.options import SlideOptions
+from pnseg_runtime.slide.plan import changes, grid, plan_of
+from pnseg_runtime.slide.resolution import Resolution
+
+SIDES = st.integers(1, 9000)
+
+
+def resolution_of(height: int, width: int, scale: float) -> Resolution:
+    return Resolution((height, width), scale, 0, scale, 0.25 / scale, 0.25)
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=SIDES, width=SIDES, scale=st.sampled_from([0.5, 1.0, 1.37]), core=st.sampled_from([192, 960, 1920]))
+def test_every_point_of_a_slide_belongs_to_exactly_one_core(height: int, width: int, scale: float, core: int) -> None:
+    plan = plan_of(
+        resolution_of(height, width, scale), Area(), SlideOptions(core=core), window=256, overlap=64, facts={}
+    )
+    area = sum((c.core[2] - c.core[0]) * (c.core[3] - c.core[1]) for c in plan.cores)
+    assert area == height * width
+    assert len({(c.row, c.column) for c in plan.cores}) == len(plan.cores)
+    for c in plan.cores:
+        assert all(value % 192 == 0 for value in c.core[:2])
+        assert all(value % 32 == 0 for value in c.view[:2])
+        assert c.view[0] <= c.core[0]
+        assert c.view[2] >= c.core[2]
+        assert c.view[2] <= width
+        assert c.view[3] <= height
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([0.5, 1.0, 1.37]))
+def test_whatever_is_tissue_lies_in_a_core(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (5000, 7000)
+    tissue = np.zeros((63, 88), bool)
+    y, x = rng.integers(0, 63), rng.integers(0, 88)
+    tissue[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = True
+    area = Area(tissue, scale * 80.0)
+    plan = plan_of(resolution_of(*shape, scale), area, SlideOptions(core=960), window=256, overlap=64, facts={})
+    points = rng.random((400, 2)) * [shape[1], shape[0]]
+    inside = area.holds(points * scale)
+    owners = np.zeros(len(points), int)
+    for c in plan.cores:
+        owners += ((points >= c.core[:2]) & (points < c.core[2:])).all(axis=1)
+    assert (owners[inside] == 1).all()
+    assert owners.max() <= 1
+
+
+@pytest.mark.parametrize("overlap", [0, 32, 64, 128, 192])
+@pytest.mark.parametrize("core", [64, 192, 1000, 1920])
+def test_the_margin_holds_the_most_central_window_of_every_point_of_a_core(overlap: int, core: int) -> None:
+    from pnseg_runtime.windows import Part, macro_tiles, most_central, windows
+
+    side, margin = grid(SlideOptions(core=core, margin=0), 256, overlap)
+    shape = (256, 3 * side + 700)
+    whole = windows(shape, 256, overlap)
+    for tile in macro_tiles(shape, side + 2 * margin, margin)[:4]:
+        xs = np.arange(tile.core[0], tile.core[2], 7, dtype=np.float32)
+        points = np.stack([xs, np.full_like(xs, 100)], axis=1)
+        part = Part.of(tile.view, shape, 256, overlap)
+        held = part.held(windows(part.local_shape, 256, overlap), 256)
+        shift = np.array(part.shift) - tile.view[:2]
+        chosen = most_central(points + shift.astype(np.float32), held, 256, part.local_shape)
+        assert (chosen >= 0).all()
+        expected = whole[most_central(points, whole, 256, shape)]
+        assert (held[chosen] - shift == expected).all()
+
+
+def test_regions_of_interest_are_read_as_rectangles_and_geojson(tmp_path: Path) -> None:
+    assert read_roi("10,20,30,40").holds(np.array([[10.5, 20.5], [39.5, 59.5], [40.5, 30]])).tolist() == [1, 1, 0]
+    square = [[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]
+    path = tmp_path / "roi.geojson"
+    for document in (
+        {"type": "Polygon", "coordinates": [square]},
+        [{"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": [[square]]}}],
+    ):
+        path.write_text(json.dumps(document))
+        assert read_roi(str(path)).holds(np.array([[4.0, 4.0], [10.0, 4.0]])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"type": "Point"}', '{"type": "Polygon"}', '{"type": "Polygon", "coordinates": [[[0, 0]]]}', "5"]
+)
+def test_a_file_without_polygons_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "roi.geojson").write_text(text)
+    with pytest.raises(ImageError, match=r"roi\.geojson"):
+        read_roi(str(tmp_path / "roi.geojson"))
+
+
+@settings(deadline=None)
+@given(x=st.floats(0, 3000), y=st.floats(0, 3000))
+def test_a_point_in_a_region_lies_in_a_cell_that_its_raster_marks(x: float, y: float) -> None:
+    ring = np.array([[100, 100], [2500, 300], [1400, 900], [2700, 2800], [200, 2000], [100, 100]], float)
+    roi = Roi(((ring,),))
+    if roi.holds(np.array([[x, y]]))[0]:
+        assert roi.raster((100, 100), 30.0)[int(y // 30), int(x // 30)]
+
+
+def test_changes_are_told_in_words() -> None:
+    before = {"options": {"core": 1920, "tissue": True}, "slide": "a" * 64}
+    after = {"options": {"core": 960, "tissue": True}, "slide": "b" * 64}
+    assert changes(before, after) == ["options.core (1920 → 960)", "slide"]
+
+
+def test_polygons_survive_well_known_binary() -> None:
+    ring = np.array([[0, 0], [4, 0], [4, 4], [0, 0]], float)
+    hole = ring[::-1] * 0.25 + 1
+    for polygons in ([[ring]], [[ring, hole]], [[ring, hole], [ring + 9]]):
+        again = wkb.decode(wkb.encode(polygons))
+        assert [[r.tolist() for r in rings] for rings in again] == [[r.tolist() for r in rings] for rings in polygons]
+    with pytest.raises(ValueError, match="not a little-endian polygon"):
+        wkb.decode(b"\x00" * 9)
