@@ -6,7 +6,6 @@ A graph may crash the builder, and a crash takes its process with it; so nothing
 from __future__ import annotations
 
 import re
-import resource
 import sys
 import time
 from collections import Counter
@@ -61,8 +60,18 @@ def build(job: Job) -> Built:
         attention=len(softmaxes),
         fused_attention=len(softmaxes & found) if found or not softmaxes else None,
         seconds=round(seconds, 2),
-        memory=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        memory=peak_memory(),
     )
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, bytes; 0 where the system does not say.
+
+    ``getrusage`` would not do: behind a fork it starts from the parent's.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _logger(trt: Any, log: Any) -> Any:
