@@ -94,7 +94,10 @@ WAITS = {
     "networks that do not wait for their batches": "self._compute.wait_for_event(self._planned)",
     "copies that do not wait for the kernels": "self._copy.wait_for_event(self._computed)",
     "a host that does not wait for the copies": "self._downloaded.synchronize()",
-    "an event that is never recorded": "self._computed.record(self._compute)",
+    "kernels whose end is never recorded": "self._computed.record(self._compute)",
+    "an image whose arrival is never recorded": "self._uploaded[slot].record(self._copy)",
+    "batches whose arrival is never recorded": "self._planned.record(self._copy)",
+    "copies whose end is never recorded": "self._downloaded.record(self._copy)",
 }
 
 
