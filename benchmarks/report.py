@@ -122,6 +122,16 @@ def roof_rows(nuclei: int) -> list[Cells]:
     ]
 
 
+def busy(document: Document) -> Iterator[str]:
+    """A warning where other processes had a share of the machine."""
+    machine = document.machine
+    if machine.load_1m > 1.5 * machine.usable:
+        yield (
+            f"The machine was not quiet: {machine.load_1m:.0f} processes wanted its {machine.usable} cores. All "
+            "methods took turns, so read the ratios between them; the milliseconds are too high."
+        )
+
+
 def machine_lines(document: Document) -> list[str]:
     """What it was measured on."""
     machine = document.machine
@@ -150,7 +160,7 @@ def machine_lines(document: Document) -> list[str]:
 def sections(document: Document) -> Iterator[tuple[str, list[Any]]]:
     """Titles with what stands below them: paragraphs, lists, (header, rows) tables and names of plots."""
     nuclei = int(document.settings["nuclei"])
-    yield "", [*headline(document), str(document.settings["how"])]
+    yield "", [*headline(document), *busy(document), str(document.settings["how"])]
     yield "Speed, fastest first", [(SPEED, list(speed_rows(document))), "fps_macs.png", "accuracy_fps.png"]
     yield "Nuclei and stages", ["latency_nuclei.png", "stages.png"]
     yield (

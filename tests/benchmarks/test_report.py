@@ -15,6 +15,7 @@ from benchmarks.compare import comparison
 from benchmarks.merge import merged
 from benchmarks.plots import PLOTS
 from benchmarks.protocol import read_document
+from benchmarks.report import as_markdown
 from benchmarks.runs import EAGER, ORT
 from pnseg_runtime.errors import PnsegError
 from tests.benchmarks.made import made_document
@@ -62,6 +63,14 @@ def test_the_headline_compares_engine_with_engine(pages):
     text = (pages / "report.md").read_text()
     assert f"By {ORT}, PromptNucSeg-B does 3.33 images a second: 4.0× StarDist." in text
     assert f"By {EAGER}, PromptNucSeg-B does 1.11 images a second: 1.2× HoVer-Net, 1.7× StarDist." in text
+
+
+def test_a_machine_that_was_not_quiet_is_said_to_be_so():
+    document = made_document()
+    for load, said in ((1.0, False), (9.0, True)):
+        machine = document.machine.model_copy(update={"load_1m": load, "usable": 2})
+        text = as_markdown(document.model_copy(update={"machine": machine}), "x")
+        assert ("9 processes wanted its 2 cores" in text) == said
 
 
 def test_another_benchmarks_file_is_no_report(tmp_path):
