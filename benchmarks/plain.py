@@ -55,8 +55,8 @@ def eager_networks(prompter: Prompter, segmentor: Segmentor) -> PlainNetworks:
 
     def decode(features: tuple[Tensor, ...], coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         index = torch.zeros(len(coords), dtype=torch.int64)
-        output = segmentor.decode(ImageFeatures(*features), Prompts(coords, labels, index))
-        return output.mask_logits, output.iou
+        found = segmentor.decode(ImageFeatures(*features), Prompts(coords, labels, index))
+        return found.mask_logits, found.iou
 
     return PlainNetworks(propose, encode, decode)
 
