@@ -62,7 +62,7 @@ nano: .venv-test/.done ## train the shipped model anew, hours on a CPU: make nan
 		.venv-test/bin/pnseg train $$network --recipe nano-clumps --init $(RUNS)/first/$$network/best $(SETS) \
 			--out $(RUNS)/$$network || exit 1; \
 	done
-	.venv-test/bin/pnseg export $(RUNS)/prompter/best $(RUNS)/segmentor/best --out $(RUNS)/bundle --overwrite \
+	.venv-test/bin/pnseg export $(RUNS)/prompter/best $(RUNS)/segmentor/last --out $(RUNS)/bundle --overwrite \
 		--licence Apache-2.0 $(ATTRIBUTION) $(foreach folder,$(DATA),--validate $(folder))
 
 .PHONY: engines

@@ -22,6 +22,7 @@ from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, Manifest, Pro
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.sessions import open_sessions
+from pnseg_runtime.sessions.cache import FOLDER as CACHE
 from pnseg_train.checkpoints import read_card, weights_digest
 from pnseg_train.inference import load_pair, manifest_of, torch_sessions
 from pnseg_train.models.prompter import Prompter
@@ -108,7 +109,7 @@ def export_bundle(
         write_manifest(folder, manifest)
         if out.exists():
             shutil.rmtree(out)
-        shutil.copytree(folder, out)
+        shutil.copytree(folder, out, ignore=shutil.ignore_patterns(CACHE))  # ONNX Runtime's, of this machine
     return manifest
 
 

@@ -30,6 +30,7 @@ from pnseg_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, SHIPPED, Bundle,
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.sessions import Sessions, open_sessions
+from pnseg_runtime.sessions.cache import FOLDER as CACHE
 
 Reduced = Literal["float16", "int8"]
 GRAPHS: tuple[GraphName, ...] = ("prompter", "encoder", "decoder")
@@ -170,7 +171,7 @@ def _workplace(bundle: Bundle, out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         folder = Path(scratch) / "bundle"
-        shutil.copytree(bundle.folder, folder)
+        shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns(CACHE))
         yield folder
         if same:
             for path in sorted(folder.rglob("*"), key=lambda path: path.name == MANIFEST_NAME):
