@@ -186,6 +186,7 @@ def same_pixels(first: NDArray[np.int32], second: NDArray[np.int32]) -> float:
         np.stack([first.ravel(), second.ravel()]), axis=1, return_inverse=True, return_counts=True
     )
     partner = {int(a): int(b) for (a, b), _ in sorted(zip(pairs.T, counts, strict=True), key=lambda entry: entry[1])}
+    partner[0] = 0
     agreeing = np.array([(a > 0) == (b > 0) and partner[int(a)] == b for a, b in pairs.T])
     return float(agreeing[where].mean())
 

@@ -50,7 +50,7 @@ class Options:
     threads: int | None = None
     precision: str = "float32"
     window_batch: int = 8
-    prompt_batch: int = 256
+    prompt_batch: int = 64
     assignment: Assignment = "central"
     negatives: int | None = None
     sensitivity: float | None = None
