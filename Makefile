@@ -39,7 +39,7 @@ clean: ## remove the environments and everything the commands wrote
 	@echo "Installing everything the tests need into .venv-test; PyTorch with CUDA takes about 6 GB ..."
 	@rm -f $@
 	@$(PYTHON) -m venv .venv-test
-	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --editable '.[train,export,rtx,triton,bench,peers,dev]'
+	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --editable '.[train,export,rtx,triton,openvino,slide,ray,bench,peers,dev]'
 	@touch $@
 
 python:
