@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from pnseg_export.agreement import Finding, agreement, findings, near_pairs
-from pnseg_export.bundle import write_manifest
+from pnseg_export.bundle import describe_pair, export_bundle, write_manifest
 from pnseg_export.cli.parity import parity
 from pnseg_export.comparison.bisect import TOLERANCE, bisect
 from pnseg_export.comparison.compare import tensor_differences
@@ -152,3 +152,23 @@ def test_the_verb_fails_on_a_planted_fault_names_its_layer_and_draws_the_masks(t
     text = page.read_text(encoding="utf-8")
     assert "data:image/png;base64," in text
     assert "worst masks" in text
+
+
+@pytest.mark.slow
+def test_checkpoints_are_the_reference_where_they_are_named(tmp_path):
+    from pnseg_train.checkpoints import Card, build, save_checkpoint
+    from pnseg_train.recipes import read_recipe
+
+    torch.manual_seed(0)
+    places = tmp_path / "prompter", tmp_path / "segmentor"
+    for place in places:
+        card = Card(network=place.name, recipe=read_recipe("nano", {"inference.region_filter": False}))
+        save_checkpoint(place, build(card, pretrained=True), card)
+    export_bundle(*describe_pair(*places), tmp_path / "bundle", read_tiles(SAMPLES)[:1])
+    arguments = [str(tmp_path / "bundle"), "--reference", *map(str, places), "--limit", "1", "--bisect", "--json"]
+    done = CliRunner().invoke(parity, arguments)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["reference"] == "PyTorch"
+    assert document["departures"] == []
+    assert document["participants"][1]["tensors"]["mask_logits"]["max_abs"] < 1e-2
