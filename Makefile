@@ -21,7 +21,7 @@ test: .venv-test/.done ## check style, types and import rules, and run all tests
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	.venv-test/bin/lint-imports
-	.venv-test/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n 2 --dist loadfile
 
 clean: ## remove the environments and everything the commands wrote
 	rm -rf .venv-demo .venv-test demo pnseg-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

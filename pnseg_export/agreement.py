@@ -114,7 +114,7 @@ def agreement(reference: Iterable[Finding], candidate: Iterable[Finding]) -> Agr
 def compare(reference: Finding, candidate: Finding) -> TileAgreement:
     """Two findings on one tile."""
     before, after = reference.points, candidate.points
-    rows, columns = near_pairs(before.coords, after.coords)
+    rows, columns = same_nuclei(reference, candidate)
     nuclei, others = reference.nuclei, candidate.nuclei
     first, second = near_pairs(nuclei.points, others.points)
     return TileAgreement(
@@ -126,6 +126,29 @@ def compare(reference: Finding, candidate: Finding) -> TileAgreement:
         nuclei=(len(others), len(nuclei)),
         pq=float(panoptic_quality(nuclei.instance_map(), others.instance_map())["pq"]),
     )
+
+
+def same_nuclei(reference: Finding, candidate: Finding) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the points of two findings that prompt the same nucleus.
+
+    Those near each other do; and of the others, those inside the same mask of the reference: where two anchors
+    propose one nucleus and score alike, a last bit decides which of them stays.
+    """
+    before, after = reference.points.coords, candidate.points.coords
+    rows, columns = near_pairs(before, after)
+    labels = reference.nuclei.instance_map()
+    spare = {label: j for j, label in enumerate(_labels_at(labels, after)) if label and j not in columns}
+    found = []
+    for i, label in enumerate(_labels_at(labels, before)):
+        if i not in rows and label in spare:
+            found.append((i, spare.pop(label)))
+    pairs = np.array(found, np.int64).reshape(-1, 2)
+    return np.append(rows, pairs[:, 0]), np.append(columns, pairs[:, 1])
+
+
+def _labels_at(labels: NDArray[np.int32], coords: NDArray[np.float32]) -> list[int]:
+    x, y = np.rint(coords).astype(int).T
+    return [int(label) for label in labels[y, x]]
 
 
 def near_pairs(

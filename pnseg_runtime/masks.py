@@ -183,7 +183,8 @@ def tighten(mask: Mask, offset: tuple[int, int]) -> tuple[tuple[int, int, int, i
 def largest_piece(mask: Mask, fill: bool = False) -> Mask:
     """The connected piece of the largest area of a mask, of the same shape; with its holes, or filled.
 
-    Of equally large ones it is the one whose first pixel, row by row, comes first.
+    A piece is what one outline encloses, islands in its holes with it. Of equally large ones it is the one whose first
+    pixel, row by row, comes first.
     """
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not outlines or (len(outlines) == 1 and not fill):

@@ -24,8 +24,9 @@ from pnseg_export.precision.feeds import SAMPLES, read_tiles
 from pnseg_export.precision.float16 import halve
 from pnseg_export.precision.rounded import rounded
 from pnseg_runtime.bundle import SHIPPED, Bundle, file_entry
-from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.nuclei import Nuclei, NucleusClass
 from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.prompts import PointPrompts
 from pnseg_train.models.segmentor import sam_segmentor
 from tests.export import made
 from tests.export.networks import images, randomised
@@ -100,6 +101,22 @@ def test_points_are_paired_one_to_one_and_only_when_near():
     second = np.array([[21, 10], [11, 10], [100, 100]], np.float32)
     rows, columns = near_pairs(first, second)
     assert dict(zip(rows.tolist(), columns.tolist(), strict=True)) == {0: 1, 1: 0}
+
+
+def test_points_farther_apart_in_one_mask_prompt_one_nucleus_and_in_two_masks_do_not():
+    class_ = (NucleusClass("nucleus", (0, 0, 0)),)
+
+    def finding(x: float, masks: bool = True) -> Finding:
+        coords, one = np.array([[x, 10]], np.float32), np.ones(1, np.float32)
+        boxes = np.array([[2, 2, 22, 20]], np.int32)
+        nuclei = Nuclei(
+            (40, 60), coords, np.zeros(1, np.int64), one, one, boxes, (np.full((18, 20), masks),), class_table=class_
+        )
+        return Finding(PointPrompts(coords, np.zeros(1, np.int64), one), nuclei)
+
+    assert agreement([finding(6)], [finding(18)]).confident_lost == 0
+    assert agreement([finding(6)], [finding(30)]).confident_lost == 1
+    assert agreement([finding(6, masks=False)], [finding(18)]).confident_lost == 1
 
 
 def test_tensor_differences_are_the_largest_and_the_least_alike():

@@ -66,7 +66,12 @@ def test_on_fifty_tiles_of_four_published_sets(bundle):
 
 
 def test_on_the_tiles_that_everyone_has(bundle):
-    check_gates(judged(bundle, everyones()))
+    """Six small tiles: one nucleus more or less moves their mean PQ by 0.01, so masks and confident points are held."""
+    results = judged(bundle, everyones())
+    assert results["float16"][0].mean_iou >= 0.995
+    assert results["float16"][0].confident_lost == 0
+    assert results["int8"][0].mean_iou >= 0.96
+    assert min(change for _, change in results.values()) >= -0.02
 
 
 def test_the_manifest_names_census_kept_layers_and_figures(bundle):
@@ -101,12 +106,11 @@ def test_the_shipped_bundle_is_not_changed_in_place():
 def test_openvino_runs_the_same_8_bit_files(bundle):
     from pnseg_runtime.sessions import open_sessions
 
-    tiles = [tile.image for tile in everyones()[:2]]
-    ours = findings(Segmenter(bundle, sessions=sessions_of(bundle, "int8")), tiles)
-    theirs = findings(
-        Segmenter(bundle, sessions=open_sessions(bundle, "openvino", precision="int8", cache=False)), tiles
-    )
-    assert agreement(ours, theirs).mean_iou > 0.95
+    tiles = everyones()
+    sessions = open_sessions(bundle, "openvino", precision="int8", cache=False)
+    theirs = findings(Segmenter(bundle, sessions=sessions), [tile.image for tile in tiles])
+    assert agreement(found(bundle, "float32", tiles), theirs).mean_iou > 0.95
+    assert agreement(found(bundle, "int8", tiles), theirs).mean_iou > 0.95
 
 
 def test_files_are_below_the_bundle(bundle):
