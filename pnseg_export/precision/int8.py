@@ -187,9 +187,13 @@ def too_sensitive(errors: Mapping[str, float], tolerance: float) -> dict[str, st
 
 
 def dynamic(path: Path, out: Path) -> None:
-    """Dynamic quantisation of the same layers, the baseline: activations get their range at every run."""
+    """Dynamic quantisation of the same layers, the baseline: activations get their range at every run.
+
+    Products with one matrix a head stay in float32: ONNX Runtime's dynamic kernel takes one matrix.
+    """
     model = read_graph(path, weights=False)
-    unfit = phases(model)
+    heads = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 3}
+    unfit = {*phases(model), *(node.name for node in model.graph.node if heads.intersection(node.input))}
     with _quiet():
         quantize_dynamic(
             path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -57,9 +58,8 @@ def make_folder(folder: Path) -> None:
     """
     with _sentence_for_os_errors([folder]):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".pnseg-{uuid.uuid4().hex}.part"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # without a name, where the system can: a kill leaves nothing behind
+            pass
 
 
 def _rename_all(drafts: list[Path], targets: list[Path]) -> None:

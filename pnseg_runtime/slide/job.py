@@ -139,7 +139,8 @@ def prepare(
         stem = stem_of(slide)
         store = Store(folder / f"{stem}{WORK}", plan)
         message = store.open()
-        with all_or_none([folder / f"{stem}{suffix}" for suffix in (THUMBNAIL, TISSUE)]) as (small, drawn):
+        pictures = [folder / f"{stem}{suffix}" for suffix in (THUMBNAIL, TISSUE)]
+        with all_or_none(pictures, store.drafts) as (small, drawn):
             Image.fromarray(thumbnail.pixels).save(small, format="PNG")
             Image.fromarray(draw_tissue(thumbnail, area, plan, resolution)).save(drawn, format="PNG")
     except BaseException:

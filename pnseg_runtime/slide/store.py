@@ -131,7 +131,8 @@ class Store:
 
     def clear_drafts(self) -> None:
         """Remove what killed processes have left half-written; only for the one that writes the outputs."""
-        for path in (*self.drafts.iterdir(), *self._found.glob("*.part"), *self._settled.glob("*.part")):
+        beside = (path for folder in (self.folder, self._found, self._settled) for path in folder.glob("*.part"))
+        for path in (*self.drafts.iterdir(), *beside):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
