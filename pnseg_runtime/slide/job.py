@@ -140,9 +140,11 @@ def prepare(
         store = Store(folder / f"{stem}{WORK}", plan)
         message = store.open()
         pictures = [folder / f"{stem}{suffix}" for suffix in (THUMBNAIL, TISSUE)]
-        with all_or_none(pictures, store.drafts) as (small, drawn):
-            Image.fromarray(thumbnail.pixels).save(small, format="PNG")
-            Image.fromarray(draw_tissue(thumbnail, area, plan, resolution)).save(drawn, format="PNG")
+        if not all(path.exists() for path in (*pictures, store.pictured)):
+            with all_or_none(pictures, store.drafts) as (small, drawn):
+                Image.fromarray(thumbnail.pixels).save(small, format="PNG")
+                Image.fromarray(draw_tissue(thumbnail, area, plan, resolution)).save(drawn, format="PNG")
+            store.pictured.touch()
     except BaseException:
         reader.close()
         raise

@@ -37,6 +37,8 @@ class Store:
         self._found = self.folder / "found"
         self._settled = self.folder / "settled"
         self.drafts = self.folder / "drafts"
+        #: Is there once the pictures of this plan are: a process that joins later does not draw them again.
+        self.pictured = self.folder / "pictured"
 
     def open(self) -> str | None:
         """Make the folders; work of another plan is removed.
