@@ -28,6 +28,8 @@ from pnseg_runtime.sessions.onnxruntime import open_session
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 PHASE = "it turns coordinates into phases of many periods, which few bits cannot tell apart"
+MATRICES = "it has a matrix for each row or head, each so small that 8 bits only cost time"
+PIECES = "its input is put together of windows, behind which OpenVINO compiles no 8 bits"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,20 @@ def phases(model: onnx.ModelProto) -> dict[str, str]:
         if node is not None and node.op_type in LAYERS:
             found[node.name] = PHASE
     return found
+
+
+def unfit(model: onnx.ModelProto) -> dict[str, str]:
+    """Layers that stay in float whatever their error → why."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    several = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 3}
+    concats = {name for name, node in producers.items() if node.op_type == "Concat"}
+    found = {}
+    for node in (node for node in model.graph.node if node.op_type in LAYERS):
+        if several.intersection(node.input):
+            found[node.name] = MATRICES
+        elif node.input[0] in concats and concats.intersection(producers[node.input[0]].input):
+            found[node.name] = PIECES
+    return found | phases(model)
 
 
 class _Reader(CalibrationDataReader):
@@ -189,11 +205,10 @@ def too_sensitive(errors: Mapping[str, float], tolerance: float) -> dict[str, st
 def dynamic(path: Path, out: Path) -> None:
     """Dynamic quantisation of the same layers, the baseline: activations get their range at every run.
 
-    Products with one matrix a head stay in float32: ONNX Runtime's dynamic kernel takes one matrix.
+    Products with a matrix for each head stay in float32: ONNX Runtime's dynamic kernel takes one matrix.
     """
     model = read_graph(path, weights=False)
-    heads = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 3}
-    unfit = {*phases(model), *(node.name for node in model.graph.node if heads.intersection(node.input))}
+    left = unfit(model)
     with _quiet():
         quantize_dynamic(
             path,
@@ -201,7 +216,7 @@ def dynamic(path: Path, out: Path) -> None:
             op_types_to_quantize=list(LAYERS),
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_quantize=[name for name in layers(model) if name not in unfit],
+            nodes_to_quantize=[name for name in layers(model) if name not in left],
             use_external_data_format=path.with_name(f"{path.name}.data").exists(),
         )
 

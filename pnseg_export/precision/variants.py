@@ -21,9 +21,9 @@ from pnseg_export.precision.int8 import (
     activation_ranges,
     layer_errors,
     layers,
-    phases,
     quantised,
     too_sensitive,
+    unfit,
 )
 from pnseg_export.precision.rounded import rounded_sessions
 from pnseg_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, SHIPPED, Bundle, GraphFile, GraphName, Manifest
@@ -75,7 +75,7 @@ def quantise_graphs(
         path, calls, entry = bundle.path(name), feeds.of(name), bundle.graph(name)
         model = read_graph(path)
         ranges = activation_ranges(path, calls)
-        kept = phases(model)
+        kept = unfit(model)
         candidates = [layer for layer in layers(model) if layer not in kept]
         if choices.search:
             step = max(1, len(calls) // SEARCHED_CALLS)
