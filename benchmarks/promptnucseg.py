@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,15 @@ def random_bundle(size: str, folder: Path, target: str = "cpu") -> Bundle:
     return Bundle.open(folder)
 
 
+def copied_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """A copy in ``folder``, to which graphs may be added; one that is there already is taken as it is."""
+    if not (folder / MANIFEST_NAME).is_file():
+        shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns(".cache"))
+    return Bundle.open(folder)
+
+
 def with_int8(bundle: Bundle) -> Bundle:
-    """The same bundle with 8-bit graphs, made where it lacks them; of random weights, so good for timing only."""
+    """The same bundle with 8-bit graphs, made where it lacks them of every layer: good for timing only."""
     if "int8" in bundle.manifest.precisions:
         return bundle
     feeds = record(bundle, [make_tile(TYPICAL).image])
@@ -74,13 +82,13 @@ def with_int8(bundle: Bundle) -> Bundle:
     return Bundle.open(bundle.folder)
 
 
-def plain_counts(size: str, nuclei: int) -> Counts:
-    """Counts of the networks as they are published, each nucleus decoded once, with its negative prompt."""
+def plain_counts(size: str, nuclei: int, negatives: int = NEGATIVES) -> Counts:
+    """Counts of the networks as they are published, each nucleus decoded once, with its negative prompts."""
     prompter, segmentor = random_pair(size, "meta")
     encoder, decoder = EncoderGraph(segmentor, PLAIN), DecoderGraph(segmentor, PLAIN)
     with torch.device("meta"):
         image = torch.empty(1, 3, SIDE, SIDE)
-        points = 1 + NEGATIVES
+        points = 1 + negatives
         prompts = (torch.empty(nuclei, points, 2), torch.empty(nuclei, points), torch.empty(nuclei, dtype=torch.int64))
     return count(prompter, lambda: prompter(image)) + count(segmentor, lambda: decoder(*encoder(image), *prompts))
 

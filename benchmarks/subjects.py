@@ -18,6 +18,8 @@ from benchmarks.networks import random_pair
 from benchmarks.peers import PEERS, Arrays, Peer, open_peer
 from benchmarks.promptnucseg import (
     NANO,
+    NEGATIVES,
+    copied_bundle,
     eager_sessions,
     exported_macs,
     manifest_for,
@@ -170,20 +172,22 @@ def open_ours(method: str, runs: tuple[str, ...], folder: Path, device: str, thr
     """PromptNucSeg of a size; nano is the shipped bundle, the others have random weights."""
     size = SIZES[method]
     options = Options(threads=threads)
-    counts = plain_counts(size, TYPICAL) if size != NANO else None
+    negatives = Bundle.open(NANO).manifest.prompting.negatives if size == NANO else NEGATIVES
+    counts = plain_counts(size, TYPICAL, negatives)
     subjects: Opened = []
     if EAGER in runs:
         bundle = Bundle(folder, manifest_for(size) if size != NANO else Bundle.open(NANO).manifest)
         prompting, classes = bundle.manifest.prompting, len(bundle.manifest.classes.names)
         pair = random_pair(size, levels=prompting.levels, spacing=prompting.anchor_spacing, classes=classes)
         sessions = eager_sessions(*pair, device)
-        run_macs = plain_counts(size, TYPICAL * passes(bundle.manifest)).macs if size != NANO else None
+        run_macs = plain_counts(size, TYPICAL * passes(bundle.manifest), negatives).macs
         subjects.append(_ours(method, EAGER, bundle, sessions, options, counts, run_macs=run_macs))
     engines = {run: engine for run, engine in ENGINES.items() if run in runs}
     if not engines:
         return subjects
-    bundle = Bundle.open(NANO) if size == NANO else random_bundle(size, folder / method)
-    if size != NANO and any(engine.precision == "int8" for engine in engines.values()):
+    made = folder / method
+    bundle = copied_bundle(Bundle.open(NANO), made) if size == NANO else random_bundle(size, made)
+    if any(engine.precision == "int8" for engine in engines.values()):
         bundle = with_int8(bundle)
     macs = exported_macs(bundle, TYPICAL), exported_macs(bundle, TYPICAL * passes(bundle.manifest))
     for run, engine in engines.items():
@@ -223,7 +227,7 @@ def _on_device(
         exported_macs=exported,
         run_macs=run_macs,
         origin=origin,
-        difference=OUR_DIFFERENCE if counts else "",
+        difference="" if method.endswith(NANO) else OUR_DIFFERENCE,
     )
 
 
@@ -259,7 +263,7 @@ def _ours(
         exported_macs=exported,
         run_macs=run_macs,
         origin="this toolkit" + ("; the shipped bundle" if method.endswith(NANO) else "; random weights"),
-        difference=OUR_DIFFERENCE if counts else "not in the paper",
+        difference="not in the paper" if method.endswith(NANO) else OUR_DIFFERENCE,
     )
 
 
