@@ -33,7 +33,7 @@ def load(
 
     Args:
         name_or_path: a shipped bundle's name, or a bundle's folder.
-        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, ``"engines"`` for the bundle's TensorRT
+        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, ``"cuda"`` for the bundle's TensorRT
             engines with everything else on the GPU too, or ``"auto"`` for the fastest that works.
         options: fields of :class:`pnseg_runtime.options.Options`.
 
@@ -45,17 +45,17 @@ def load(
     from pnseg_runtime.bundle import Bundle
     from pnseg_runtime.options import Options
     from pnseg_runtime.pipeline import Segmenter
-    from pnseg_runtime.sessions import AUTO, ENGINES
+    from pnseg_runtime.sessions import AUTO, CUDA
 
     bundle, chosen = Bundle.open(name_or_path), Options(**options)
-    if backend == ENGINES or (backend == AUTO and bundle.manifest.engines):
+    if backend == CUDA or (backend == AUTO and bundle.manifest.engines):
         from pnseg_runtime.cuda.segmenter import DeviceSegmenter
         from pnseg_runtime.errors import PnsegError
 
         try:
             return DeviceSegmenter(bundle, chosen)
         except PnsegError as error:
-            if backend == ENGINES:
+            if backend == CUDA:
                 raise
             logging.getLogger("pnseg.sessions").info("auto: the bundle's engines are passed over: %s", error)
     return Segmenter(bundle, chosen, backend, cache=True)

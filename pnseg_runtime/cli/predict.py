@@ -13,19 +13,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from pnseg_runtime import cuda, load
+from pnseg_runtime import load
 from pnseg_runtime.cli.group import Failure, show_error
 from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
-from pnseg_runtime.cuda import CUDA
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
 from pnseg_runtime.pipeline import Segmenter
-from pnseg_runtime.sessions import AUTO, BACKENDS, PRECISIONS
+from pnseg_runtime.sessions import AUTO, BACKENDS, CUDA, PRECISIONS
 
 
 class Predictor(Protocol):
@@ -154,8 +153,6 @@ def predict(
 
 
 def _opened(bundle: str, given: dict[str, Any]) -> Predictor:
-    if given.get("backend") == CUDA:
-        return cuda.load(bundle, **{name: value for name, value in given.items() if name != "backend"})
     segmenter = load(bundle, **given)
     if given.get("backend") == AUTO:
         reason = segmenter.sessions.reason if isinstance(segmenter, Segmenter) else "the bundle's engines fit this GPU."

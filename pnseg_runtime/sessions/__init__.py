@@ -24,8 +24,8 @@ from pnseg_runtime.errors import BackendError
 Runner = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 AUTO = "auto"
-#: The bundle's TensorRT engines, which need no session: :mod:`pnseg_runtime.cuda`.
-ENGINES = "engines"
+#: The bundle's TensorRT engines and everything else on the GPU too, without sessions: :mod:`pnseg_runtime.cuda`.
+CUDA = "cuda"
 
 
 @dataclass(frozen=True)

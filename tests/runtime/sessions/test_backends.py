@@ -197,4 +197,4 @@ def test_engines_that_are_asked_for_and_not_there_are_an_error():
     from pnseg_runtime import load
 
     with pytest.raises((BackendError, BundleError)):
-        load("nano", backend="engines")
+        load("nano", backend="cuda")
