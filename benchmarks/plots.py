@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
 
 from benchmarks.protocol import Document, Row
 from benchmarks.runs import EAGER
@@ -65,35 +66,57 @@ def cost(row: Row) -> float | None:
 def fps_against_macs(axes: Axes, document: Document) -> None:
     """Each run by what it computes and how fast it is."""
     rows = [row for row in measured(document) if cost(row)]
-    scatter(axes, rows, cost, lambda row: field(row, "fps"))
     axes.set(xscale="log", yscale="log", xlabel="GMACs a tile, as run", ylabel="images a second")
+    scatter(axes, rows, cost, lambda row: field(row, "fps"))
     axes.set_title("Speed against arithmetic")
 
 
 def accuracy_against_fps(axes: Axes, document: Document) -> None:
     """The paper's mPQ against this machine's speed."""
     rows = [row for row in measured(document) if field(row, "printed")]
-    scatter(axes, rows, lambda row: field(row, "fps"), lambda row: field(row, "printed")["mpq"])
     axes.set(xscale="log", xlabel="images a second on this machine", ylabel="mPQ on PanNuke, as the paper prints it")
+    scatter(axes, rows, lambda row: field(row, "fps"), lambda row: field(row, "printed")["mpq"])
     axes.set_title("Accuracy (printed) against speed (measured)")
 
 
 def scatter(
     axes: Axes, rows: Sequence[Row], x: Callable[[Row], float | None], y: Callable[[Row], float | None]
 ) -> None:
-    """One point a row; a method's name beside its fastest run."""
-    shapes, named = markers(rows), set()
-    for row in rows:
-        at = float(x(row) or 0), float(y(row) or 0)
+    """One point a row; a method's name beside its fastest run, where nothing else stands. The scales are set before."""
+    shapes = markers(rows)
+    places = [(float(x(row) or 0), float(y(row) or 0)) for row in rows]
+    for row, at in zip(rows, places, strict=True):
         axes.plot(*at, shapes[row.run], color=colour(row), markersize=7, linestyle="none")
-        if row.method not in named:
-            named.add(row.method)
-            weight = "bold" if is_ours(row) else "normal"
-            axes.annotate(row.method, at, (6, 6), textcoords="offset points", fontsize=8, weight=weight)
     for run, shape in shapes.items():
         axes.plot([], [], shape, color="black", label=run, linestyle="none")
     axes.legend(fontsize=8, frameon=False)
     axes.margins(0.18)
+    axes.autoscale_view()
+    taken = [Bbox.from_bounds(left - 5, bottom - 5, 10, 10) for left, bottom in axes.transData.transform(places)]
+    named: set[str] = set()
+    for row, at in zip(rows, places, strict=True):
+        if row.method not in named:
+            named.add(row.method)
+            taken.append(place_label(axes, row.method, at, taken, weight="bold" if is_ours(row) else "normal"))
+
+
+#: Where a label may stand, points from what it names, and which of its ends is there: beside it, then farther away.
+OFFSETS = tuple((x, y, end) for y in (5, -12, 17, -24, 29, -36) for x, end in ((7, "left"), (-7, "right")))
+
+
+def place_label(
+    axes: Axes, text: str, at: tuple[float, float], taken: Sequence[Bbox], weight: Literal["bold", "normal"]
+) -> Bbox:
+    """Write at the first offset at which no box is overlapped; gives the label's own box, px."""
+    figure = axes.get_figure()
+    assert figure is not None
+    label = axes.annotate(text, at, (0, 0), textcoords="offset points", fontsize=8, weight=weight)
+    for x, y, end in OFFSETS:
+        label.set(position=(x, y), horizontalalignment=end)
+        box = label.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
+        if not box.count_overlaps(taken):
+            break
+    return box
 
 
 def latency_against_nuclei(axes: Axes, document: Document) -> None:

@@ -110,8 +110,12 @@ def headline(document: Document) -> Iterator[str]:
 
 
 def not_measured(document: Document) -> list[str]:
-    """Every run without a figure, and why."""
-    return [f"{row.method}, {row.run}: {row.note}" for row in document.rows if row.latency is None]
+    """Every run without a figure, and why; those of a method with the same reason in one line."""
+    missing: dict[tuple[str, str], list[str]] = {}
+    for row in document.rows:
+        if row.latency is None:
+            missing.setdefault((row.method, row.note), []).append(row.run)
+    return [f"{method}, {', '.join(runs)}: {reason}" for (method, reason), runs in missing.items()]
 
 
 def roof_rows(nuclei: int) -> list[Cells]:
