@@ -73,14 +73,20 @@ def unfit(model: onnx.ModelProto) -> dict[str, str]:
     """Layers that stay in float whatever their error → why."""
     producers = {name: node for node in model.graph.node for name in node.output}
     several = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 3}
-    concats = {name for name, node in producers.items() if node.op_type == "Concat"}
+    rows, columns = (_concatenated(model, axis) for axis in (1, 2))  # windows stand in rows, these in a grid
     found = {}
     for node in (node for node in model.graph.node if node.op_type in LAYERS):
         if several.intersection(node.input):
             found[node.name] = MATRICES
-        elif node.input[0] in concats and concats.intersection(producers[node.input[0]].input):
+        elif node.input[0] in rows and columns.intersection(producers[node.input[0]].input):
             found[node.name] = PIECES
     return found | phases(model)
+
+
+def _concatenated(model: onnx.ModelProto, axis: int) -> set[str]:
+    # Tensors that are put together of others along an axis.
+    concats = (node for node in model.graph.node if node.op_type == "Concat")
+    return {node.output[0] for node in concats if onnx.helper.get_node_attr_value(node, "axis") == axis}
 
 
 class _Reader(CalibrationDataReader):
