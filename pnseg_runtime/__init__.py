@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,11 @@ def load(
     Args:
         name_or_path: a shipped bundle's name, or a bundle's folder.
         backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, ``"cuda"`` for the bundle's TensorRT
-            engines with everything else on the GPU too, or ``"auto"`` for the fastest that works.
+            engines with everything else on the GPU too (``docs/cuda.md``), or ``"auto"`` for the fastest that works.
         options: fields of :class:`pnseg_runtime.options.Options`.
+
+    Returns:
+        A segmenter; its ``backend``, ``precision`` and ``reason`` say what runs and why.
 
     Raises:
         BundleError: no such bundle, or one that is damaged or newer than this pnseg.
@@ -48,16 +50,14 @@ def load(
     from pnseg_runtime.sessions import AUTO, CUDA
 
     bundle, chosen = Bundle.open(name_or_path), Options(**options)
-    if backend == CUDA or (backend == AUTO and bundle.manifest.engines):
+    if backend == CUDA:
         from pnseg_runtime.cuda.segmenter import DeviceSegmenter
-        from pnseg_runtime.errors import PnsegError
 
-        try:
-            return DeviceSegmenter(bundle, chosen)
-        except PnsegError as error:
-            if backend == CUDA:
-                raise
-            logging.getLogger("pnseg.sessions").info("auto: the bundle's engines are passed over: %s", error)
+        return DeviceSegmenter(bundle, chosen)
+    if backend == AUTO and bundle.manifest.engines:
+        from pnseg_runtime.cuda.choice import open_fastest
+
+        return open_fastest(bundle, chosen)
     return Segmenter(bundle, chosen, backend, cache=True)
 
 

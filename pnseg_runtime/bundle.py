@@ -182,6 +182,12 @@ class Manifest(_Frozen):
         """Precisions that the bundle has graphs of."""
         return ("float32", *self.variants)
 
+    @property
+    def engine_precision(self) -> str | None:
+        """What the engines compute in where nobody has chosen: the most exact that there is, None without engines."""
+        built = {engine.precision for engine in self.engines}
+        return next((precision for precision in PRECISIONS if precision in built), None)
+
     def files(self) -> list[BundleFile]:
         """Every file of the bundle but the manifest, once each."""
         graphs = [graph for graphs in (self.graphs, *self.variants.values()) for graph in graphs.values()]

@@ -20,7 +20,8 @@ class Options:
     Attributes:
         threads: CPU threads of an operator, None for the physical cores at hand.
         precision: what the networks compute in: ``"float32"``, ``"bfloat16"`` (OpenVINO), or one that the
-            bundle has graphs of (``"float16"``, ``"int8"``).
+            bundle has graphs or engines of (``"float16"``, ``"int8"``); None for float32, or for what the
+            bundle's engines were built in where they run.
         window_batch: windows that go through the encoder together.
         prompt_batch: prompts that go through the decoder together.
         assignment: ``"central"`` decodes each point in the one window that holds it most centrally,
@@ -48,7 +49,7 @@ class Options:
     """
 
     threads: int | None = None
-    precision: str = "float32"
+    precision: str | None = None
     window_batch: int = 8
     prompt_batch: int = 64
     assignment: Assignment = "central"

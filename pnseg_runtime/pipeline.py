@@ -15,6 +15,7 @@ Images are RGB scaled to 0–1 and normalised; all tensors are float32, ``image_
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from threading import Lock
 from types import TracebackType
 from typing import Any
@@ -106,6 +107,31 @@ class Segmenter:
         if (sessions := self._sessions) is None:
             raise BackendError("This segmenter is closed; open the bundle again.")
         return sessions
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs the networks."""
+        return self.sessions.backend
+
+    @property
+    def precision(self) -> str:
+        """What the networks compute in."""
+        return self.sessions.precision
+
+    @property
+    def reason(self) -> str:
+        """Why it is this backend, one sentence."""
+        return self.sessions.reason
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """Of ``auto``: why each backend that was tried does not work, a sentence each."""
+        return self.sessions.passed_over
+
+    def explained(self, passed_over: str) -> Segmenter:
+        """Add a sentence to :attr:`passed_over`; returns the segmenter."""
+        self._sessions = replace(self.sessions, passed_over=(passed_over, *self.sessions.passed_over))
+        return self
 
     def close(self) -> None:
         """Let go of the networks; the segmenter cannot predict any more.

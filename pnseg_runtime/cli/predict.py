@@ -17,14 +17,14 @@ from pnseg_runtime import load
 from pnseg_runtime.cli.group import Failure, show_error
 from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
+from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
-from pnseg_runtime.pipeline import Segmenter
-from pnseg_runtime.sessions import AUTO, BACKENDS, CUDA, PRECISIONS
+from pnseg_runtime.sessions import AUTO
 
 
 class Predictor(Protocol):
@@ -33,20 +33,12 @@ class Predictor(Protocol):
     def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None) -> Nuclei: ...
 
 
-def _kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    kinds = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        named = ", ".join(unknown) or "an empty list"
-        raise click.BadParameter(f"{named} is no kind of output; choose from {', '.join(KINDS)}.", ctx, param)
-    return kinds
-
-
 _EPILOG = """\b
 Examples:
   pnseg predict tile.png
   pnseg predict tiles/ --out results --only geojson,csv
   pnseg predict tiles/ --backend auto --precision bfloat16
+  pnseg predict tiles/ --bundle bundles/mine --backend cuda
   pnseg predict a.tif b.tif --bundle my_bundle/ --mpp 0.25
 
 \b
@@ -56,52 +48,17 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
 
 @click.command(epilog=_EPILOG)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...", type=click.Path(path_type=Path))
-@click.option("--bundle", default="nano", show_default=True, help="A shipped bundle's name or a bundle's folder.")
-@click.option(
-    "--out",
-    "folder",
-    default="pnseg-out",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder for results.",
-)
-@click.option(
-    "--only",
-    "kinds",
-    callback=_kinds,
-    metavar="KIND,...",
-    default=",".join(KINDS),
-    show_default=True,
-    help="Kinds of output to write.",
-)
+@bundle_option
+@output_options(KINDS)
 @click.option(
     "--mpp",
     type=click.FloatRange(0.01, 100),
     help="Microns per pixel, for measurements in µm; else what a file states.",
 )
-@click.option(
-    "--backend",
-    type=click.Choice([AUTO, *BACKENDS, CUDA]),
-    help="What runs the networks; auto picks the fastest that works and says why, cuda runs a bundle's engines.  "
-    "[default: onnxruntime]",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="What the networks compute in, of what bundle and backend have.  [default: float32]",
-)
-@click.option("--threads", type=click.IntRange(1), help="Processor threads; else as many as there are cores.")
-@click.option(
-    "--assignment",
-    type=click.Choice(["central", "all"]),
-    help="Decode a point in the window that holds it most centrally, or in all that hold it.",
-)
-@click.option("--negatives", type=click.IntRange(0), metavar="K", help="Negative prompts a nucleus; else the bundle's.")
-@click.option("--sensitivity", type=float, help="More finds more nuclei, and more that are none; else the bundle's.")
+@prediction_options(images=True)
 @click.option(
     "--overlap", type=click.IntRange(0, 255), metavar="PX", help="Of neighbouring windows; else the bundle's."
 )
-@click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window: slower, steadier.")
 @click.option("--recursive", is_flag=True, help="Look into folders inside a folder too.")
 @click.option("--overwrite/--no-overwrite", default=True, show_default=True, help="Replace results of an earlier run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -111,17 +68,11 @@ def predict(
     folder: Path,
     kinds: tuple[str, ...],
     mpp: float | None,
-    backend: str | None,
-    precision: str | None,
-    threads: int | None,
-    assignment: str | None,
-    negatives: int | None,
-    sensitivity: float | None,
-    overlap: int | None,
-    tta: bool,
+    backend: str,
     recursive: bool,
     overwrite: bool,
     as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Outline the nuclei in images.
 
@@ -129,17 +80,9 @@ def predict(
     IMAGE, and for every image in a FOLDER.
     """
     make_folder(folder)
-    given: dict[str, Any] = {
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "assignment": assignment,
-        "negatives": negatives,
-        "sensitivity": sensitivity,
-        "overlap": overlap,
-        "tta": tta or None,
-    }
-    segmenter = _opened(bundle, {name: value for name, value in given.items() if value is not None})
+    segmenter = load(bundle, backend=backend, **given(chosen))
+    if backend == AUTO:
+        tell_choice(segmenter.reason, segmenter.passed_over)
     jobs = plan(images, folder, kinds, recursive)
     results = [_run(job, segmenter, mpp, overwrite) for job in _with_progress(jobs)]
     done = [result for result in results if isinstance(result, Done)]
@@ -150,14 +93,6 @@ def predict(
         print_table(done)
     if failed:
         raise Failure(f"{len(failed)} of {len(results)} images failed")
-
-
-def _opened(bundle: str, given: dict[str, Any]) -> Predictor:
-    segmenter = load(bundle, **given)
-    if given.get("backend") == AUTO:
-        reason = segmenter.sessions.reason if isinstance(segmenter, Segmenter) else "the bundle's engines fit this GPU."
-        click.echo(f"Backend: {reason}", err=True)
-    return segmenter
 
 
 def _run(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> Done | Failed:

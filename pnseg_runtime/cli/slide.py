@@ -16,9 +16,9 @@ from rich.table import Table
 
 from pnseg_runtime.cli.group import Failure, show_error
 from pnseg_runtime.cli.log import LOGGER
+from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.sessions import AUTO, BACKENDS, PRECISIONS
 from pnseg_runtime.slide import KINDS, Model, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.outputs import stem_of
@@ -30,6 +30,7 @@ _EPILOG = """\b
 Examples:
   pnseg slide slide.svs --out results
   pnseg slide slides/ --out results --only parquet,geojson.gz
+  pnseg slide slide.svs --bundle bundles/mine --backend tensorrt
   pnseg slide tcga.svs --mpp 0.25 --roi 10000,8000,4000,4000
   pnseg slide slides/ --out /shared/results --engine ray
 
@@ -41,56 +42,16 @@ Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usa
 """
 
 
-def _kinds(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    kinds = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        named = ", ".join(unknown) or "an empty list"
-        raise click.BadParameter(f"{named} is no kind of output; choose from {', '.join(KINDS)}.", ctx, param)
-    return kinds
-
-
 @click.command(epilog=_EPILOG)
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE|FOLDER...", type=click.Path(path_type=Path))
-@click.option("--bundle", default="nano", show_default=True, help="A shipped bundle's name or a bundle's folder.")
-@click.option(
-    "--out", "folder", default="pnseg-out", show_default=True, type=click.Path(path_type=Path), help="Results go here."
-)
-@click.option(
-    "--only",
-    "kinds",
-    callback=_kinds,
-    metavar="KIND,...",
-    default=",".join(KINDS),
-    show_default=True,
-    help="Kinds of output to write.",
-)
+@bundle_option
+@output_options(KINDS)
 @click.option(
     "--mpp", type=click.FloatRange(0.05, 5), help="Microns per pixel of the full resolution; else what a file states."
 )
 @click.option("--roi", metavar="X,Y,W,H|FILE", help="Look only here: px of the full resolution, or GeoJSON polygons.")
 @click.option("--tissue/--no-tissue", default=True, show_default=True, help="Look only where there is tissue.")
-@click.option("--threads", type=click.IntRange(1), help="Processor threads; else as many as there are cores.")
-@click.option(
-    "--backend",
-    type=click.Choice([AUTO, *BACKENDS]),
-    default="onnxruntime",
-    show_default=True,
-    help="What runs the networks; auto picks the fastest that works.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="What the networks compute in, of what bundle and backend have.  [default: float32]",
-)
-@click.option(
-    "--assignment",
-    type=click.Choice(["central", "all"]),
-    help="Decode a point in the window that holds it most centrally, or in all that hold it.",
-)
-@click.option("--negatives", type=click.IntRange(0), metavar="K", help="Negative prompts a nucleus; else the bundle's.")
-@click.option("--sensitivity", type=float, help="More finds more nuclei, and more that are none; else the bundle's.")
-@click.option("--tta", is_flag=True, help="Average six views of every window; about six times the work.")
+@prediction_options(images=False)
 @click.option(
     "--core",
     type=click.IntRange(64),
@@ -120,7 +81,6 @@ def slide(
     mpp: float | None,
     roi: str | None,
     tissue: bool,
-    threads: int | None,
     backend: str,
     core: int,
     margin: int,
@@ -136,7 +96,7 @@ def slide(
     For every SLIDE, and every slide in a FOLDER: GeoJSON for QuPath, a table with polygons (Parquet),
     a label image (OME-Zarr), and pictures of tissue, density and classes.
     """
-    model = Model(bundle, Options(threads=threads, **{k: v for k, v in chosen.items() if v is not None}), backend)
+    model = Model(bundle, Options(**given(chosen)), backend)
     options = SlideOptions(mpp, tissue, roi, core, margin)
     jobs = _expand(slides)
     with Display(Console(stderr=True)) as display:
@@ -263,6 +223,10 @@ class Display(Watcher):
         LOGGER.info("%s", what)
         if self._task is not None:
             self._progress.update(self._task, rates=what)
+
+    def chosen(self, reason: str, passed_over: tuple[str, ...]) -> None:
+        self.clear()
+        tell_choice(reason, passed_over)
 
     def planned(self, job: Job) -> None:
         self.clear()

@@ -1,6 +1,6 @@
-"""Prediction with everything on an NVIDIA GPU; see ``docs/cuda.md``.
+"""Prediction with everything on an NVIDIA GPU: ``backend="cuda"``; see ``docs/cuda.md``.
 
 >>> import pnseg_runtime
->>> segmenter = pnseg_runtime.load("bundles/mine", backend="cuda", precision="float16")
+>>> segmenter = pnseg_runtime.load("bundles/mine", backend="cuda")
 >>> nuclei = segmenter.predict(rgb)
 """

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pnseg_runtime.cuda.binaries import binary_for
+from pnseg_runtime.cuda.nvidia import LIBRARY, find_driver
 from pnseg_runtime.errors import BackendError
 
 #: Arguments of each kernel, as the characters of :mod:`struct`: P pointer, i int, f float, d double.
@@ -58,11 +59,12 @@ class Device:
     Everything that touches the GPU stands below ``with device.current():``.
     """
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, kernels: bool = True) -> None:
         """Take a GPU into use.
 
         Args:
             index: of the GPU, as the driver counts.
+            kernels: whether pnseg's kernels are loaded; engines alone do without.
 
         Raises:
             BackendError: PyCUDA or the driver is missing, there is no such GPU, or it is too old.
@@ -70,6 +72,8 @@ class Device:
         try:
             import pycuda.driver as driver
         except ImportError as error:
+            if (problem := find_driver().problem) is not None:
+                raise BackendError(f"CUDA: {problem}; pnseg doctor says more.") from error
             raise BackendError(
                 f"PyCUDA does not import ({error}); run: pip install 'pnseg[tensorrt]' (it needs a CUDA toolkit)."
             ) from error
@@ -85,9 +89,14 @@ class Device:
             self._context = device.retain_primary_context()
         # Left to its destructor, PyCUDA would give a primary context back as if it had made it.
         finalize(self, release, self._context)
-        self._library = ctypes.CDLL("libcuda.so.1")
+        self._library = ctypes.CDLL(LIBRARY)
+        self._kernels: dict[str, Any] = {}
+        if kernels:
+            self._load_kernels()
+
+    def _load_kernels(self) -> None:
         with self.current(), checked("the driver does not take the kernels; it may be older than CUDA 13"):
-            self._module = driver.module_from_buffer(binary_for(self.capability))
+            self._module = self._driver.module_from_buffer(binary_for(self.capability))
             self._kernels = {
                 name: self._module.get_function(name).prepare(format_) for name, format_ in ARGUMENTS.items()
             }

@@ -7,18 +7,22 @@ memory and on a stream. TensorRT and TensorRT for RTX have the same calls for th
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 
-from pnseg_runtime.bundle import Bundle, EngineFile
-from pnseg_runtime.errors import BackendError, BundleError
+from pnseg_runtime.bundle import Bundle, EngineFile, GraphName
+from pnseg_runtime.cuda.nvidia import architecture
+from pnseg_runtime.errors import BackendError
+from pnseg_runtime.sessions import require_engines
 
 Shape = tuple[int, ...]
+#: An input's name → the smallest and the largest shape.
+Profile = dict[str, tuple[Shape, Shape]]
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +33,8 @@ class Execution(Protocol):
     def prepare(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Set the inputs' shapes; returns the outputs'."""
 
-    def run(self, addresses: Mapping[str, int], stream: int) -> None:
-        """Put the network on a stream (its handle), with the address of every input and output."""
+    def run(self, addresses: Mapping[str, int]) -> None:
+        """Put the network on its stream, with the address of every input and output."""
 
 
 class Engine(Protocol):
@@ -39,13 +43,15 @@ class Engine(Protocol):
     Attributes:
         inputs: name → element type.
         outputs: likewise.
+        profiles: for each optimisation profile, an input's name → the smallest and the largest shape it takes.
     """
 
     inputs: dict[str, np.dtype[Any]]
     outputs: dict[str, np.dtype[Any]]
+    profiles: list[Profile]
 
-    def execution(self) -> Execution:
-        """A new execution; engines are shared by threads, executions are not."""
+    def execution(self, stream: int) -> Execution:
+        """A new execution on a stream (its handle); engines are shared by threads, executions are not."""
 
 
 @dataclass(frozen=True)
@@ -82,35 +88,39 @@ FLAVOURS = {
 
 
 class TensorRTExecution:
-    """An execution context of TensorRT."""
+    """Execution contexts of TensorRT, one for each profile that was ever needed, all on one stream.
 
-    def __init__(self, engine: TensorRTEngine, context: Any) -> None:
+    A context keeps its profile: TensorRT would have to wait and to prepare itself anew to change it.
+    """
+
+    def __init__(self, engine: TensorRTEngine, stream: int) -> None:
         self._engine = engine
-        self._context = context
+        self._stream = stream
+        self._contexts: dict[int, Any] = {}
+        self._context: Any = None
 
     def prepare(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """See :class:`Execution`.
 
         Raises:
-            BackendError: a shape that the engine does not take.
+            BackendError: shapes that the engine does not take, or no memory for an execution context.
         """
+        path = self._engine.path
+        context = self._context = self._of_profile(profile_of(self._engine.profiles, shapes, path))
         for name, shape in shapes.items():
-            if not self._context.set_input_shape(name, shape):
-                raise BackendError(
-                    f"{self._engine.path}: the engine takes no {name} of shape {shape}; "
-                    "predict with smaller batches or images, or build it with wider profiles."
-                )
-        if missing := self._context.infer_shapes():
-            raise BackendError(f"{self._engine.path}: the engine still lacks {', '.join(missing)}; build it again.")
-        found = {name: tuple(self._context.get_tensor_shape(name)) for name in self._engine.outputs}
+            if not context.set_input_shape(name, shape):
+                raise BackendError(f"{path}: TensorRT takes no {name} of shape {shape}; build the engine again.")
+        if missing := context.infer_shapes():
+            raise BackendError(f"{path}: the engine still lacks {', '.join(missing)}; build it again.")
+        found = {name: tuple(context.get_tensor_shape(name)) for name in self._engine.outputs}
         for name, shape in found.items():
             if any(side < 0 for side in shape):
                 raise BackendError(
-                    f"{self._engine.path}: the shape of {name} depends on its values ({shape}); build the engine again."
+                    f"{path}: the shape of {name} depends on its values ({shape}); build the engine again."
                 )
         return found
 
-    def run(self, addresses: Mapping[str, int], stream: int) -> None:
+    def run(self, addresses: Mapping[str, int]) -> None:
         """See :class:`Execution`.
 
         Raises:
@@ -119,8 +129,57 @@ class TensorRTExecution:
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):
                 raise BackendError(f"{self._engine.path}: TensorRT takes no address for {name}.")
-        if not self._context.execute_async_v3(stream):
+        if not self._context.execute_async_v3(self._stream):
             raise BackendError(f"{self._engine.path}: TensorRT cannot run this engine; its log says more.")
+
+    def _of_profile(self, index: int) -> Any:
+        if index not in self._contexts:
+            context = self._engine.context()
+            if not context.set_optimization_profile_async(index, self._stream):
+                raise BackendError(f"{self._engine.path}: TensorRT does not take its profile {index}; build it again.")
+            self._contexts[index] = context
+        return self._contexts[index]
+
+
+def profile_of(profiles: Sequence[Profile], shapes: Mapping[str, Shape], path: Path) -> int:
+    """The first profile that takes all shapes.
+
+    Args:
+        profiles: of an engine.
+        shapes: of its inputs.
+        path: the engine's, named in errors.
+
+    Raises:
+        BackendError: none does; with what the engine takes.
+    """
+    for index, profile in enumerate(profiles):
+        if all(_within(shape, *profile[name]) for name, shape in shapes.items()):
+            return index
+    taken = {
+        name: [profile[name] for profile in profiles]
+        for name, shape in shapes.items()
+        if not any(_within(shape, *profile[name]) for profile in profiles)
+    }
+    if not taken:
+        told = ", ".join(f"{name} {times(shape)}" for name, shape in shapes.items())
+        raise BackendError(f"{path}: no profile of the engine takes all of {told}; build it with wider profiles.")
+    name, ranges = next(iter(taken.items()))
+    told = " or ".join(f"{times(least)} to {times(most)}" for least, most in ranges)
+    raise BackendError(
+        f"{path}: the engine takes no {name} of {times(shapes[name])}, but {told}; "
+        "take smaller images or batches, or build it for larger ones (pnseg build --side, --batches, --prompts)."
+    )
+
+
+def times(shape: Shape) -> str:
+    """A shape as people write it."""
+    return "×".join(map(str, shape))
+
+
+def _within(shape: Shape, smallest: Shape, largest: Shape) -> bool:
+    return len(shape) == len(smallest) and all(
+        least <= side <= most for least, side, most in zip(smallest, shape, largest, strict=True)
+    )
 
 
 class TensorRTEngine:
@@ -158,13 +217,23 @@ class TensorRTEngine:
             tensors = self.inputs if is_input else self.outputs
             tensors[name] = np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
 
-    def execution(self) -> TensorRTExecution:
-        """See :class:`Engine`.
+        self.profiles: list[Profile] = [
+            {name: self._range(name, index) for name in self.inputs}
+            for index in range(self._engine.num_optimization_profiles)
+        ]
+
+    def execution(self, stream: int) -> TensorRTExecution:
+        """See :class:`Engine`."""
+        return TensorRTExecution(self, stream)
+
+    def context(self) -> Any:
+        """A new execution context, which takes memory for its profile alone.
 
         Raises:
-            BackendError: TensorRT gives no execution context.
+            BackendError: TensorRT gives none.
         """
         config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
         # RTX alone: its fallback kernels, until specialised ones are compiled, would be slow and change numbers later.
         strategy = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
         if strategy is not None:
@@ -172,29 +241,52 @@ class TensorRTEngine:
         context = self._engine.create_execution_context(config)
         if context is None:
             raise BackendError(f"{self.path}: TensorRT gives no execution context; the GPU may be out of memory.")
-        return TensorRTExecution(self, context)
+        return context
+
+    def _range(self, name: str, profile: int) -> tuple[Shape, Shape]:
+        smallest, _, largest = self._engine.get_tensor_profile_shape(name, profile)
+        return tuple(smallest), tuple(largest)
 
 
-def fitting(candidates: list[EngineFile], architecture: str, version: str) -> EngineFile | None:
-    """The first engine for a GPU and a version of the library that built it."""
-    return next((each for each in candidates if architecture in each.architectures and each.version == version), None)
+@dataclass(frozen=True)
+class Fit:
+    """A bundle's engines for a machine: all three networks, of one flavour and precision.
+
+    Attributes:
+        flavour: of the library that runs them.
+        version: of that library.
+        files: network → its file.
+    """
+
+    flavour: Flavour
+    version: str
+    files: dict[str, EngineFile]
+
+    def open(self, bundle: Bundle, graph: str) -> TensorRTEngine:
+        """Load one of the networks.
+
+        Raises:
+            BackendError: the library cannot load the engine on this GPU.
+        """
+        return TensorRTEngine(bundle.folder / self.files[graph].file, self.flavour)
 
 
-def open_engines(bundle: Bundle, capability: tuple[int, int], precision: str = "float32") -> Engines:
+def find_engines(bundle: Bundle, capability: tuple[int, int], precision: str | None = None) -> Fit:
     """The bundle's engines for a GPU, of the first flavour that is installed and has all three.
 
     Args:
         bundle: an opened bundle.
         capability: (major, minor) of the GPU.
-        precision: of the graphs that the engines were built from.
+        precision: of the graphs that the engines were built from; None for the manifest's
+            ``engine_precision``.
 
     Raises:
         BundleError: the bundle has no engines.
-        BackendError: none that fit this GPU and the installed libraries, or they do not load.
+        BackendError: none that fit this GPU and the installed libraries.
     """
-    engines, architecture = bundle.manifest.engines, f"sm{capability[0]}{capability[1]}"
-    if not engines:
-        raise BundleError(f"{bundle.folder}: the bundle has no engines; build them with pnseg build.")
+    require_engines(bundle)
+    engines, here = bundle.manifest.engines, architecture(capability)
+    precision = precision or bundle.manifest.engine_precision
     reasons = []
     for flavour in FLAVOURS.values():
         try:
@@ -204,19 +296,31 @@ def open_engines(bundle: Bundle, capability: tuple[int, int], precision: str = "
             continue
         own = [each for each in engines if (each.flavour, each.precision) == (flavour.name, precision)]
         parts = {
-            name: fitting([each for each in own if each.graph == name], architecture, version)
-            for name in ("prompter", "encoder", "decoder")
+            name: fitting([each for each in own if each.graph == name], here, version) for name in get_args(GraphName)
         }
         if missing := [name for name, part in parts.items() if part is None]:
-            reasons.append(
-                f"no {precision} engine of {', '.join(missing)} for {architecture} and {flavour.module} {version}"
-            )
+            reasons.append(f"no {precision} engine of {', '.join(missing)} for {here} and {flavour.module} {version}")
             continue
-        log.info("engines: %s %s for %s", flavour.name, version, architecture)
-        return Engines(
-            **{name: TensorRTEngine(bundle.folder / part.file, flavour) for name, part in parts.items() if part}
-        )
+        log.info("engines: %s %s, %s, for %s", flavour.name, version, precision, here)
+        return Fit(flavour, version, {name: part for name, part in parts.items() if part})
+    others = sorted({each.precision for each in engines} - {precision})
+    told = f"; those of {', '.join(others)} are asked for with --precision" if others else ""
     raise BackendError(
-        f"{bundle.folder}: no engines of this bundle fit this machine ({'; '.join(reasons)}); "
+        f"{bundle.folder}: no engines of this bundle fit this machine ({'; '.join(reasons)}{told}); "
         "build them here with pnseg build."
     )
+
+
+def fitting(candidates: list[EngineFile], architecture: str, version: str) -> EngineFile | None:
+    """The first engine for a GPU and a version of the library that built it."""
+    return next((each for each in candidates if architecture in each.architectures and each.version == version), None)
+
+
+def open_engines(bundle: Bundle, capability: tuple[int, int], precision: str | None = None) -> Engines:
+    """Load the engines that :func:`find_engines` finds.
+
+    Raises:
+        BundleError, BackendError: as there, or an engine does not load.
+    """
+    fit = find_engines(bundle, capability, precision)
+    return Engines(**{name: fit.open(bundle, name) for name in get_args(GraphName)})

@@ -21,6 +21,7 @@ from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.clock import STAGES
 from pnseg_runtime.cuda.driver import Device, Graph, as_array
 from pnseg_runtime.cuda.engines import Engines, Shape
+from pnseg_runtime.cuda.memory import Memory
 from pnseg_runtime.cuda.plan import WindowBatch, job_rows, window_batches
 from pnseg_runtime.nuclei import Mask, Nuclei
 from pnseg_runtime.options import Options, Settings
@@ -111,14 +112,13 @@ class Lane:
         self._capacity = 0  # words of mask bits
         self._wide_index = engines.decoder.inputs["image_index"] == np.int64
         self._engines = engines
-        self._prompter = engines.prompter.execution()
-        self._encoder = engines.encoder.execution()
-        self._decoder = engines.decoder.execution()
         self._compute, self._copy = device.stream(), device.stream()
+        self._prompter = engines.prompter.execution(self._compute.handle)
+        self._encoder = engines.encoder.execution(self._compute.handle)
+        self._decoder = engines.decoder.execution(self._compute.handle)
         self._uploaded = [device.event(), device.event()]
         self._planned, self._computed, self._downloaded = device.event(), device.event(), device.event()
-        self._memory: dict[str, tuple[Any, int]] = {}
-        self._pinned: dict[str, NDArray[np.uint8]] = {}
+        self._memory = Memory(device, self._before_growth)
         self._graphs: dict[tuple[Any, ...], Graph] = {}
         self._ran: set[tuple[Any, ...]] = set()
         self._marks: list[tuple[str, Any]] = []
@@ -231,7 +231,7 @@ class Lane:
         self._mark("prepare")
         outputs = self._prompter.prepare({"image": (1, 3, *padded)})
         at = self._tensors("prompter", outputs, self._engines.prompter.outputs)
-        self._prompter.run({"image": image, **at}, self._compute.handle)
+        self._prompter.run({"image": image, **at})
         self._mark("prompter")
         rows, columns = grid
         raw = [self._at(f"raw.{name}", size * rows * columns) for name, size in _POINT_SIZES.items()]
@@ -317,7 +317,7 @@ class Lane:
         image = self._at("encoder.image", 4 * prod(shape))
         self._normalise(frame, views, places, (window, window), image)
         features = self._tensors("encoder", self._encoder.prepare({"image": shape}), self._engines.encoder.outputs)
-        self._encoder.run({"image": image, **features}, self._compute.handle)
+        self._encoder.run({"image": image, **features})
 
     def _decode_call(
         self, frame: Frame, prompts: Prompts, windows_: int, places: int, negatives: int, job: int
@@ -341,7 +341,7 @@ class Lane:
         self._launch("point_prompts", -(-places // 128), 128, prompts.coords, prompts.count, frame.origins_at, window,
                      points, holders, job, places, negatives, at["point_coords"], at["point_labels"],
                      index if self._wide_index else 0, 0 if self._wide_index else index)  # fmt: skip
-        self._decoder.run(at, self._compute.handle)
+        self._decoder.run(at)
         size = outputs["mask_logits"][-1]
         self._launch("box_masks", places, THREADS, at["mask_logits"], at["iou"], size, window, masking.border, job,
                      frame.frame, frame.origins_at, points, holders, record["points"], record["ious"], record["boxes"],
@@ -416,31 +416,21 @@ class Lane:
     # -- the small verbs -------------------------------------------------------------------------------------------
 
     def _at(self, name: str, nbytes: int | None = None) -> int:
-        """Address of a piece of device memory, which is as large as it was ever asked to be."""
-        memory, size = self._memory.get(name, (None, -1))
-        if nbytes is not None and nbytes > size:
-            if memory is not None:  # what still runs may use it, and graphs have its address
-                self.settle()
-                self._graphs.clear()
-                nbytes = max(nbytes, size * 3 // 2)
-            del memory
-            self._memory.pop(name, None)
-            self._memory[name] = (self._device.memory(nbytes), nbytes)
-        return int(self._memory[name][0])
+        return self._memory.at(name, nbytes)
 
-    def _staging(self, name: str, nbytes: int) -> NDArray[np.uint8]:
-        if name not in self._pinned or len(self._pinned[name]) < nbytes:
-            self._pinned[name] = self._device.pinned(nbytes * 3 // 2)
-        return self._pinned[name][:nbytes]
+    def _before_growth(self) -> None:
+        """What still runs may use the memory that goes, and graphs have its address."""
+        self.settle()
+        self._graphs.clear()
 
     def _upload(self, name: str, values: NDArray[Any], address: int) -> None:
-        staging = self._staging(f"to.{name}", values.nbytes)
+        staging = self._memory.staging(f"to.{name}", values.nbytes)
         np.copyto(staging.view(values.dtype).reshape(values.shape), values)
         self._device.upload(self._copy, address, staging)
 
     def _download(self, name: str, nbytes: int, address: int) -> NDArray[np.uint8]:
         """Page-locked memory that holds the values once :meth:`_wait_for_copies` returns."""
-        staging = self._staging(f"from.{name}", nbytes)
+        staging = self._memory.staging(f"from.{name}", nbytes)
         if nbytes:
             self._device.download(self._copy, staging, address)
         return staging
@@ -455,18 +445,18 @@ class Lane:
     def _run(self, key: tuple[Any, ...], put: Callable[[], None]) -> None:
         """Put something on the stream that comes again and again; from its second time on it is a graph.
 
-        TensorRT has to have run a shape before it is captured, so the first time is plain.
+        TensorRT has to have run a shape right before it is captured, since it prepares itself for one when it first
+        runs it after another; so this time, too, it runs plainly, and the graph is for the times to come.
         """
         if key in self._graphs:
             self._device.replay(self._compute, self._graphs[key])
-        elif not self._use_graphs or key not in self._ran:
-            put()
-            self._ran.add(key)
-        else:
+            return
+        put()
+        if self._use_graphs and key in self._ran:
             with self._device.capture(self._compute) as graph:
                 put()
             self._graphs[key] = graph
-            self._device.replay(self._compute, graph)
+        self._ran.add(key)
 
     def _normalise(self, frame: Frame, views: int, count: int, size: tuple[int, int], out: int) -> None:
         norm = self._manifest.normalisation

@@ -6,7 +6,7 @@ there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -16,14 +16,18 @@ from types import TracebackType
 import numpy as np
 
 from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.clock import never
 from pnseg_runtime.cuda.driver import Device
 from pnseg_runtime.cuda.engines import Engines, open_engines
 from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Frame, Lane
-from pnseg_runtime.errors import BackendError
+from pnseg_runtime.errors import BackendError, PredictionCancelledError
+from pnseg_runtime.jobs import Job, Jobs
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pipeline import Pixels, check_image
+from pnseg_runtime.sessions import CUDA, default_precision, require_engines
 
+CLOSED = "This segmenter is closed; open the bundle again."
 #: What the kernel of nearest negatives is made for.
 MOST_NEGATIVES = 4
 
@@ -35,8 +39,14 @@ class DeviceSegmenter:
     ever needed at once.
 
     Attributes:
+        backend: ``"cuda"``.
+        precision: what the engines compute in.
+        reason: why it is this backend, one sentence.
+        passed_over: of ``auto``: why each backend that was tried does not work, a sentence each.
         words_per_point: memory that new lanes take for the masks' bits at first, 32 px each, for every point.
     """
+
+    backend = CUDA
 
     def __init__(
         self,
@@ -69,16 +79,20 @@ class DeviceSegmenter:
             )
         if self.options.tta:
             raise BackendError("The GPU path has no test-time augmentation; leave it out, or choose another backend.")
+        self.precision = self.options.precision or default_precision(CUDA, bundle.manifest)
+        self.reason = f"{CUDA} was asked for."
+        self.passed_over: tuple[str, ...] = ()
+        if engines is None:
+            require_engines(bundle)
         self.device = device or Device()
         self.words_per_point = WORDS_PER_POINT
         self._use_graphs = use_graphs
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
         self._lock = Lock()
         self._closed = False
+        self._jobs: Jobs[Nuclei] | None = None
         with self.device.current():
-            self._engines: Engines | None = engines or open_engines(
-                bundle, self.device.capability, self.options.precision
-            )
+            self._engines: Engines | None = engines or open_engines(bundle, self.device.capability, self.precision)
             check_types(self._engines)
 
     def __enter__(self) -> DeviceSegmenter:
@@ -90,26 +104,64 @@ class DeviceSegmenter:
         self.close()
 
     def close(self) -> None:
-        """Let go of the networks and of the GPU's memory; the segmenter cannot predict any more."""
+        """Let go of the networks and of the GPU's memory; the segmenter cannot predict any more.
+
+        Jobs that wait are called off, those that run come to their end first.
+        """
+        with self._lock:
+            jobs, self._jobs = self._jobs, None
+        if jobs is not None:
+            jobs.close()
         self._closed = True
         with self.device.current():
             self._drop_lanes()
             self._engines = None
 
-    def predict(self, rgb: Pixels, mpp: float | None = None) -> Nuclei:
+    def predict(self, rgb: Pixels, mpp: float | None = None, cancelled: Callable[[], bool] = never) -> Nuclei:
         """Find every nucleus of an image and outline it (§3.3).
 
         Args:
             rgb: (H, W, 3) uint8, of any size from 1×1.
             mpp: microns per pixel, handed on to the result.
+            cancelled: asked before the image goes to the GPU; what is there comes to its end.
 
         Raises:
             ImageError: the array is not such an image.
             BackendError: the GPU fails, or the segmenter is closed.
+            PredictionCancelledError: as ``cancelled`` said.
         """
         check_image(rgb)
         with self._lane() as lane, self.device.current():
+            if cancelled():
+                raise PredictionCancelledError("The prediction was cancelled.")
             return replace(lane.predict(lane.begin(rgb)), mpp=mpp)
+
+    def submit(self, rgb: Pixels, mpp: float | None = None, timeout: float | None = None) -> Job[Nuclei]:
+        """Predict in the background; see :meth:`pnseg_runtime.pipeline.Segmenter.submit`.
+
+        Raises:
+            ImageError, QueueFullError, BackendError: as there.
+        """
+        check_image(rgb)
+        with self._lock:
+            if self._closed:
+                raise BackendError(CLOSED)
+            jobs = self._jobs = self._jobs or Jobs(self.options.workers, self.options.queue)
+        return jobs.submit(lambda cancelled: self.predict(rgb, mpp, cancelled), timeout)
+
+    def warm_up(self, shape: tuple[int, int] | None = None) -> None:
+        """Predict a black image, so that the first one does not pay for memory and for what is loaded only once.
+
+        Networks of which it needs none, since nothing is found on it, prepare themselves with the first image.
+
+        Args:
+            shape: (height, width) of the images to come, px; a window's if None.
+
+        Raises:
+            BackendError: the GPU fails, or the segmenter is closed.
+        """
+        window = self.manifest.masking.window
+        self.predict(np.zeros((*(shape or (window, window)), 3), np.uint8))
 
     def predict_many(self, images: Iterable[Pixels], mpp: float | None = None) -> Iterator[Nuclei]:
         """Predict one image after another, in order; the next one travels to the GPU meanwhile.
@@ -137,7 +189,7 @@ class DeviceSegmenter:
     def _lane(self) -> Iterator[Lane]:
         """A lane of one's own for the time being."""
         if self._closed or (engines := self._engines) is None:
-            raise BackendError("This segmenter is closed; open the bundle again.")
+            raise BackendError(CLOSED)
         try:
             lane = self._lanes.get_nowait()
         except Empty:

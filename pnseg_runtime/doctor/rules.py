@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pnseg_runtime.bundle import EngineFile, Manifest
-from pnseg_runtime.doctor.facts import DRIVER_ERRORS, Facts
+from pnseg_runtime.cuda.nvidia import DRIVER_ERRORS
+from pnseg_runtime.doctor.facts import Facts
 from pnseg_runtime.doctor.probe import Attempt
 
 Level = Literal["problem", "hint"]

@@ -9,7 +9,7 @@ for, and one that was asked for and does not start is an error: nothing falls ba
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from threading import Lock
 from types import ModuleType
@@ -17,15 +17,21 @@ from typing import Any, get_args
 
 from numpy.typing import NDArray
 
-from pnseg_runtime.bundle import Bundle, GraphName
-from pnseg_runtime.errors import BackendError
+from pnseg_runtime.bundle import Bundle, GraphName, Manifest
+from pnseg_runtime.errors import BackendError, BundleError
 
 #: A network: named input arrays to named output arrays.
 Runner = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 AUTO = "auto"
-#: The bundle's TensorRT engines and everything else on the GPU too, without sessions: :mod:`pnseg_runtime.cuda`.
+#: The bundle's engines with everything around them on the GPU too, which needs no session: :mod:`pnseg_runtime.cuda`.
 CUDA = "cuda"
+
+
+NO_SESSION = (
+    f"{CUDA}: takes whole images, with everything on the GPU, and is there for pnseg predict and pnseg_runtime.load; "
+    "choose tensorrt, which runs the same engines."
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Backend:
         precisions: what it computes in. ``bfloat16`` is made of the float32 graphs by the backend.
         label: one line for people.
         provider: the execution provider, of a backend that is one of ONNX Runtime's.
+        engines: whether it runs a bundle's engines, not its graphs.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Backend:
     precisions: tuple[str, ...]
     label: str
     provider: str = ""
+    engines: bool = False
 
 
 _GRAPHS = ("float32", "float16", "int8")
@@ -88,6 +96,16 @@ BACKENDS = {
             _GRAPHS,
             "ONNX Runtime, CUDA execution provider",
             "CUDAExecutionProvider",
+        ),
+        Backend(
+            "tensorrt",
+            "pnseg_runtime.sessions.tensorrt",
+            "pycuda",
+            "pip install 'pnseg[tensorrt]'  (it needs a CUDA toolkit)",
+            "gpu",
+            _GRAPHS,
+            "the bundle's engines, TensorRT or TensorRT for RTX",
+            engines=True,
         ),
         Backend(
             "openvino",
@@ -142,6 +160,7 @@ class Sessions:
         backend: name of the backend they run on; empty for networks of another kind.
         precision: what they compute in.
         reason: why it is this backend, one sentence.
+        passed_over: of ``auto``: why each backend that was tried does not work, a sentence each.
     """
 
     prompter: Runner
@@ -150,13 +169,14 @@ class Sessions:
     backend: str = field(default="", compare=False)
     precision: str = field(default="float32", compare=False)
     reason: str = field(default="", compare=False)
+    passed_over: tuple[str, ...] = field(default=(), compare=False)
 
 
 def open_sessions(
     bundle: Bundle,
     backend: str = "onnxruntime",
     threads: int | None = None,
-    precision: str = "float32",
+    precision: str | None = None,
     leave_out: frozenset[str] = frozenset(),
     cache: bool = True,
 ) -> Sessions:
@@ -169,7 +189,8 @@ def open_sessions(
         bundle: an opened bundle.
         backend: a name in :data:`BACKENDS`, or ``"auto"`` for the fastest that really works.
         threads: CPU threads of an operator, None for the physical cores at hand.
-        precision: one of the manifest's ``precisions``, or ``"bfloat16"`` where the backend has it.
+        precision: one of the manifest's ``precisions``, or ``"bfloat16"`` where the backend has it; None for
+            :func:`default_precision`.
         leave_out: outputs that nobody will read.
         cache: whether the backend may keep optimised graphs on disk.
 
@@ -177,23 +198,52 @@ def open_sessions(
         BackendError: an unknown backend, or one whose package is missing or does not start.
         BundleError: a network that the backend cannot read, or a precision that the bundle does not have.
     """
-    opening = Opening(threads, precision, leave_out, cache, backend)
     if backend == AUTO:
         from pnseg_runtime.sessions.auto import open_fastest
 
-        return open_fastest(bundle, opening)
+        return open_fastest(bundle, threads, precision, leave_out, cache)
     entry = find_backend(backend)
+    precision = precision or default_precision(backend, bundle.manifest)
+    opening = Opening(threads, precision, leave_out, cache, backend)
     if precision not in entry.precisions:
         raise BackendError(
             f"{backend}: does not compute in {precision}; choose one of {', '.join(entry.precisions)}, "
             f"or another backend."
         )
+    if entry.engines:
+        require_engines(bundle)
     module = load_backend(entry)
     if (problem := module.problem(opening)) is not None:
         raise BackendError(f"{backend}: {problem}")
     turn = Lock()
-    networks = {graph: in_turn(module.open_network(bundle, graph, opening), turn) for graph in get_args(GraphName)}
+    networks: dict[str, Any] = {
+        graph: in_turn(module.open_network(bundle, graph, opening), turn) for graph in get_args(GraphName)
+    }
     return Sessions(**networks, backend=backend, precision=precision, reason=f"{backend} was asked for.")
+
+
+def default_precision(backend: str, manifest: Manifest) -> str:
+    """What a backend computes in where nobody has chosen: float32, or what the bundle's engines were built in.
+
+    It does not depend on the machine.
+
+    Args:
+        backend: a name in :data:`BACKENDS`, or ``"cuda"``.
+        manifest: the bundle's.
+    """
+    if backend == CUDA or (backend in BACKENDS and BACKENDS[backend].engines):
+        return manifest.engine_precision or "float32"
+    return "float32"
+
+
+def require_engines(bundle: Bundle) -> None:
+    """Whether there is anything for TensorRT to run; asked before a GPU is looked for.
+
+    Raises:
+        BundleError: the bundle has no engines.
+    """
+    if not bundle.manifest.engines:
+        raise BundleError(f"{bundle.folder}: the bundle has no engines; build them with pnseg build.")
 
 
 def find_backend(name: str) -> Backend:
@@ -202,6 +252,8 @@ def find_backend(name: str) -> Backend:
     Raises:
         BackendError: there is none.
     """
+    if name == CUDA:
+        raise BackendError(NO_SESSION)
     if name not in BACKENDS:
         raise BackendError(f"{name}: no such backend; choose one of {', '.join((AUTO, *BACKENDS))}.")
     return BACKENDS[name]
@@ -227,8 +279,3 @@ def in_turn(run: Runner, turn: Lock) -> Runner:
             return run(inputs)
 
     return wait
-
-
-def because(sessions: Sessions, reason: str) -> Sessions:
-    """The same networks with another reason."""
-    return replace(sessions, reason=reason)

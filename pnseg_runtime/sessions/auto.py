@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pnseg_runtime.bundle import Bundle
-from pnseg_runtime.errors import BackendError, BundleError
-from pnseg_runtime.sessions import BACKENDS, Backend, Opening, Sessions, because, open_sessions
+from pnseg_runtime.bundle import Bundle, Manifest
+from pnseg_runtime.errors import BackendError, BundleError, PnsegError
+from pnseg_runtime.sessions import BACKENDS, Backend, Sessions, default_precision, open_sessions
 
 LOGGER = logging.getLogger("pnseg.sessions")
 
@@ -22,12 +23,22 @@ REPEATS = 3
 Arrays = dict[str, NDArray[Any]]
 
 
-def open_fastest(bundle: Bundle, opening: Opening) -> Sessions:
+def open_fastest(
+    bundle: Bundle,
+    threads: int | None = None,
+    precision: str | None = None,
+    leave_out: frozenset[str] = frozenset(),
+    cache: bool = True,
+) -> Sessions:
     """Open the networks with the fastest backend.
 
     Every backend that has the precision and starts is run on one window of noise. On a machine whose
     GPU works, only those of the GPU are compared; otherwise those of the CPU. What does not start is
     passed over with its reason: nobody asked for it by name.
+
+    Args:
+        bundle, threads, leave_out, cache: see :func:`pnseg_runtime.sessions.open_sessions`.
+        precision: None for float32, and for the engines what they were built in.
 
     Raises:
         BackendError: none works.
@@ -37,46 +48,37 @@ def open_fastest(bundle: Bundle, opening: Opening) -> Sessions:
     for device in ("gpu", "cpu"):
         best: Sessions | None = None
         times: list[tuple[float, str]] = []
-        for entry in candidates(device, opening.precision):
-            found = attempt(bundle, entry, opening)
-            if isinstance(found, str):
-                LOGGER.debug("%s", found)
-                passed_over[entry.name] = found
+        for entry in candidates(device, precision, bundle.manifest):
+            try:
+                sessions = open_sessions(bundle, entry.name, threads, precision, leave_out, cache)
+                seconds = tile_seconds(bundle, sessions)
+            except PnsegError as error:
+                # The backend that reads every graph cannot read this bundle's, or it has none of the precision.
+                if isinstance(error, BundleError) and entry.name == "onnxruntime":
+                    raise
+                LOGGER.debug("%s", error)
+                passed_over[entry.name] = str(error)
                 continue
-            seconds, sessions = found
             if best is None or seconds < min(times)[0]:
                 best = sessions  # the slower one is let go of here
             times.append((seconds, entry.name))
         if best is not None:
-            reason = because_of(best.backend, sorted(times), list(passed_over))
+            reason = because_of(best, sorted(times), list(passed_over))
             LOGGER.info("auto: %s", reason)
-            return because(best, reason)
+            return replace(best, reason=reason, passed_over=tuple(passed_over.values()))
     told = " ".join(passed_over.values())
     raise BackendError(f"auto: no backend starts ({told}); run pnseg doctor to see what is missing.")
 
 
-def attempt(bundle: Bundle, entry: Backend, opening: Opening) -> tuple[float, Sessions] | str:
-    """A backend's time for a tile and its networks, or why it does not work.
-
-    Raises:
-        BundleError: the backend that reads every graph cannot read this bundle's, or it has none of the precision.
-    """
-    try:
-        sessions = open_sessions(
-            bundle, entry.name, opening.threads, opening.precision, opening.leave_out, opening.cache
-        )
-        return tile_seconds(bundle, sessions), sessions
-    except BundleError as error:
-        if entry.name == "onnxruntime":
-            raise
-        return str(error)
-    except BackendError as error:
-        return str(error)
-
-
-def candidates(device: str, precision: str) -> Iterator[Backend]:
-    """Backends of a device that have the precision, in the registry's order."""
-    return (entry for entry in BACKENDS.values() if entry.device == device and precision in entry.precisions)
+def candidates(device: str, precision: str | None, manifest: Manifest) -> Iterator[Backend]:
+    """Backends of a device that have the precision, in the registry's order; the engines if the bundle has any."""
+    return (
+        entry
+        for entry in BACKENDS.values()
+        if entry.device == device
+        and (precision or default_precision(entry.name, manifest)) in entry.precisions
+        and (manifest.engines or not entry.engines)
+    )
 
 
 def tile_seconds(bundle: Bundle, sessions: Sessions) -> float:
@@ -109,8 +111,9 @@ def run_tile(bundle: Bundle, sessions: Sessions, prompts: int = PROMPTS) -> Arra
     return {**sessions.prompter(image), **sessions.decoder({**sessions.encoder(image), **asked})}
 
 
-def because_of(name: str, times: list[tuple[float, str]], passed_over: list[str]) -> str:
+def because_of(best: Sessions, times: list[tuple[float, str]], passed_over: list[str]) -> str:
     """Why it is this one, in one sentence."""
     told = ", ".join(f"{other} {1e3 * seconds:.0f} ms" for seconds, other in times)
-    reason = f"{name} is the fastest that works here ({told} for a tile"
+    engines = f" ({best.precision} engines)" if best.backend in BACKENDS and BACKENDS[best.backend].engines else ""
+    reason = f"{best.backend}{engines} is the fastest that works here ({told} for a tile"
     return f"{reason}; not here: {', '.join(passed_over)})." if passed_over else f"{reason})."

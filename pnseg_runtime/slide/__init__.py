@@ -55,7 +55,7 @@ def segment_slide(
         out: folder for the results.
         bundle: a shipped bundle's name or a bundle's folder.
         only: kinds of output, names in :data:`KINDS`.
-        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`.
+        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, or ``"auto"``.
         mpp, tissue, roi, core, margin: see :class:`SlideOptions`.
         keep_work: keep the files of the cores, for other outputs later.
         options: fields of :class:`pnseg_runtime.options.Options`.
@@ -98,7 +98,8 @@ def run_slide(
     start = time.perf_counter()
     if model.backend == AUTO:  # what it stands for here and now is what the result depends on
         segmenter = segmenter or Segmenter(Bundle.open(model.bundle), model.options, AUTO)
-        model = replace(model, backend=segmenter.sessions.backend)
+        watcher.chosen(segmenter.reason, segmenter.passed_over)
+        model = replace(model, backend=segmenter.backend, options=replace(model.options, precision=segmenter.precision))
     job = prepare(slide, out, model, options, watcher.say)
     try:
         watcher.planned(job)

@@ -13,6 +13,7 @@ from PIL import Image
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.outputs.atomic import all_or_none, make_folder
+from pnseg_runtime.sessions import AUTO, default_precision, find_backend
 from pnseg_runtime.slide import plan as plans
 from pnseg_runtime.slide.area import Area, read_roi
 from pnseg_runtime.slide.options import SlideOptions
@@ -35,18 +36,26 @@ class Model:
     Attributes:
         bundle: a shipped bundle's name or a bundle's folder.
         options: choices of the prediction.
-        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`.
+        backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, or ``"auto"``.
+
+    Raises:
+        BackendError: there is no such backend, or it takes whole images alone.
     """
 
     bundle: str
     options: Options
     backend: str = "onnxruntime"
 
+    def __post_init__(self) -> None:
+        if self.backend != AUTO:
+            find_backend(self.backend)
+
     def facts(self, opened: Bundle) -> dict[str, Any]:
         """What of the model a result depends on: all but the number of threads."""
         options = asdict(self.options)
         for name in _NOT_THE_RESULTS:
             options.pop(name)
+        options["precision"] = self.options.precision or default_precision(self.backend, opened.manifest)
         manifest = opened.manifest.model_dump_json().encode()
         return {
             "name": opened.manifest.model,

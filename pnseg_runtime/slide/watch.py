@@ -16,6 +16,9 @@ class Watcher:
     def say(self, what: str) -> None:
         """Something is being done that takes a moment."""
 
+    def chosen(self, reason: str, passed_over: tuple[str, ...]) -> None:
+        """``auto`` has chosen a backend: why it is this one, and what was passed over for which reasons."""
+
     def planned(self, job: Job) -> None:
         """A slide is ready to be worked on."""
 

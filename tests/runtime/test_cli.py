@@ -187,9 +187,9 @@ def test_an_unknown_kind_is_wrong_usage_and_lists_the_known(kinds: str, loaded: 
 
 def test_options_reach_the_model_only_when_they_are_given(loaded: dict[str, Any], tmp_path: Path) -> None:
     run("predict", SAMPLES / "he_pink.png", "--out", tmp_path)
-    assert (loaded["bundle"], loaded["options"]) == ("nano", {})
+    assert (loaded["bundle"], loaded["options"]) == ("nano", {"backend": "onnxruntime"})
     run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--bundle", "b", "--threads", 2, "--negatives", 0)
-    assert (loaded["bundle"], loaded["options"]) == ("b", {"threads": 2, "negatives": 0})
+    assert (loaded["bundle"], loaded["options"]) == ("b", {"backend": "onnxruntime", "threads": 2, "negatives": 0})
     run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--assignment", "all")
     assert loaded["options"] == {"assignment": "all"}
 

@@ -98,9 +98,11 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def variables(kernels: Path | None = None) -> dict[str, str]:
-    """Environment of a process that sees the stand-in for a GPU."""
+def variables(kernels: Path | None = None, tensorrt: bool = False) -> dict[str, str]:
+    """Environment of a process that sees the stand-in for a GPU, and the one for TensorRT if asked for."""
     paths = [str(ROOT), str(pycuda_folder())]
+    if tensorrt:
+        paths.insert(0, str(HERE / "libraries"))
     return {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(driver_library()), os.environ.get("LD_LIBRARY_PATH")])),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.bundle import Bundle
-from pnseg_runtime.cuda.engines import Engines, Shape
+from pnseg_runtime.cuda.engines import Engines, Profile, Shape
 from pnseg_runtime.sessions import Opening, Runner, Sessions
 from pnseg_runtime.sessions.onnxruntime import open_network
 from tests.fakes import CLASSES, SPACING, FakeNetworks
@@ -28,14 +28,15 @@ class HostEngine:
         self.network, self.inputs, self.outputs, self.shapes = network, inputs, outputs, shapes
         self.failures: list[Exception] = []
         self.batches: list[int] = []
+        self.profiles: list[Profile] = []
 
-    def execution(self) -> HostExecution:
-        return HostExecution(self)
+    def execution(self, stream: int) -> HostExecution:
+        return HostExecution(self, stream)
 
 
 class HostExecution:
-    def __init__(self, engine: HostEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: HostEngine, stream: int) -> None:
+        self._engine, self._stream = engine, stream
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._callbacks: list[Any] = []  # graphs call them again
         self._given: dict[str, Shape] = {}
@@ -45,7 +46,7 @@ class HostExecution:
         self._given, self._made = dict(shapes), self._engine.shapes(shapes)
         return self._made
 
-    def run(self, addresses: Mapping[str, int], stream: int) -> None:
+    def run(self, addresses: Mapping[str, int]) -> None:
         engine, given, made, places = self._engine, self._given, self._made, dict(addresses)
         assert set(places) == set(given) | set(made)
 
@@ -62,7 +63,7 @@ class HostExecution:
                 engine.failures.append(error)
 
         self._callbacks.append(HostFunction(work))
-        code = self._driver.cuLaunchHostFunc(ctypes.c_void_p(stream), self._callbacks[-1], None)
+        code = self._driver.cuLaunchHostFunc(ctypes.c_void_p(self._stream), self._callbacks[-1], None)
         assert code == 0, code
 
 

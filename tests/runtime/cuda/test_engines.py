@@ -11,14 +11,17 @@ import pytest
 from click.testing import CliRunner
 
 from pnseg_runtime.cli import cli
-from pnseg_runtime.cuda import engines
+from pnseg_runtime.cuda import driver, engines
 from pnseg_runtime.cuda.driver import Device
 from pnseg_runtime.cuda.engines import FLAVOURS, TensorRTEngine, open_engines
+from pnseg_runtime.cuda.nvidia import Driver, Gpu
 from pnseg_runtime.errors import BackendError, BundleError
 from tests.fakes import fake_bundle
 from tests.runtime.made import SAMPLES
 
 DTYPES = {"image_index": np.int64}
+#: Smallest, tuned and largest shape of the one input.
+PROFILES = [((1, 3, 64, 64),) * 3, ((1, 3, 32, 32), (1, 3, 96, 96), (1, 3, 128, 128))]
 
 
 class Context:
@@ -28,6 +31,10 @@ class Context:
 
     def __init__(self):
         self.calls = []
+
+    def set_optimization_profile_async(self, index, stream):
+        self.calls.append(("profile", index, stream))
+        return self.refuses != "profile"
 
     def set_input_shape(self, name, shape):
         self.calls.append(("shape", name, shape))
@@ -52,15 +59,23 @@ class Library(SimpleNamespace):
     """What the adapter uses of TensorRT."""
 
     def __init__(self, loads=True, gives=True):
-        self.context = Context() if gives else None
+        self.contexts = []
+
+        def give(config):
+            if gives:
+                self.contexts.append(Context())
+            return self.contexts[-1] if gives else None
+
         tensors = {"image": "input", "points": "output"}
         engine = SimpleNamespace(
             num_io_tensors=len(tensors),
             get_tensor_name=list(tensors).__getitem__,
             get_tensor_mode=tensors.get,
             get_tensor_dtype=lambda name: DTYPES.get(name, np.float32),
-            create_runtime_config=SimpleNamespace,
-            create_execution_context=lambda config: self.context,
+            num_optimization_profiles=2,
+            get_tensor_profile_shape=lambda name, index: PROFILES[index],
+            create_runtime_config=lambda: SimpleNamespace(set_execution_context_allocation_strategy=print),
+            create_execution_context=give,
         )
         runtime = SimpleNamespace(deserialize_cuda_engine=lambda content: engine if loads else None)
         super().__init__(
@@ -68,6 +83,7 @@ class Library(SimpleNamespace):
             Logger=type("Logger", (), {"WARNING": 1, "__init__": lambda self, level: None}),
             Runtime=lambda logger: runtime,
             TensorIOMode=SimpleNamespace(INPUT="input"),
+            ExecutionContextAllocationStrategy=SimpleNamespace(ON_PROFILE_CHANGE=1),
             nptype=lambda kind: kind,
         )
 
@@ -88,10 +104,11 @@ def test_a_network_is_given_shapes_and_addresses_and_put_on_the_stream(monkeypat
     engine, library = opened(monkeypatch, path)
     assert engine.inputs == {"image": np.float32}
     assert engine.outputs == {"points": np.float32}
-    execution = engine.execution()
+    execution = engine.execution(7)
     assert execution.prepare({"image": (1, 3, 64, 64)}) == {"points": (3, 2)}
-    execution.run({"image": 16, "points": 32}, 7)
-    assert library.context.calls == [
+    execution.run({"image": 16, "points": 32})
+    assert library.contexts[0].calls == [
+        ("profile", 0, 7),
         ("shape", "image", (1, 3, 64, 64)),
         ("address", "image", 16),
         ("address", "points", 32),
@@ -99,15 +116,41 @@ def test_a_network_is_given_shapes_and_addresses_and_put_on_the_stream(monkeypat
     ]
 
 
-@pytest.mark.parametrize("refuses", ["shape", "missing", "unknown", "address", "run"])
-def test_every_refusal_is_an_error_that_names_the_file(monkeypatch, path, refuses):
+def test_each_profile_has_a_context_of_its_own_that_is_made_when_it_is_needed(monkeypatch, path):
     engine, library = opened(monkeypatch, path)
-    execution = engine.execution()
-    library.context.refuses = refuses
+    execution = engine.execution(7)
+    for side in (64, 128, 64, 96):
+        execution.prepare({"image": (1, 3, side, side)})
+    taken = [[call for call in context.calls if call[0] != "address"] for context in library.contexts]
+    assert taken == [
+        [("profile", 0, 7), ("shape", "image", (1, 3, 64, 64)), ("shape", "image", (1, 3, 64, 64))],
+        [("profile", 1, 7), ("shape", "image", (1, 3, 128, 128)), ("shape", "image", (1, 3, 96, 96))],
+    ]
+
+
+def test_a_shape_that_no_profile_takes_is_told_with_those_they_take(monkeypatch, path):
+    engine, _ = opened(monkeypatch, path)
+    with pytest.raises(BackendError) as caught:
+        engine.execution(7).prepare({"image": (1, 3, 256, 256)})
+    assert "takes no image of 1×3×256×256, but 1×3×64×64 to 1×3×64×64 or 1×3×32×32 to 1×3×128×128" in str(caught.value)
+    assert "pnseg build --side" in str(caught.value)
+
+
+def test_shapes_that_only_different_profiles_take_are_refused(path):
+    profiles = [{"a": ((1,), (1,)), "b": ((1,), (1,))}, {"a": ((2,), (2,)), "b": ((2,), (2,))}]
+    with pytest.raises(BackendError, match="takes all of a 1, b 2"):
+        engines.profile_of(profiles, {"a": (1,), "b": (2,)}, path)
+
+
+@pytest.mark.parametrize("refuses", ["profile", "shape", "missing", "unknown", "address", "run"])
+def test_every_refusal_is_an_error_that_names_the_file(monkeypatch, path, refuses):
+    engine, _ = opened(monkeypatch, path)
+    monkeypatch.setattr(Context, "refuses", refuses)
+    execution = engine.execution(7)
 
     def use():
         execution.prepare({"image": (1, 3, 64, 64)})
-        execution.run({"image": 16}, 7)
+        execution.run({"image": 16})
 
     with pytest.raises(BackendError, match=r"prompter\.engine"):
         use()
@@ -118,7 +161,7 @@ def test_an_engine_that_does_not_load_or_has_no_context_is_an_error(monkeypatch,
         opened(monkeypatch, path, loads=False)
     engine, _ = opened(monkeypatch, path, gives=False)
     with pytest.raises(BackendError, match="out of memory"):
-        engine.execution()
+        engine.execution(7).prepare({"image": (1, 3, 64, 64)})
 
 
 def test_a_bundle_without_engines_and_one_whose_engines_do_not_fit_say_what_is_missing(monkeypatch):
@@ -132,7 +175,7 @@ def test_a_bundle_without_engines_and_one_whose_engines_do_not_fit_say_what_is_m
     monkeypatch.setitem(sys.modules, "tensorrt", Library())
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(BackendError) as caught:
-        open_engines(replace(bundle, manifest=manifest), (8, 6))
+        open_engines(replace(bundle, manifest=manifest), (8, 6), "float32")
     assert "no float32 engine of prompter, encoder, decoder for sm86 and tensorrt 1.2.3" in str(caught.value)
     assert "tensorrt_rtx is not installed" in str(caught.value)
 
@@ -149,27 +192,66 @@ def test_the_real_library_has_every_name_that_is_used():
         found = trt
         for part in name.split(".")[1:]:
             found = getattr(found, part)
-    contexts = {"set_input_shape", "infer_shapes", "get_tensor_shape", "set_tensor_address", "execute_async_v3"}
+    assert trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE is not None
+    assert hasattr(trt.IRuntimeConfig, "set_execution_context_allocation_strategy")
+    contexts = {
+        "set_optimization_profile_async",
+        "set_input_shape",
+        "infer_shapes",
+        "get_tensor_shape",
+        "set_tensor_address",
+        "execute_async_v3",
+    }
     assert contexts <= set(dir(trt.IExecutionContext))
-    loaded = {"num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "create_execution_context"}
+    loaded = {
+        "num_optimization_profiles",
+        "get_tensor_profile_shape",
+        "num_io_tensors",
+        "get_tensor_name",
+        "get_tensor_mode",
+        "get_tensor_dtype",
+        "create_execution_context",
+    }
     assert {*loaded, "create_runtime_config"} <= set(dir(trt.ICudaEngine))
     assert hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
     assert trt.DynamicShapesKernelSpecializationStrategy.EAGER is not None
     assert hasattr(trt.Runtime, "deserialize_cuda_engine")
 
 
-def test_without_pycuda_it_is_told_what_to_install(monkeypatch):
+@pytest.fixture
+def without_pycuda(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+
+
+GPU = Driver((13, 0), "580.82", 0, (Gpu("NVIDIA GeForce RTX 3090", (8, 6), 24.0),))
+
+
+def test_without_pycuda_it_is_told_what_to_install(monkeypatch, without_pycuda):
+    monkeypatch.setattr(driver, "find_driver", lambda: GPU)
     with pytest.raises(BackendError, match=r"PyCUDA does not import.*pip install 'pnseg\[tensorrt\]'"):
         Device()
 
 
-def test_predict_with_backend_cuda_says_what_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "pycuda", None)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    given = ["predict", str(SAMPLES / "he_pink.png"), "--out", str(tmp_path), "--backend", "cuda"]
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (Driver(), "no NVIDIA driver here"),
+        (replace(GPU, error=803, gpus=()), "does not start (error 803"),
+        (replace(GPU, gpus=()), "finds no GPU"),
+    ],
+)
+def test_without_a_gpu_it_is_told_before_packages_are(monkeypatch, without_pycuda, found, told):
+    monkeypatch.setattr(driver, "find_driver", lambda: found)
+    with pytest.raises(BackendError) as caught:
+        Device()
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
+def test_predict_with_a_bundle_without_engines_says_how_to_build_them(tmp_path, backend):
+    given = ["predict", str(SAMPLES / "he_pink.png"), "--out", str(tmp_path), "--backend", backend]
     result = CliRunner().invoke(cli, given)
-    assert result.exit_code != 0
-    assert "PyCUDA does not import" in result.output
+    assert result.exit_code == 1
+    assert "the bundle has no engines; build them with pnseg build." in result.output
     assert not list(tmp_path.iterdir())

@@ -6,8 +6,9 @@ from click.testing import CliRunner
 
 from pnseg_runtime.cli import cli
 from pnseg_runtime.cli import doctor as verb
+from pnseg_runtime.cuda.nvidia import Driver, Gpu
 from pnseg_runtime.doctor import probe
-from pnseg_runtime.doctor.facts import Driver, Facts, Gpu
+from pnseg_runtime.doctor.facts import Facts
 
 SOUND = Facts(cpu="AMD EPYC", flags=("avx2",), packages={"onnxruntime": "1.32.0"})
 

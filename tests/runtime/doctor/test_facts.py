@@ -3,7 +3,8 @@ import subprocess
 
 import pytest
 
-from pnseg_runtime.doctor.facts import Driver, cpu_quota, find_driver, gather, installed, loads
+from pnseg_runtime.cuda.nvidia import Driver, find_driver
+from pnseg_runtime.doctor.facts import cpu_quota, gather, installed, loads
 
 # A stand-in for libcuda.so.1 with the calls that are asked of it.
 SOURCE = r"""

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from pnseg_runtime.bundle import EngineFile
-from pnseg_runtime.doctor.facts import Driver, Facts, Gpu
+from pnseg_runtime.cuda.nvidia import Driver, Gpu
+from pnseg_runtime.doctor.facts import Facts
 from pnseg_runtime.doctor.probe import Attempt
 from pnseg_runtime.doctor.rules import RULES, Case, findings, misfit
 from tests.fakes import fake_bundle

@@ -99,16 +99,16 @@ def test_auto_takes_the_fastest_of_a_device(nano, monkeypatch):
     times = {"openvino": 0.5, "onnxruntime": 0.2}
     monkeypatch.setattr(auto, "open_sessions", lambda _, name, *rest: replace(fake(), backend=name))
     monkeypatch.setattr(auto, "tile_seconds", lambda _, found: fail_on_gpu(found, times))
-    assert open_fastest(nano, sessions.Opening()).backend == "onnxruntime"
+    assert open_fastest(nano).backend == "onnxruntime"
     times["openvino"] = 0.1
-    assert open_fastest(nano, sessions.Opening()).backend == "openvino"
+    assert open_fastest(nano).backend == "openvino"
 
 
 def test_auto_compares_the_gpus_alone_where_one_works(nano, monkeypatch):
     times = {"onnxruntime-cuda": 0.9, "openvino": 0.1, "onnxruntime": 0.1}
     monkeypatch.setattr(auto, "open_sessions", lambda _, name, *rest: replace(fake(), backend=name))
     monkeypatch.setattr(auto, "tile_seconds", lambda _, found: fail_on_gpu(found, times))
-    assert open_fastest(nano, sessions.Opening()).backend == "onnxruntime-cuda"
+    assert open_fastest(nano).backend == "onnxruntime-cuda"
 
 
 def test_auto_passes_over_a_backend_whose_numbers_are_none(nano, monkeypatch):
@@ -128,7 +128,7 @@ def test_auto_with_nothing_that_works_tells_all_reasons(nano, monkeypatch):
 
     monkeypatch.setattr(auto, "open_sessions", fail)
     with pytest.raises(BackendError, match=r"no backend starts \(.*onnxruntime: broken\..*pnseg doctor"):
-        open_fastest(nano, sessions.Opening())
+        open_fastest(nano)
 
 
 def fake():
