@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from pnseg_export.bundle import describe_pair, export_bundle
+from pnseg_export.cli.options import precisions_option, tiles_option
 from pnseg_export.cli.quantise import describe
 from pnseg_export.graphs.rewrites import TARGETS
-from pnseg_export.precision.feeds import SAMPLES, read_tiles
+from pnseg_export.precision.feeds import read_tiles
 from pnseg_export.precision.int8 import SCHEMES
-from pnseg_export.precision.variants import LEAST_IOU, Int8Choices, Reduced, add_variants
+from pnseg_export.precision.variants import Int8Choices, Reduced, add_variants
 from pnseg_runtime.bundle import Bundle
 
 EXAMPLES = """
@@ -27,12 +28,7 @@ Examples:
 @click.argument("segmentor", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
 @click.option("--name", help="Name of the model [default: its size].")
-@click.option(
-    "--tiles",
-    type=click.Path(path_type=Path, exists=True),
-    default=SAMPLES,
-    help="Folder of real images on which graphs and PyTorch are compared [default: the sample images].",
-)
+@tiles_option(" on which graphs and PyTorch are compared")
 @click.option(
     "--target",
     type=click.Choice(list(TARGETS)),
@@ -47,13 +43,7 @@ Examples:
     multiple=True,
     help="Annotated data set; the accuracy on its validation images goes into the manifest. May be repeated.",
 )
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(list(LEAST_IOU)),
-    multiple=True,
-    help="Add graphs of this precision too, as pnseg quantise does; may be repeated.",
-)
+@precisions_option("Add graphs of this precision too, as pnseg quantise does")
 @click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
 @click.option("--attribution", multiple=True, help="Whom to name: a data set or pretrained weights; may be repeated.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")

@@ -8,9 +8,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pnseg_export.precision.feeds import SAMPLES, read_tiles
+from pnseg_export.cli.options import precisions_option, tiles_option
+from pnseg_export.precision.feeds import read_tiles
 from pnseg_export.precision.int8 import SCHEMES
-from pnseg_export.precision.variants import LEAST_IOU, Int8Choices, Reduced, add_variants
+from pnseg_export.precision.variants import Int8Choices, Reduced, add_variants
 from pnseg_runtime.bundle import Bundle, Manifest
 
 EXAMPLES = """
@@ -24,21 +25,9 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("bundle")
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(list(LEAST_IOU)),
-    multiple=True,
-    required=True,
-    help="float16 for GPUs, int8 for CPUs with VNNI and for GPUs; may be repeated.",
-)
+@precisions_option("float16 for GPUs, int8 for CPUs with VNNI and for GPUs", required=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the result [default: the bundle itself].")
-@click.option(
-    "--tiles",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=SAMPLES,
-    help="Folder of real images, to measure ranges on and to judge the result [default: the sample images].",
-)
+@tiles_option(", to measure ranges on and to judge the result")
 @click.option(
     "--int8-for",
     type=click.Choice(list(SCHEMES)),

@@ -15,6 +15,7 @@ from pnseg_runtime.doctor.facts import Facts, gather
 from pnseg_runtime.doctor.probe import Attempt, attempts
 from pnseg_runtime.doctor.rules import Case, Finding, findings, misfit
 from pnseg_runtime.errors import BundleError
+from pnseg_runtime.sessions import CUDA
 
 _EPILOG = """\b
 Examples:
@@ -39,8 +40,7 @@ def doctor(bundle: str, threads: int | None, tried: bool, as_json: bool) -> None
     """
     facts = gather()
     manifest, broken = _open(bundle)
-    precisions = () if manifest is None else (*manifest.precisions, "bfloat16")
-    found = attempts(bundle, precisions, threads) if tried else []
+    found = attempts(bundle, manifest, threads) if tried and manifest is not None else []
     told = findings(Case(facts, manifest, found))
     if broken is not None:
         told.insert(0, Finding("problem", broken, "give a bundle's folder, or nano"))
@@ -99,7 +99,9 @@ def machine_rows(facts: Facts) -> list[tuple[str, str]]:
 
 def _row(attempt: Attempt) -> tuple[str, str]:
     name = f"{attempt.backend} {attempt.precision}"
-    return name, attempt.error.removeprefix(f"{attempt.backend}: ") if attempt.ms is None else f"{attempt.ms:.0f} ms"
+    if attempt.ms is None:
+        return name, attempt.error.removeprefix(f"{attempt.backend}: ")
+    return name, f"{attempt.ms:.0f} ms" + (" (a sample image, end to end)" if attempt.backend == CUDA else "")
 
 
 def _section(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.errors import PnsegError
-from pnseg_runtime.sessions import BACKENDS
+from pnseg_runtime.sessions import BACKENDS, CUDA
 
 #: Seconds for a backend to open a bundle and run a tile; TensorRT's provider builds its engines first.
 PATIENCE = 600
@@ -22,7 +22,7 @@ class Attempt:
     Attributes:
         backend: its name.
         precision: what it was to compute in.
-        ms: time of a tile with 16 prompts, None where it does not work.
+        ms: time of a tile with 16 prompts (of ``cuda``: of a whole sample image), None where it does not work.
         error: why it does not, one sentence.
     """
 
@@ -32,14 +32,22 @@ class Attempt:
     error: str = ""
 
 
-def attempts(bundle: str, precisions: Iterable[str], threads: int | None = None) -> list[Attempt]:
-    """Try every backend in every precision that both it and the bundle have."""
-    return [
-        attempt(bundle, name, precision, threads)
+def attempts(bundle: str, manifest: Manifest, threads: int | None = None) -> list[Attempt]:
+    """Try every backend in every precision that both it and the bundle have, in graphs or in engines."""
+    return [attempt(bundle, name, precision, threads) for name, precision in tries(manifest)]
+
+
+def tries(manifest: Manifest) -> list[tuple[str, str]]:
+    """Backend and precision of everything that may run a bundle; what runs engines only where it has some."""
+    built = sorted({engine.precision for engine in manifest.engines})
+    graphs = (*manifest.precisions, "bfloat16")
+    found = [
+        (name, precision)
         for name, entry in BACKENDS.items()
         for precision in entry.precisions
-        if precision in precisions
+        if precision in (built if entry.engines else graphs)
     ]
+    return [*found, *((CUDA, precision) for precision in built)]
 
 
 def attempt(bundle: str, backend: str, precision: str, threads: int | None = None) -> Attempt:
@@ -66,11 +74,27 @@ def run(bundle: str, backend: str, precision: str, threads: str = "") -> dict[st
     from pnseg_runtime.sessions.auto import tile_seconds
 
     try:
+        if backend == CUDA:
+            return {"ms": 1e3 * image_seconds(bundle, precision)}
         opened = Bundle.open(bundle)
         sessions = open_sessions(opened, backend, int(threads) if threads else None, precision)
         return {"ms": 1e3 * tile_seconds(opened, sessions)}
     except PnsegError as error:
         return {"error": str(error)}
+
+
+def image_seconds(bundle: str, precision: str) -> float:
+    """Time of a sample image with everything on the GPU.
+
+    Raises:
+        PnsegError: it does not work here.
+    """
+    from pnseg_runtime import load
+    from pnseg_runtime.cuda.choice import SAMPLE, predict_seconds
+    from pnseg_runtime.images import read_image
+
+    with load(bundle, backend=CUDA, precision=precision) as segmenter:
+        return predict_seconds(segmenter, read_image(SAMPLE).pixels)
 
 
 if __name__ == "__main__":

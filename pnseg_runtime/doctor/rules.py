@@ -10,6 +10,7 @@ from pnseg_runtime.bundle import EngineFile, Manifest
 from pnseg_runtime.cuda.nvidia import DRIVER_ERRORS
 from pnseg_runtime.doctor.facts import Facts
 from pnseg_runtime.doctor.probe import Attempt
+from pnseg_runtime.sessions import BACKENDS, CUDA
 
 Level = Literal["problem", "hint"]
 
@@ -170,6 +171,29 @@ def engines_do_not_fit(case: Case) -> Iterator[Finding]:
             )
 
 
+def engines_not_built(case: Case) -> Iterator[Finding]:
+    """TensorRT is here, and nothing for it to run."""
+    gpus, facts = case.facts.driver.gpus, case.facts
+    libraries = [flavour for flavour in ("rtx", "tensorrt") if library_version(flavour, facts) is not None]
+    if gpus and libraries and case.manifest is not None and not case.manifest.engines:
+        target = f"rtx:{gpus[0].architecture}" if libraries[0] == "rtx" else "tensorrt"
+        yield Finding(
+            "hint",
+            "The bundle has no engines, which are what runs without ONNX Runtime on this GPU.",
+            f"pnseg build BUNDLE --target {target}",
+        )
+
+
+def engines_do_not_run(case: Case) -> Iterator[Finding]:
+    """They fit by their names, and were tried, and do not run."""
+    fits = case.manifest is not None and any(misfit(engine, case.facts) is None for engine in case.manifest.engines)
+    for attempt in case.attempts:
+        engines = attempt.backend == CUDA or (attempt.backend in BACKENDS and BACKENDS[attempt.backend].engines)
+        if fits and engines and attempt.error and "pycuda" in case.facts.packages:
+            said = f"{attempt.backend}: {attempt.error.removeprefix(f'{attempt.backend}: ')}"
+            yield Finding("problem", f"Engines fit this GPU, but do not run: {said}", "pnseg build BUNDLE")
+
+
 def pycuda_missing(case: Case) -> Iterator[Finding]:
     """Engines run through it."""
     if case.facts.driver.gpus and by_flavour(case.manifest) and "pycuda" not in case.facts.packages:
@@ -219,6 +243,8 @@ RULES: tuple[Rule, ...] = (
     provider_does_not_start,
     cpu_backend_broken,
     engines_do_not_fit,
+    engines_not_built,
+    engines_do_not_run,
     pycuda_missing,
     faster_on_this_cpu,
     slow_cpu,

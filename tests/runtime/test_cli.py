@@ -191,7 +191,7 @@ def test_options_reach_the_model_only_when_they_are_given(loaded: dict[str, Any]
     run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--bundle", "b", "--threads", 2, "--negatives", 0)
     assert (loaded["bundle"], loaded["options"]) == ("b", {"backend": "onnxruntime", "threads": 2, "negatives": 0})
     run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--assignment", "all")
-    assert loaded["options"] == {"assignment": "all"}
+    assert loaded["options"] == {"backend": "onnxruntime", "assignment": "all"}
 
 
 def test_the_users_mpp_goes_before_the_files(loaded: dict[str, Any], tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """A bundle's engines wherever a backend can be named, on stand-ins for the driver and for TensorRT."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
+from pnseg_export.engines.profiles import Buckets
 from tests.runtime.cuda import environment
 from tests.runtime.cuda.made_engines import bundle_with_engines
+from tests.runtime.made import SAMPLES
 
 pytestmark = pytest.mark.slow
 MODULE = "pnseg_runtime.sessions.tensorrt"
@@ -74,6 +77,85 @@ def test_services_have_the_engines_both_ways(variables, bundle):
     assert found["cuda reason"] == "cuda was asked for."
     assert found["tensorrt reason"] == "tensorrt was asked for."
     assert found["cuda precision"] == found["tensorrt precision"] == "float16"
+
+
+def test_the_doctor_tries_both_ways_to_run_engines(variables, bundle):
+    done = python(variables, "-m", "pnseg_runtime.cli", "doctor", bundle, "--threads", 2, "--json")
+    document = json.loads(done.stdout)
+    tried = {(each["backend"], each["precision"]): each for each in document["backends"]}
+    for backend in ("tensorrt", "cuda"):
+        assert tried[backend, "float16"]["error"] == ""
+        assert tried[backend, "float16"]["ms"] > 0
+    assert len(document["engines"]) == 3
+
+
+def test_the_doctor_tells_an_engine_that_does_not_load(variables, tmp_path):
+    broken = bundle_with_engines(tmp_path / "broken", damaged="encoder")
+    for backend in ("tensorrt", "cuda"):
+        done = python(variables, "-m", "pnseg_runtime.doctor.probe", broken, backend, "float16")
+        assert "encoder.engine: tensorrt 11.4.0 cannot load this engine" in json.loads(done.stdout)["error"]
+
+
+def test_auto_says_which_it_takes_and_why_it_is_nothing_else(variables, bundle, tmp_path):
+    image = SAMPLES / "he_pink.png"
+    options = ("--bundle", bundle, "--backend", "auto", "--only", "csv", "--out", tmp_path)
+    done = python(variables, "-m", "pnseg_runtime.cli", "predict", image, *options)
+    assert done.returncode == 0, done.stderr
+    first = done.stderr.splitlines()[0]
+    assert re.match(r"Backend: (cuda \(float16 engines\)|tensorrt \(float16 engines\)) is the fastest that", first)
+    assert "passed over onnxruntime-cuda: this ONNX Runtime has no CUDAExecutionProvider" in done.stderr
+    assert len((tmp_path / "he_pink.csv").read_text().splitlines()) > 6
+
+
+def test_auto_passes_over_engines_that_do_not_load(variables, tmp_path):
+    broken = bundle_with_engines(tmp_path / "broken", damaged="decoder")
+    options = ("--bundle", broken, "--backend", "auto", "--only", "csv", "--out", tmp_path / "out")
+    done = python(variables, "-m", "pnseg_runtime.cli", "predict", SAMPLES / "he_pink.png", *options)
+    assert done.returncode == 0, done.stderr
+    for backend in ("cuda", "tensorrt"):
+        assert re.search(rf"passed over {backend}: \S+decoder.engine: tensorrt 11.4.0 cannot load", done.stderr)
+
+
+def test_a_slide_runs_on_engines(variables, bundle, tmp_path):
+    options = ("--bundle", bundle, "--backend", "tensorrt", "--mpp", 0.25, "--no-tissue", "--only", "parquet")
+    done = python(
+        variables, "-m", "pnseg_runtime.cli", "slide", SAMPLES / "he_pink.png", *options, "--out", tmp_path, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["slides"][0]["nuclei"] > 5
+
+
+def test_a_slide_refuses_cuda_in_one_sentence(variables, bundle, tmp_path):
+    slide, options = SAMPLES / "he_pink.png", ("--bundle", bundle, "--out", tmp_path)
+    done = python(variables, "-m", "pnseg_runtime.cli", "slide", slide, *options, "--backend", "cuda")
+    assert done.returncode == 2
+    assert "choose tensorrt, which runs the same engines" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"architectures": ["sm89"]}, "no float16 engine of prompter, encoder, decoder for sm86 and tensorrt 11.4.0"),
+        ({"version": "11.0.0"}, "no float16 engine of prompter, encoder, decoder for sm86 and tensorrt 11.4.0"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
+def test_engines_for_another_machine_are_told_in_one_sentence(variables, tmp_path, backend, changes, told):
+    other = bundle_with_engines(tmp_path / "other", **changes)
+    options = ("--bundle", other, "--out", tmp_path / "out", "--backend", backend)
+    done = python(variables, "-m", "pnseg_runtime.cli", "predict", SAMPLES / "he_pink.png", *options)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_images_larger_than_the_engines_were_built_for_are_told_with_the_remedy(variables, tmp_path):
+    small = bundle_with_engines(tmp_path / "small", Buckets(side=256))
+    options = ("--bundle", small, "--out", tmp_path / "out", "--backend", "tensorrt")
+    done = python(variables, "-m", "pnseg_runtime.cli", "predict", SAMPLES / "he_pink.png", *options)
+    assert done.returncode == 1
+    assert "takes no image of 1×3×256×320" in done.stderr
+    assert "pnseg build --side" in done.stderr
 
 
 FAULTS = {

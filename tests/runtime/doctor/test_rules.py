@@ -5,7 +5,7 @@ import pytest
 from pnseg_runtime.bundle import EngineFile
 from pnseg_runtime.cuda.nvidia import Driver, Gpu
 from pnseg_runtime.doctor.facts import Facts
-from pnseg_runtime.doctor.probe import Attempt
+from pnseg_runtime.doctor.probe import Attempt, tries
 from pnseg_runtime.doctor.rules import RULES, Case, findings, misfit
 from tests.fakes import fake_bundle
 
@@ -162,12 +162,37 @@ def test_backends_that_were_tried_and_failed_are_told():
     assert told(CPU_ONLY, attempts=[absent]) == []
 
 
+def test_tensorrt_without_engines_is_a_hint_to_build_them():
+    (sentence,) = told(WITH_GPU, fake_bundle().manifest)
+    assert sentence == (
+        "hint: The bundle has no engines, which are what runs without ONNX Runtime on this GPU. "
+        "→ pnseg build BUNDLE --target rtx:sm86"
+    )
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
+def test_engines_that_fit_and_do_not_run_are_a_problem(backend):
+    failed = [Attempt(backend, "float16", error=f"{backend}: cannot load this engine.")]
+    (sentence,) = told(WITH_GPU, with_engines(engine()), failed)
+    assert sentence.startswith(f"problem: Engines fit this GPU, but do not run: {backend}: cannot load this engine.")
+    assert told(WITH_GPU, with_engines(engine()), [Attempt(backend, "float16", ms=3.0)]) == []
+
+
+def test_backends_of_engines_are_tried_in_the_engines_precisions_alone():
+    tried = tries(with_engines(engine()))
+    assert [pair for pair in tried if pair[0] in {"tensorrt", "cuda"}] == [("tensorrt", "float16"), ("cuda", "float16")]
+    assert ("onnxruntime", "float32") in tried
+    assert not {"tensorrt", "cuda"} & {name for name, _ in tries(fake_bundle().manifest)}
+
+
 def test_every_rule_has_a_planted_fault():
     cases = [Case(facts) for facts, _ in FAULTS.values()]
     cases += [Case(WITH_GPU, with_engines(wrong)) for wrong, _ in ENGINES.values()]
     cases.append(Case(replace(WITH_GPU, packages={"onnxruntime-gpu": "1"}), with_engines(engine())))
     attempts = [Attempt(name, "float32", error="does not start") for name in ("onnxruntime", "onnxruntime-cuda")]
     cases.append(Case(WITH_GPU, attempts=attempts))
+    cases.append(Case(WITH_GPU, fake_bundle().manifest))
+    cases.append(Case(WITH_GPU, with_engines(engine()), [Attempt("cuda", "float16", error="cuda: no.")]))
     assert [rule.__name__ for rule in RULES if not any(list(rule(case)) for case in cases)] == []
 
 
