@@ -41,7 +41,7 @@ def pytorch(prompter: Path, segmentor: Path) -> Participant:
 
 
 def participants(bundle: Bundle, threads: int | None = None) -> list[Participant]:
-    """Every precision on ONNX Runtime, OpenVINO where it is installed, GPU backends where they start."""
+    """Every precision on ONNX Runtime, OpenVINO where it is installed, GPU backends and engines where they start."""
     found = [
         Participant(f"ONNX Runtime {precision}", precision, partial(sessions_of, bundle, precision, threads))
         for precision in bundle.manifest.precisions
@@ -49,13 +49,14 @@ def participants(bundle: Bundle, threads: int | None = None) -> list[Participant
     for backend in BACKENDS.values():
         if backend.name == "onnxruntime" or not _starts(backend.name):
             continue
+        built = tuple(dict.fromkeys(engine.precision for engine in bundle.manifest.engines))
         found += [
             Participant(
                 f"{backend.name} {precision}",
                 precision,
                 partial(open_sessions, bundle, backend.name, threads, precision, cache=False),
             )
-            for precision in bundle.manifest.precisions
+            for precision in (built if backend.engines else bundle.manifest.precisions)
             if precision in backend.precisions
         ]
     return found

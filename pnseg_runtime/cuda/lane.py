@@ -118,8 +118,8 @@ class Lane:
         self._decoder = engines.decoder.execution(self._compute.handle)
         self._uploaded = [device.event(), device.event()]
         self._planned, self._computed, self._downloaded = device.event(), device.event(), device.event()
-        self._memory = Memory(device, self._before_growth)
         self._graphs: dict[tuple[Any, ...], Graph] = {}
+        self._memory = Memory(device, partial(let_go, (self._compute, self._copy), self._graphs))
         self._ran: set[tuple[Any, ...]] = set()
         self._marks: list[tuple[str, Any]] = []
         self._events: list[Any] = []
@@ -418,11 +418,6 @@ class Lane:
     def _at(self, name: str, nbytes: int | None = None) -> int:
         return self._memory.at(name, nbytes)
 
-    def _before_growth(self) -> None:
-        """What still runs may use the memory that goes, and graphs have its address."""
-        self.settle()
-        self._graphs.clear()
-
     def _upload(self, name: str, values: NDArray[Any], address: int) -> None:
         staging = self._memory.staging(f"to.{name}", values.nbytes)
         np.copyto(staging.view(values.dtype).reshape(values.shape), values)
@@ -493,6 +488,16 @@ class Lane:
 
 _POINT_SIZES = {"coords": 8, "kinds": 4, "scores": 4}
 _RECORD_SIZES = {"points": 4, "ious": 4, "boxes": 16, "words": 4, "offsets": 4}
+
+
+def let_go(streams: tuple[Any, ...], graphs: dict[tuple[Any, ...], Graph]) -> None:
+    """Before memory goes: what still runs may use it, and graphs have its address.
+
+    No method of the lane, which would then live on in its own memory.
+    """
+    for stream in streams:
+        stream.synchronize()
+    graphs.clear()
 
 
 def frame_starts(prompts: Prompts) -> int:

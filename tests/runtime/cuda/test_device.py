@@ -111,7 +111,7 @@ def test_a_wait_that_is_missing_is_found(variables, fault):
 FAULTS = {
     "a stale number of words in a graph": ("call.negatives, self._capacity)", "call.negatives)", "graphs"),
     "graphs that take both images for one": ('("encoder", frame.slot, batch', '("encoder", batch', "graphs"),
-    "graphs that outlive their memory": ("self._graphs.clear()", "pass", "graphs"),
+    "graphs that outlive their memory": ("    graphs.clear()", "    pass", "graphs"),
     "two images in one staging memory": ('self._upload(f"image{slot}"', 'self._upload("image"', "orders"),
 }
 
