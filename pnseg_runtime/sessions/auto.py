@@ -57,7 +57,7 @@ def open_fastest(
                 if isinstance(error, BundleError) and entry.name == "onnxruntime":
                     raise
                 LOGGER.debug("%s", error)
-                passed_over[entry.name] = str(error)
+                passed_over[entry.name] = f"{entry.name}: {str(error).removeprefix(f'{entry.name}: ')}"
                 continue
             if best is None or seconds < min(times)[0]:
                 best = sessions  # the slower one is let go of here
