@@ -66,7 +66,8 @@ def tensor_types(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Types:
 
 def _initial(graph: onnx.GraphProto) -> tuple[Types, dict[str, NDArray[np.generic]]]:
     types = {tensor.name: _type_of(tensor) for tensor in graph.initializer}
-    small = (tensor for tensor in graph.initializer if math.prod(tensor.dims) <= STEERING)
+    # What steers shapes is in the graph itself; weights in a file of their own are not read.
+    small = (tensor for tensor in graph.initializer if math.prod(tensor.dims) <= STEERING and not tensor.external_data)
     return types, {tensor.name: numpy_helper.to_array(tensor) for tensor in small}
 
 

@@ -101,6 +101,15 @@ def test_memory_is_that_of_the_tensors_alive_together():
     assert cost.activation_bytes == 1000 * (1 + 1 + 2)  # a, c and what joins them
 
 
+def test_weights_in_a_file_of_their_own_are_counted_and_not_read(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "b"], ["y"])]
+    model = graph_of(nodes, {"x": ["batch", 600]}, ["y"], {"w": weight(600, 600), "b": weight(600)})
+    inline = graph_cost(model, {"batch": 2})
+    onnx.save(model, tmp_path / "large.onnx", save_as_external_data=True, location="large.onnx.data")
+    (tmp_path / "large.onnx.data").unlink()
+    assert file_cost(tmp_path / "large.onnx", {"batch": 2}) == inline
+
+
 def test_an_axis_without_a_size_is_named():
     model = graph_of([helper.make_node("Relu", ["x"], ["y"])], {"x": ["batch"]}, ["y"])
     with pytest.raises(PnsegError, match="batch"):
