@@ -8,17 +8,18 @@ from typing import Any
 
 
 def used_names(source: str) -> set[str]:
-    """``X.Y`` for every ``trt.X.Y`` in Python source; the longest chains only."""
+    """``X.Y`` for every ``trt.X.Y`` and ``self._trt.X.Y`` in Python source; the longest chains only."""
     tree = ast.parse(source)
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     found = set()
     for node in ast.walk(tree):
         parts: list[str] = []
         here: ast.AST = node
-        while isinstance(here, ast.Attribute):
+        while isinstance(here, ast.Attribute) and here.attr != "_trt":
             parts.append(here.attr)
             here = here.value
-        if parts and id(node) not in inner and isinstance(here, ast.Name) and here.id == "trt":
+        is_library = isinstance(here, ast.Attribute) or (isinstance(here, ast.Name) and here.id == "trt")
+        if parts and id(node) not in inner and is_library:
             found.add(".".join(reversed(parts)))
     return found
 

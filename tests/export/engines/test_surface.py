@@ -28,7 +28,8 @@ def names() -> set[str]:
 
 
 def test_names_are_read_from_attribute_chains():
-    assert used_names("trt.Builder(trt.Logger.Severity.INFO); other.x; a.trt.y") == {"Builder", "Logger.Severity.INFO"}
+    source = "trt.Builder(trt.Logger.Severity.INFO); other.x; a.trt.y; self._trt.Runtime.x; self._trt"
+    assert used_names(source) == {"Builder", "Logger.Severity.INFO", "Runtime.x"}
 
 
 def test_a_name_that_is_not_there_is_found():
@@ -39,6 +40,7 @@ def test_a_name_that_is_not_there_is_found():
 def test_tensorrt_for_rtx_has_all_that_is_used():
     trt = pytest.importorskip("tensorrt_rtx", reason="needs the extra rtx")
     assert len(names()) > 10
+    assert "ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE" in names()  # the runtime's are among them
     assert missing(trt, names()) == set()
 
 
