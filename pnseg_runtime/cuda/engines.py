@@ -197,12 +197,18 @@ class TensorRTEngine:
         """
         try:
             trt = import_module(flavour.module)
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise BackendError(f"{flavour.module} does not import ({error}); run: {flavour.install}") from error
         self.path = path
         self._trt = trt
-        # The runtime has to live as long as its engines.
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        try:
+            # The runtime has to live as long as its engines.
+            self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        except TypeError as error:  # a constructor that gives nothing, in the words of the binding
+            raise BackendError(
+                f"{path}: {flavour.module} {trt.__version__} does not start; its log says why, mostly a driver that "
+                "is older than its CUDA: pnseg doctor"
+            ) from error
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise BackendError(
@@ -291,8 +297,11 @@ def find_engines(bundle: Bundle, capability: tuple[int, int], precision: str | N
     for flavour in FLAVOURS.values():
         try:
             version = import_module(flavour.module).__version__
-        except ImportError:
+        except ModuleNotFoundError:
             reasons.append(f"{flavour.module} is not installed ({flavour.install})")
+            continue
+        except (ImportError, OSError) as error:  # it is there, and a library of its own is not
+            reasons.append(f"{flavour.module} does not import ({error})")
             continue
         own = [each for each in engines if (each.flavour, each.precision) == (flavour.name, precision)]
         parts = {

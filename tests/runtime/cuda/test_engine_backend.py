@@ -116,6 +116,16 @@ def test_auto_passes_over_engines_that_do_not_load(variables, tmp_path):
         assert re.search(rf"passed over {backend}: \S+decoder.engine: tensorrt 11.4.0 cannot load", done.stderr)
 
 
+@pytest.mark.parametrize(("backend", "code"), [("tensorrt", 1), ("cuda", 1), ("auto", 0)])
+def test_a_tensorrt_that_does_not_start_is_told_or_passed_over(variables, bundle, tmp_path, backend, code):
+    options = ("--bundle", bundle, "--backend", backend, "--only", "csv", "--out", tmp_path)
+    broken = variables | {"STAND_IN_NO_RUNTIME": "1"}
+    done = python(broken, "-m", "pnseg_runtime.cli", "predict", SAMPLES / "he_pink.png", *options)
+    assert done.returncode == code, done.stderr
+    assert "tensorrt 11.4.0 does not start" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_slide_runs_on_engines(variables, bundle, tmp_path):
     options = ("--bundle", bundle, "--backend", "tensorrt", "--mpp", 0.25, "--no-tissue", "--only", "parquet")
     done = python(

@@ -180,6 +180,21 @@ def test_a_bundle_without_engines_and_one_whose_engines_do_not_fit_say_what_is_m
     assert "tensorrt_rtx is not installed" in str(caught.value)
 
 
+def test_a_library_that_is_there_and_does_not_import_is_not_called_missing(monkeypatch, tmp_path):
+    (tmp_path / "tensorrt_rtx.py").write_text("raise ImportError('libcudart.so.13: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    bundle = fake_bundle()
+    some = SimpleNamespace(
+        flavour="rtx", version="1.2.3", architectures=["sm86"], graph="prompter", precision="float32"
+    )
+    manifest = bundle.manifest.model_copy(update={"engines": [some]})
+    with pytest.raises(BackendError) as caught:
+        open_engines(replace(bundle, manifest=manifest), (8, 6), "float32")
+    assert "tensorrt_rtx does not import (libcudart.so.13: cannot open shared object file)" in str(caught.value)
+
+
 def test_the_real_library_has_every_name_that_is_used():
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     used = {
