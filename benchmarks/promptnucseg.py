@@ -65,8 +65,9 @@ def random_bundle(size: str, folder: Path, target: str = "cpu") -> Bundle:
 
 
 def copied_bundle(bundle: Bundle, folder: Path) -> Bundle:
-    """A copy in ``folder``, to which graphs may be added; one that is there already is taken as it is."""
-    if not (folder / MANIFEST_NAME).is_file():
+    """A copy in ``folder``, to which graphs may be added; one of other graphs makes way."""
+    if not (folder / MANIFEST_NAME).is_file() or Bundle.open(folder).manifest.graphs != bundle.manifest.graphs:
+        shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns(".cache"))
     return Bundle.open(folder)
 

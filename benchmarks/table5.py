@@ -43,8 +43,9 @@ QUICK_EXPORTS = frozenset({"PromptNucSeg-B", "PromptNucSeg-nano"})
 HOW = (
     "End to end, pixels in to instance map out, batch 1, 256×256, {nuclei} nuclei a tile. Random weights, so the "
     "networks run on the real tile, and post-processing works on maps made from the tile's real label map "
-    "(distances, HV maps, rays, kernels; for PromptNucSeg points and mask logits). PromptNucSeg decodes every "
-    "nucleus twice, with its negative prompt and without. Median of {rounds} rounds in which all methods take turns."
+    "(distances, HV maps, rays, kernels; for PromptNucSeg points and mask logits). PromptNucSeg-B, L and H decode "
+    "every nucleus twice, with its negative prompt and without; nano, which has none, once. Medians. Methods that fit "
+    "into memory together take turns, L and H are on their own; the table says how many runs there were."
 )
 
 EXAMPLES = """
@@ -111,7 +112,7 @@ def measure(
         sweep=list(sweep),
         batches=list(batches),
         threads=threads,
-        how=HOW.format(nuclei=nuclei, rounds=protocol.rounds),
+        how=HOW.format(nuclei=nuclei),
     )
 
 

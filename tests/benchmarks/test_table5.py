@@ -8,10 +8,11 @@ from click.testing import CliRunner
 
 from benchmarks.__main__ import main
 from benchmarks.paper import TABLE5
-from benchmarks.promptnucseg import plain_counts
+from benchmarks.promptnucseg import copied_bundle, plain_counts
 from benchmarks.runs import EAGER, ENGINES, ORT, RUNS
 from benchmarks.subjects import METHODS
 from benchmarks.table5 import GROUPS, cells, counted_fields, explain
+from pnseg_runtime.bundle import Bundle
 
 
 def run(*arguments):
@@ -21,11 +22,13 @@ def run(*arguments):
 
 
 def test_nano_is_measured_from_pixels_to_instances():
-    runs = ("--runs", ORT, "--runs", EAGER, "--runs", "TensorRT FP16")
+    runs = ("--runs", ORT, "--runs", "ONNX Runtime INT8", "--runs", EAGER, "--runs", "TensorRT FP16")
     result = run("--methods", "PromptNucSeg-nano", *runs, "--json", "--batches", "2")
     document = json.loads(result.stdout)
     rows = {row["run"]: row for row in document["rows"]}
-    for measured in (rows[ORT], rows[EAGER]):
+    for measured in (rows[ORT], rows["ONNX Runtime INT8"], rows[EAGER]):
+        assert 5 < measured["params_m"] < 10
+        assert 3 < measured["gmacs"] < 5
         assert measured["fps"] == pytest.approx(1e3 / measured["latency"]["p50_ms"], rel=1e-3)
         assert set(measured["stages_ms"]) >= {"prepare", "prompter", "points", "encoder", "decoder", "masks"}
         assert measured["throughput"]["2"]["p50"] > 0
@@ -67,3 +70,14 @@ def test_a_row_prints_what_is_known_and_a_dash_for_the_rest():
     assert "(+0.2%)" in explain(rows[4])
     assert "not in the paper's table" in explain(rows[5])
     assert counted_fields("PromptNucSeg-nano", None, None)["printed"] is None
+
+
+def test_a_copy_of_the_shipped_bundle_is_kept_until_the_bundle_changes(tmp_path):
+    nano = Bundle.open("nano")
+    copied_bundle(nano, tmp_path / "copy")
+    (tmp_path / "copy" / "mark").touch()
+    copied_bundle(nano, tmp_path / "copy")
+    assert (tmp_path / "copy" / "mark").is_file()
+    stale = Bundle(nano.folder, nano.manifest.model_copy(update={"graphs": {}}))
+    copied_bundle(stale, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "mark").exists()
