@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.sessions import AUTO
+from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.job import Job, Model, prepare
 from pnseg_runtime.slide.join import SlideResult, write_results
 from pnseg_runtime.slide.options import SlideOptions
@@ -101,7 +103,7 @@ def run_slide(
         watcher.chosen(segmenter.reason, segmenter.passed_over)
         model = replace(model, backend=segmenter.backend, options=replace(model.options, precision=segmenter.precision))
     job = prepare(slide, out, model, options, watcher.say)
-    try:
+    with closing(job), job.store.at_work() as claims:
         watcher.planned(job)
         again = job.store.forget_damaged()
         if again:
@@ -109,25 +111,34 @@ def run_slide(
         seconds = {"prepare": time.perf_counter() - start}
         if not all(job.store.has_settled(core) for core in job.plan.cores):
             opened = segmenter or Segmenter(job.bundle, model.options, model.backend)
-            seconds |= work_on(job, opened, watcher.core_done)
-        return finish(job, kinds, watcher, seconds, start, keep_work=keep_work)
-    finally:
-        job.close()
+            seconds |= work_on(job, opened, claims, watcher.core_done)
+        return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work)
 
 
 def finish(
-    job: Job, kinds: Sequence[str], watcher: Watcher, seconds: dict[str, float], start: float, *, keep_work: bool
+    job: Job,
+    claims: Claims,
+    kinds: Sequence[str],
+    watcher: Watcher,
+    seconds: dict[str, float],
+    start: float,
+    *,
+    keep_work: bool,
 ) -> SlideResult:
-    """Write the outputs of a slide whose cores are all settled; of several processes one after the other."""
-    with job.store.claims() as claims:
-        while not claims.take(JOIN):
-            watcher.say("another process is writing the results")
-            time.sleep(0.5)
+    """Write the outputs of a slide whose cores are all settled; of several processes one after the other.
+
+    The last of them clears up: what looks left over may be another's that is still being written.
+    """
+    while not claims.take(JOIN):
+        watcher.say("another process is writing the results")
+        time.sleep(0.5)
+    last = not claims.others()
+    if last:
         job.store.clear_drafts()
-        started = time.perf_counter()
-        seconds["total without outputs"] = started - start
-        result = write_results(job, kinds, seconds, watcher.writing)
-    if not keep_work:
+    started = time.perf_counter()
+    seconds["total without outputs"] = started - start
+    result = write_results(job, kinds, seconds, watcher.writing)
+    if last and not keep_work:
         job.store.remove()
     watcher.done(result)
     return result

@@ -21,7 +21,7 @@ LEASE = 60.0
 
 
 class Claims:
-    """The claims of this process in a folder; as a context manager it lets go of them at the end."""
+    """The claims of this process in a folder; as a context manager it lets go of them at the end, oldest first."""
 
     def __init__(self, folder: Path, lease: float = LEASE) -> None:
         """Make the folder and start the heartbeat.
@@ -33,7 +33,7 @@ class Claims:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._lease = lease
-        self._held: set[str] = set()
+        self._held: dict[str, None] = {}  # in the order in which they were taken
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._me = {**_machine(), "pid": os.getpid(), "started": _started(os.getpid()), "id": uuid.uuid4().hex}
@@ -67,13 +67,13 @@ class Claims:
             if not self._create(path):
                 return False
         with self._lock:
-            self._held.add(name)
+            self._held[name] = None
         return True
 
     def release(self, name: str) -> None:
         """Let go of something that was claimed."""
         with self._lock:
-            self._held.discard(name)
+            self._held.pop(name, None)
         path = self._path(name)
         if self._owner(path).get("id") == self._me["id"]:
             path.unlink(missing_ok=True)

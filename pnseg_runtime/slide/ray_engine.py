@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -152,15 +153,13 @@ class RayEngine:
         watcher = watcher or Watcher()
         start = time.perf_counter()
         job = prepare(slide, out, self._model, options, watcher.say)
-        try:
+        with closing(job), job.store.at_work() as claims:
             watcher.planned(job)
             job.store.forget_damaged()
             seconds = {"prepare": time.perf_counter() - start}
             self._work(job, options, watcher)
             Settler(job).settle_rest()
-            return finish(job, kinds, watcher, seconds, start, keep_work=keep_work)
-        finally:
-            job.close()
+            return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work)
 
     def _start(self) -> Any:
         return ray.remote(Actor).options(max_restarts=0, **self._share).remote(self._model, self._threads)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,16 @@ class Store:
             _write(self.folder / _PLAN, json.dumps(self.plan.facts, indent=1, sort_keys=True).encode())
         return message
 
-    def claims(self, lease: float = LEASE) -> Claims:
-        """Claims on the cores of this plan."""
-        return Claims(self.folder / "claims", lease)
+    @contextlib.contextmanager
+    def at_work(self, lease: float = LEASE) -> Iterator[Claims]:
+        """Claims on the cores of this plan; others see that this process is at work until the end.
+
+        Args:
+            lease: seconds after which the claim of a process that has gone silent is anyone's.
+        """
+        with Claims(self.folder / "claims", lease) as claims:
+            claims.take(f"at-work-{uuid.uuid4().hex}")
+            yield claims
 
     def has_found(self, core: Core) -> bool:
         return self._found_path(core).exists()
@@ -132,7 +140,7 @@ class Store:
         return len(damaged)
 
     def clear_drafts(self) -> None:
-        """Remove what killed processes have left half-written; only for the one that writes the outputs."""
+        """Remove what killed processes have left half-written; only while no other process is at work."""
         beside = (path for folder in (self.folder, self._found, self._settled) for path in folder.glob("*.part"))
         for path in (*self.drafts.iterdir(), *beside):
             if path.is_dir():

@@ -12,7 +12,7 @@ from queue import Empty, Full, Queue
 from typing import Any
 
 from pnseg_runtime.pipeline import Segmenter
-from pnseg_runtime.slide.claims import LEASE, Claims
+from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, find_nuclei
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.plan import Core
@@ -112,7 +112,7 @@ class Line:
         return thread
 
 
-def work_on(job: Job, segmenter: Segmenter, on_core: OnCore = lambda _: None, lease: float = LEASE) -> dict[str, float]:
+def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = lambda _: None) -> dict[str, float]:
     """Do every core of a slide that nobody has done or is doing, and settle what can be settled.
 
     Returns only when all cores are done, by whomever. Other processes may work on the same folder.
@@ -120,8 +120,8 @@ def work_on(job: Job, segmenter: Segmenter, on_core: OnCore = lambda _: None, le
     Args:
         job: the slide.
         segmenter: the model.
+        claims: of this process.
         on_core: is told of every core that this process has done.
-        lease: seconds after which the claim of a process that has gone silent is anyone's.
 
     Returns:
         Stage → seconds that this process has spent or waited.
@@ -133,57 +133,56 @@ def work_on(job: Job, segmenter: Segmenter, on_core: OnCore = lambda _: None, le
     waits, line = Waits(), Line()
     views: Queue[tuple[Core, Reading, float] | None] = Queue(_AHEAD)
     results: Queue[tuple[Core, Found] | None] = Queue(_AHEAD)
-    with job.store.claims(lease) as claims:
 
-        def read() -> None:
-            for core in _to_do(job.store, claims, line):
-                start = time.perf_counter()
-                with waits("read"):
-                    reading = read_work(job.reader, job.resolution, core.view)
-                seconds = time.perf_counter() - start
-                with waits("read waits"):
-                    line.put(views, (core, reading, seconds))
-            line.put(views, None)
+    def read() -> None:
+        for core in _to_do(job.store, claims, line):
+            start = time.perf_counter()
+            with waits("read"):
+                reading = read_work(job.reader, job.resolution, core.view)
+            seconds = time.perf_counter() - start
+            with waits("read waits"):
+                line.put(views, (core, reading, seconds))
+        line.put(views, None)
 
-        def finish() -> None:
-            settler = Settler(job)
-            while (item := line.get(results)) is not None:
-                core, found = item
-                with waits("save"):
-                    job.store.save_found(core, found)
-                    claims.release(core.name)
-                on_core(CoreDone.of(core, found))
-                with waits("settle"):
-                    settler.settle_around(core)
+    def finish() -> None:
+        settler = Settler(job)
+        while (item := line.get(results)) is not None:
+            core, found = item
+            with waits("save"):
+                job.store.save_found(core, found)
+                claims.release(core.name)
+            on_core(CoreDone.of(core, found))
             with waits("settle"):
-                settler.settle_rest()
+                settler.settle_around(core)
+        with waits("settle"):
+            settler.settle_rest()
 
-        reader, finisher = line.thread(read, "read"), line.thread(finish, "finish")
-        try:
-            while True:
-                with waits("networks wait"):
-                    item = line.get(views)
-                if item is None:
-                    break
-                core, reading, seconds = item
-                with waits("networks"):
-                    found = find_nuclei(reading, core, segmenter, job.resolution, job.area)
-                found = replace(found, timings={"read": seconds, **(found.timings or {})})
-                with waits("networks wait for disk"):
-                    line.put(results, (core, found))
-            line.put(results, None)
-        except _Stopped:
-            pass
-        except BaseException:
-            line.stop.set()
-            raise
-        finally:
-            if line.stop.is_set():
-                reader.join()
-            finisher.join()
-        reader.join()
-        if line.errors:
-            raise line.errors[0]
+    reader, finisher = line.thread(read, "read"), line.thread(finish, "finish")
+    try:
+        while True:
+            with waits("networks wait"):
+                item = line.get(views)
+            if item is None:
+                break
+            core, reading, seconds = item
+            with waits("networks"):
+                found = find_nuclei(reading, core, segmenter, job.resolution, job.area)
+            found = replace(found, timings={"read": seconds, **(found.timings or {})})
+            with waits("networks wait for disk"):
+                line.put(results, (core, found))
+        line.put(results, None)
+    except _Stopped:
+        pass
+    except BaseException:
+        line.stop.set()
+        raise
+    finally:
+        if line.stop.is_set():
+            reader.join()
+        finisher.join()
+    reader.join()
+    if line.errors:
+        raise line.errors[0]
     return waits.seconds
 
 

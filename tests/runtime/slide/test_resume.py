@@ -14,6 +14,7 @@ from PIL import Image
 from pnseg_runtime.errors import OutputError
 from pnseg_runtime.options import Options
 from pnseg_runtime.slide import Model, SlideOptions, SlideResult, run_slide
+from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import load
 from pnseg_runtime.slide.join import hashes
 from pnseg_runtime.slide.watch import Watcher
@@ -23,6 +24,8 @@ from tests.runtime.slide.made import sample_mosaic, save_image
 
 KINDS = ("geojson", "geojson.gz", "parquet", "labels", "pictures")
 OPTIONS = SlideOptions(mpp=0.25, core=192)
+
+CORE_CLAIMS = "*.work/*/claims/[0-9]*.claim"
 
 # A server without threads, with everything imported, forks a process in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -136,16 +139,31 @@ def test_two_processes_divide_the_cores_of_one_folder(
     assert hashes(result) == hashes(undisturbed)
 
 
+def test_only_the_last_process_at_work_clears_up(slide: Path, bundle: Path, tmp_path: Path) -> None:
+    run_local(slide, tmp_path, bundle, KINDS, OPTIONS)
+    (work,) = tmp_path.glob("*.work/*")
+    draft = work / "settled" / ".pnseg-another.part"
+    draft.write_bytes(b"half of a core")
+    with Claims(work / "claims") as another:
+        another.take("at-work-another")
+        run_local(slide, tmp_path, bundle, KINDS, OPTIONS, keep_work=False)
+        assert draft.exists(), "another process may be writing it"
+    run_local(slide, tmp_path, bundle, KINDS, OPTIONS)
+    assert not draft.exists()
+    run_local(slide, tmp_path, bundle, KINDS, OPTIONS, keep_work=False)
+    assert not work.exists()
+
+
 def test_a_process_waits_for_what_another_has_claimed_and_takes_over_when_it_is_gone(
     slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path
 ) -> None:
     process = start(slide, tmp_path, bundle, pause=30)
-    while not list(tmp_path.glob("*.work/*/claims/*.claim")):
+    while not list(tmp_path.glob(CORE_CLAIMS)):
         assert process.is_alive()
         time.sleep(0.02)
     process.kill()
     process.join()
-    assert list(tmp_path.glob("*.work/*/claims/*.claim"))
+    assert list(tmp_path.glob(CORE_CLAIMS))
     assert hashes(run_local(slide, tmp_path, bundle, KINDS, OPTIONS)) == hashes(undisturbed)
 
 
