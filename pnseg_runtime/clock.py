@@ -16,6 +16,16 @@ def never() -> bool:
     return False
 
 
+def go_on_unless(cancelled: Callable[[], bool]) -> None:
+    """Ask whether a prediction has been called off.
+
+    Raises:
+        PredictionCancelledError: it has.
+    """
+    if cancelled():
+        raise PredictionCancelledError("The prediction was cancelled.")
+
+
 class Clock:
     """Adds up the seconds spent in each stage of a prediction, and begins none when it is called off.
 
@@ -32,8 +42,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        if self._cancelled():
-            raise PredictionCancelledError("The prediction was cancelled.")
+        go_on_unless(self._cancelled)
         start = perf_counter()
         try:
             yield

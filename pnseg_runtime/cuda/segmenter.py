@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from threading import Lock
 from types import TracebackType
@@ -16,15 +15,17 @@ from types import TracebackType
 import numpy as np
 
 from pnseg_runtime.bundle import Bundle
-from pnseg_runtime.clock import never
+from pnseg_runtime.clock import go_on_unless, never
 from pnseg_runtime.cuda.driver import Device
 from pnseg_runtime.cuda.engines import Engines, open_engines
-from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Frame, Lane
-from pnseg_runtime.errors import BackendError, PredictionCancelledError
+from pnseg_runtime.cuda.frame import Frame
+from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Lane
+from pnseg_runtime.errors import BackendError
 from pnseg_runtime.jobs import Job, Jobs
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pipeline import Pixels, check_image
+from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import CUDA, default_precision, require_engines
 
 CLOSED = "This segmenter is closed; open the bundle again."
@@ -122,19 +123,21 @@ class DeviceSegmenter:
 
         Args:
             rgb: (H, W, 3) uint8, of any size from 1×1.
-            mpp: microns per pixel, handed on to the result.
-            cancelled: asked before the image goes to the GPU; what is there comes to its end.
+            mpp: microns per pixel, None if unknown; see :meth:`pnseg_runtime.pipeline.Segmenter.predict`.
+            cancelled: asked before the image goes to the GPU and whenever more is put on its streams; what is
+                there already comes to its end.
 
         Raises:
             ImageError: the array is not such an image.
             BackendError: the GPU fails, or the segmenter is closed.
             PredictionCancelledError: as ``cancelled`` said.
         """
-        check_image(rgb)
+        rescaling = Rescaling.between(check_image(rgb), mpp, self.manifest.mpp)
+        seen = rescaling.image(rgb)
         with self._lane() as lane, self.device.current():
-            if cancelled():
-                raise PredictionCancelledError("The prediction was cancelled.")
-            return replace(lane.predict(lane.begin(rgb)), mpp=mpp)
+            go_on_unless(cancelled)
+            nuclei = lane.predict(lane.begin(seen), cancelled)
+        return rescaling.back(nuclei)
 
     def submit(self, rgb: Pixels, mpp: float | None = None, timeout: float | None = None) -> Job[Nuclei]:
         """Predict in the background; see :meth:`pnseg_runtime.pipeline.Segmenter.submit`.
@@ -150,9 +153,7 @@ class DeviceSegmenter:
         return jobs.submit(lambda cancelled: self.predict(rgb, mpp, cancelled), timeout)
 
     def warm_up(self, shape: tuple[int, int] | None = None) -> None:
-        """Predict a black image, so that the first one does not pay for memory and for what is loaded only once.
-
-        Networks of which it needs none, since nothing is found on it, prepare themselves with the first image.
+        """Predict a black image full of points, so that the first one does not pay for what is done only once.
 
         Args:
             shape: (height, width) of the images to come, px; a window's if None.
@@ -161,7 +162,9 @@ class DeviceSegmenter:
             BackendError: the GPU fails, or the segmenter is closed.
         """
         window = self.manifest.masking.window
-        self.predict(np.zeros((*(shape or (window, window)), 3), np.uint8))
+        black = np.zeros((*(shape or (window, window)), 3), np.uint8)
+        with self._lane() as lane, self.device.current():
+            lane.predict(lane.begin(black, everywhere=True))
 
     def predict_many(self, images: Iterable[Pixels], mpp: float | None = None) -> Iterator[Nuclei]:
         """Predict one image after another, in order; the next one travels to the GPU meanwhile.
@@ -171,19 +174,20 @@ class DeviceSegmenter:
                 not predicted.
         """
         with self._lane() as lane:
-            frame: Frame | None = None
+            under_way: tuple[Frame, Rescaling] | None = None
             for number, rgb in enumerate(images):
-                check_image(rgb)
+                rescaling = Rescaling.between(check_image(rgb), mpp, self.manifest.mpp)
+                seen = rescaling.image(rgb)
                 with self.device.current():
-                    following = lane.begin(rgb, number % 2)
-                    nuclei = lane.predict(frame) if frame is not None else None
-                frame = following
-                if nuclei is not None:
-                    yield replace(nuclei, mpp=mpp)
-            if frame is not None:
+                    following = lane.begin(seen, number % 2)
+                    nuclei = lane.predict(under_way[0]) if under_way else None
+                if under_way and nuclei is not None:
+                    yield under_way[1].back(nuclei)
+                under_way = following, rescaling
+            if under_way:
                 with self.device.current():
-                    nuclei = lane.predict(frame)
-                yield replace(nuclei, mpp=mpp)
+                    nuclei = lane.predict(under_way[0])
+                yield under_way[1].back(nuclei)
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:

@@ -132,6 +132,14 @@ def real() -> dict[str, Any]:
     return {"nuclei": found, "graphs": library.stand_in_count(b"graph")}
 
 
+def warm_up() -> dict[str, Any]:
+    """All networks run, although a black image has no nucleus, and images come out as without it."""
+    pair, image = Pair(), discs((300, 280), 1)
+    pair.device.warm_up((300, 280))
+    ran = [len(engine.batches) for engine in (pair.engines.prompter, pair.engines.encoder, pair.engines.decoder)]
+    return {"ran": ran, "black": len(pair.cpu.predict(np.zeros_like(image))), "nuclei": pair.agree(image)}
+
+
 def orders() -> dict[str, Any]:
     """Images of two sizes in turn, in many orders of the streams: where a wait is missing, some order shows it."""
     library, pair = driver(), Pair()
@@ -216,7 +224,7 @@ def steady() -> dict[str, Any]:
 
 def failures() -> dict[str, Any]:
     """What goes wrong is told as an error of pnseg's, and the next image is well again where that can be."""
-    from pnseg_runtime.errors import BackendError, ImageError
+    from pnseg_runtime.errors import BackendError, ImageError, PredictionCancelledError
 
     told, pair = {}, Pair()
     image = discs((256, 256), 1)
@@ -241,6 +249,11 @@ def failures() -> dict[str, Any]:
     except BackendError as error:
         told["engine"] = str(error)
     pair.engines.decoder.shapes = refuses
+    for steps in (0, 1):  # called off before the image goes to the GPU, and when its points are known
+        answers = iter([False] * steps + [True])
+        with pytest.raises(PredictionCancelledError) as caught:
+            pair.device.predict(image, cancelled=lambda answers=answers: next(answers))
+        told[f"cancelled after {steps}"] = str(caught.value)
     told["nuclei"] = pair.agree(image)
     pair.device.close()
     try:

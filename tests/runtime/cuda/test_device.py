@@ -9,7 +9,7 @@ import pytest
 from tests.runtime.cuda import environment
 
 pytestmark = pytest.mark.slow
-LANE = "pnseg_runtime.cuda.lane"
+CUDA = "pnseg_runtime.cuda."
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +48,12 @@ def test_no_order_of_the_streams_changes_the_nuclei(variables):
     assert all(count > 20 for count in result(variables, "orders")["nuclei"])
 
 
+def test_a_warm_up_runs_all_networks_and_changes_no_nucleus(variables):
+    found = result(variables, "warm_up")
+    assert all(found["ran"])
+    assert found["black"] == 0 < found["nuclei"]
+
+
 def test_graphs_serve_other_images_memory_and_sizes_than_those_they_were_made_with(variables):
     found = result(variables, "graphs")
     assert all(count > 5 for count in found["nuclei"])
@@ -79,7 +85,10 @@ def test_image_follows_image_without_new_memory_and_only_counts_come_back_before
 def test_what_goes_wrong_is_told_and_the_next_image_is_well_again(variables):
     told = result(variables, "failures")
     assert told.pop("nuclei") > 20
-    assert set(told) == {"image", "memory", "kernel", "arguments", "engine", "closed"}
+    assert set(told) == {
+        *("image", "memory", "kernel", "arguments", "engine", "closed"),
+        *("cancelled after 0", "cancelled after 1"),
+    }
     assert "scan_counts" in told["kernel"]
     assert "pnseg doctor" in told["memory"]
     assert "closed" in told["closed"]
@@ -90,35 +99,36 @@ def test_panoptic_quality_is_that_of_the_metrics(variables):
 
 
 WAITS = {
-    "kernels that do not wait for the image": "self._compute.wait_for_event(self._uploaded[frame.slot])",
-    "networks that do not wait for their batches": "self._compute.wait_for_event(self._planned)",
-    "copies that do not wait for the kernels": "self._copy.wait_for_event(self._computed)",
-    "a host that does not wait for the copies": "self._downloaded.synchronize()",
-    "kernels whose end is never recorded": "self._computed.record(self._compute)",
-    "an image whose arrival is never recorded": "self._uploaded[slot].record(self._copy)",
-    "batches whose arrival is never recorded": "self._planned.record(self._copy)",
-    "copies whose end is never recorded": "self._downloaded.record(self._copy)",
+    "kernels that do not wait for the image": ("lane", "streams.compute.wait_for_event(streams.uploaded[frame.slot])"),
+    "networks that do not wait for their batches": ("records", "streams.compute.wait_for_event(streams.planned)"),
+    "copies that do not wait for the kernels": ("streams", "self.copy.wait_for_event(self._computed)"),
+    "a host that does not wait for the copies": ("streams", "self._downloaded.synchronize()"),
+    "kernels whose end is never recorded": ("streams", "self._computed.record(self.compute)"),
+    "an image whose arrival is never recorded": ("frame", "streams.uploaded[slot].record(streams.copy)"),
+    "batches whose arrival is never recorded": ("records", "streams.planned.record(streams.copy)"),
+    "copies whose end is never recorded": ("streams", "self._downloaded.record(self.copy)"),
 }
 
 
 @pytest.mark.parametrize("fault", WAITS)
 def test_a_wait_that_is_missing_is_found(variables, fault):
-    done = scenario(variables, "orders", LANE, WAITS[fault], "pass")
+    module, wait = WAITS[fault]
+    done = scenario(variables, "orders", CUDA + module, wait, "pass")
     assert done.returncode != 0, "every order gave the right nuclei"
     assert "has no" not in done.stderr
 
 
 FAULTS = {
-    "a stale number of words in a graph": ("call.negatives, self._capacity)", "call.negatives)", "graphs"),
-    "graphs that take both images for one": ('("encoder", frame.slot, batch', '("encoder", batch', "graphs"),
-    "graphs that outlive their memory": ("    graphs.clear()", "    pass", "graphs"),
-    "two images in one staging memory": ('self._upload(f"image{slot}"', 'self._upload("image"', "orders"),
+    "a stale number of words in a graph": ("records", "call.negatives, capacity)", "call.negatives)", "graphs"),
+    "graphs that take both images for one": ("records", '("encoder", frame.slot, batch', '("encoder", batch', "graphs"),
+    "graphs that outlive their memory": ("streams", "    graphs.clear()", "    pass", "graphs"),
+    "two images in one staging memory": ("frame", 'streams.upload(f"image{slot}"', 'streams.upload("image"', "orders"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_order_of_things_is_found(variables, fault):
-    old, new, name = FAULTS[fault]
-    done = scenario(variables, name, LANE, old, new)
+    module, old, new, name = FAULTS[fault]
+    done = scenario(variables, name, CUDA + module, old, new)
     assert done.returncode != 0, "nothing was wrong"
     assert "has no" not in done.stderr
