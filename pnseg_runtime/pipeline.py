@@ -41,6 +41,7 @@ from pnseg_runtime.masks import (
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import COARSEST_STRIDE, Options, Settings
 from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region, image_anchors, suppress_points
+from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import Sessions, open_sessions
 from pnseg_runtime.views import PLAIN, SIX
 from pnseg_runtime.windows import Part, cut, macro_tiles, mirror, windows
@@ -155,7 +156,8 @@ class Segmenter:
 
         Args:
             rgb: (H, W, 3) uint8, of any size from 1×1.
-            mpp: microns per pixel, handed on to the result.
+            mpp: microns per pixel, None if unknown. An image of another resolution than the model's is seen at the
+                model's; the nuclei are in its own pixels.
             cancelled: asked before every step; the prediction ends when it says so.
             points: prompts inside the image, in place of the prompter's.
 
@@ -164,15 +166,25 @@ class Segmenter:
             BackendError: the backend fails, or the segmenter is closed.
             PredictionCancelledError: as ``cancelled`` said.
         """
-        shape = check_image(rgb)
+        rescaling = Rescaling.between(check_image(rgb), mpp, self.manifest.mpp)
         clock = Clock(cancelled)
         with clock("total"):
-            points = self._find_points(rgb, shape, clock) if points is None else points
-            found = self._decode_masks(rgb, shape, points, clock)
+            with clock("prepare"):
+                seen, given = rescaling.image(rgb), None if points is None else rescaling.points(points)
+            nuclei = self._predict(seen, given, clock)
             with clock("masks"):
-                found = self._refined(found)
-                found = found.select(suppress_boxes(found.boxes, found.ious, self.settings.nms_iou))
-                visible, boxes, masks = paint(found.boxes, found.masks, found.ious, shape, self.settings.tidy)
+                nuclei = rescaling.back(nuclei)
+        return replace(nuclei, timings=clock.seconds)
+
+    def _predict(self, rgb: Pixels, points: PointPrompts | None, clock: Clock) -> Nuclei:
+        """The method's inference on an image of the model's resolution."""
+        shape = (rgb.shape[0], rgb.shape[1])
+        points = self._find_points(rgb, shape, clock) if points is None else points
+        found = self._decode_masks(rgb, shape, points, clock)
+        with clock("masks"):
+            found = self._refined(found)
+            found = found.select(suppress_boxes(found.boxes, found.ious, self.settings.nms_iou))
+            visible, boxes, masks = paint(found.boxes, found.masks, found.ious, shape, self.settings.tidy)
         points, ious = points.select(found.points[visible]), found.ious[visible]
         classes = points.classes if found.classes is None else found.classes[visible]
         return Nuclei(
@@ -184,8 +196,6 @@ class Segmenter:
             boxes=boxes,
             masks=tuple(masks),
             class_table=self.manifest.class_table,
-            mpp=mpp,
-            timings=clock.seconds,
         )
 
     def submit(self, rgb: Pixels, mpp: float | None = None, timeout: float | None = None) -> Job[Nuclei]:

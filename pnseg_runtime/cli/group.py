@@ -34,6 +34,11 @@ def show_error(sentence: str, file: IO[Any] | None = None) -> None:
     click.secho(f"Error: {sentence}", fg="red", file=file, err=file is None)
 
 
+def show_warning(sentence: str) -> None:
+    """Print what a user should look at, yellow where there is colour."""
+    click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+
+
 class LazyGroup(click.Group):
     """The group ``pnseg``; its help and completion import no verb."""
 

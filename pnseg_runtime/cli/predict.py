@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pnseg_runtime import load
-from pnseg_runtime.cli.group import Failure, show_error
+from pnseg_runtime.cli.group import Failure, show_error, show_warning
 from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
@@ -24,6 +24,7 @@ from pnseg_runtime.images import read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
+from pnseg_runtime.plausible import diameters_of
 from pnseg_runtime.sessions import AUTO
 
 
@@ -52,8 +53,8 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
 @output_options(KINDS)
 @click.option(
     "--mpp",
-    type=click.FloatRange(0.01, 100),
-    help="Microns per pixel, for measurements in µm; else what a file states.",
+    type=click.FloatRange(0.05, 5),
+    help="Microns per pixel, in place of what a file states: the model sees an image at its own, and measures in µm.",
 )
 @prediction_options(images=True)
 @click.option(
@@ -117,6 +118,8 @@ def _segment(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool)
     start = perf_counter()
     nuclei = segmenter.predict(image.pixels, mpp=image.mpp if mpp is None else mpp)
     seconds = perf_counter() - start
+    if nuclei.mpp is not None and (doubt := diameters_of(nuclei.masks, nuclei.mpp).doubt(nuclei.mpp)):
+        show_warning(f"{job.image}: {doubt}")
     write_outputs(Prediction(image.pixels, nuclei), job.outputs, overwrite)
     return Done(job.image, nuclei.shape, len(nuclei), seconds, job.outputs)
 

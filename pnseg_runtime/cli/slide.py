@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pnseg_runtime.cli.group import Failure, show_error
+from pnseg_runtime.cli.group import Failure, show_error, show_warning
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.errors import ImageError, PnsegError
@@ -120,6 +120,8 @@ def slide(
     elif results:
         print_table(results)
     for result in results:
+        if result.doubt:
+            show_warning(f"{result.slide}: {result.doubt}")
         if result.unreadable:
             where = ", ".join(str(tuple(each["box"])) for each in result.unreadable[:3])
             show_error(

@@ -17,6 +17,7 @@ from typing import Any
 from pnseg_runtime import __version__
 from pnseg_runtime.bundle import sha256_of
 from pnseg_runtime.outputs.atomic import all_or_none
+from pnseg_runtime.plausible import Diameters
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.outputs import RUN, output_paths
 from pnseg_runtime.slide.outputs.labels import write_labels
@@ -38,6 +39,8 @@ class SlideResult:
         classes: class → how many.
         area_mm2: what was looked at.
         unreadable: parts that could not be decoded, as in ``run.json``.
+        median_diameter: of a disc of a nucleus's area, µm; None without nuclei.
+        doubt: why the microns per pixel are hardly right, None if nothing speaks against them.
         started_anew: what has changed since earlier work that was thrown away, None if there was none.
     """
 
@@ -48,6 +51,8 @@ class SlideResult:
     classes: dict[str, int]
     area_mm2: float
     unreadable: list[dict[str, Any]]
+    median_diameter: float | None = None
+    doubt: str | None = None
     started_anew: str | None = None
 
     @property
@@ -74,6 +79,7 @@ def write_results(
     paths = output_paths(job.folder, job.stem, kinds)
     files = {suffix: path for suffix, path in paths.items() if suffix != ".labels.zarr"}
     firsts, classes, stages, unreadable, total = [], Counter[str](), Counter[str](), [], 0
+    diameters = Diameters()
     with ExitStack() as stack:
         run = job.folder / f"{job.stem}{RUN}"
         *streams, run_stream = stack.enter_context(all_or_none([*files.values(), run], job.store.drafts))
@@ -93,6 +99,7 @@ def write_results(
                 sink.add(core.name, rows, total + 1)
             total += rows.num_rows
             classes.update(rows["class"].to_pylist())
+            diameters.add(rows["area_um2"].to_numpy())
             found = job.store.load_found(core)
             stages.update(found.timings or {})
             unreadable += [(box, reason) for box, reason in found.unreadable]
@@ -113,6 +120,8 @@ def write_results(
             classes={kind.name: classes[kind.name] for kind in table},
             area_mm2=area,
             unreadable=_regions(unreadable),
+            median_diameter=diameters.median,
+            doubt=diameters.doubt(job.resolution.slide_mpp),
             started_anew=job.started_anew,
         )
         facts = _run_facts(job, result, kinds, {"cores": dict(stages), "this process": seconds})
@@ -179,6 +188,8 @@ def _run_facts(
         "classes": [{"name": kind.name, "color": list(kind.color)} for kind in job.bundle.manifest.class_table],
         "nuclei": result.nuclei,
         "nuclei_of_class": result.classes,
+        "median_diameter_um": result.median_diameter and round(result.median_diameter, 3),
+        "doubt": result.doubt,
         "area_mm2": round(result.area_mm2, 6),
         "nuclei_per_mm2": round(result.per_mm2, 3),
         "cores": len(job.plan.cores),

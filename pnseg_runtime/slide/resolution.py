@@ -16,12 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.rescale import TOLERANCE
 from pnseg_runtime.slide.readers.base import Box, Level, Pixels, SlideReader, UnreadableRegion
 from pnseg_runtime.tiff import credible_mpp
-
-#: Slides whose pixels differ from the model's by less are taken as they are: scanners of one kind differ
-#: that much, nuclei differ more, and resampling costs sharpness.
-TOLERANCE = 0.05
 
 _SUPPORT = 8  # px around what is resampled, times the reduction: Lanczos reaches 3
 _SMALLEST_BLOCK = 256  # px, where an unreadable region is no longer divided

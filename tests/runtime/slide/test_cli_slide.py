@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner, Result
 
+from pnseg_runtime import plausible
 from pnseg_runtime import slide as slides
 from pnseg_runtime.cli import cli
 from tests.real_data import real
@@ -47,6 +48,15 @@ def test_a_slide_is_done_and_told_in_a_row(run, slide: Path, tmp_path: Path) -> 
         *("slide.parquet", "slide.geojson.gz", "slide.run.json", "slide.thumbnail.png", "slide.tissue.png"),
         "slide.work",
     }
+
+
+def test_a_resolution_that_the_nuclei_belie_is_a_warning(run, slide: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(plausible, "SMALLEST", 17.0)
+    done = run(slide, "--mpp", "0.25", "--only", "parquet")
+    assert done.exit_code == 0, done.output
+    assert "Warning: " in done.stderr
+    doubt = json.loads((tmp_path / "out" / "slide.run.json").read_text())["doubt"]
+    assert doubt in done.stderr
 
 
 def test_json_holds_what_the_table_holds(run, slide: Path) -> None:

@@ -182,6 +182,9 @@ def test_the_run_is_told_whole(result: SlideResult) -> None:
     mpp = run["resolution"]["slide_mpp"]
     assert run["area_mm2"] == pytest.approx(1024 * 768 * (mpp / 1000) ** 2, rel=1e-3)
     assert run["nuclei_per_mm2"] == pytest.approx(run["nuclei"] / run["area_mm2"], rel=1e-3)
+    areas = np.array(pq.read_table(result.outputs[".parquet"])["area_um2"])
+    assert run["median_diameter_um"] == pytest.approx(np.median(np.sqrt(4 / np.pi * areas)), abs=0.1)
+    assert run["doubt"] is None
     assert {"read", "prompter", "encoder", "decoder", "total"} <= set(run["timings"]["cores"])
     assert {"networks", "settle", "save"} <= set(run["timings"]["this process"])
     assert len(run["slide"]["sha256"]) == len(run["model"]["manifest_sha256"]) == 64

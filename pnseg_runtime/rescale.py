@@ -1,0 +1,129 @@
+"""Images of another resolution than the model's: seen at the model's, reported in their own pixels.
+
+*Work pixels* are those of the model's resolution. A pixel centre (centres at integers) at ``p`` work px
+lies at ``(p + 0.5) · scale − 0.5`` px of the image, with a scale for each axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.prompts import PointPrompts
+
+#: Images whose pixels differ from the model's by less are taken as they are: scanners of one kind differ
+#: that much, nuclei differ more, and resampling costs sharpness.
+TOLERANCE = 0.05
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """The way from an image to work pixels and back.
+
+    Attributes:
+        shape: (height, width) of the image, px.
+        work: (height, width) in work px; the image's own if it is taken as it is.
+        mpp: microns per pixel of the image, None if unknown.
+    """
+
+    shape: tuple[int, int]
+    work: tuple[int, int]
+    mpp: float | None = None
+
+    @classmethod
+    def between(cls, shape: tuple[int, int], mpp: float | None, model_mpp: float) -> Rescaling:
+        """What an image needs; it is taken as it is if it fits, or if its resolution is unknown.
+
+        Args:
+            shape: (height, width) of the image, px.
+            mpp: microns per pixel of the image, None if unknown.
+            model_mpp: of the model.
+        """
+        if mpp is None or abs(model_mpp / mpp - 1.0) <= TOLERANCE:
+            return cls(shape, shape, mpp)
+        height, width = (max(round(side * mpp / model_mpp), 1) for side in shape)
+        return cls(shape, (height, width), mpp)
+
+    @property
+    def needed(self) -> bool:
+        """Whether work px are others than the image's."""
+        return self.work != self.shape
+
+    def image(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 → the same picture in work px, free of aliases."""
+        if not self.needed:
+            return rgb
+        height, width = self.work
+        return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
+
+    def maps(self, maps: NDArray[Scalar]) -> NDArray[Scalar]:
+        """A map (H, W) of labels in work px: each takes the label that its centre falls on."""
+        rows, columns = (
+            _nearest(np.arange(work), work, side) for work, side in zip(self.work, self.shape, strict=True)
+        )
+        return np.ascontiguousarray(maps[rows[:, None], columns])
+
+    def points(self, points: PointPrompts) -> PointPrompts:
+        """Points in px of the image → in work px."""
+        if not self.needed:
+            return points
+        return replace(points, coords=((points.coords + 0.5) / self._scale() - 0.5).astype(np.float32))
+
+    def back(self, nuclei: Nuclei) -> Nuclei:
+        """Nuclei found in work px, in px of the image; those that cover none of its pixels' centres are left out."""
+        nuclei = replace(nuclei, mpp=self.mpp)
+        if not self.needed:
+            return nuclei
+        boxes, masks = [], []
+        for (x0, y0, x1, y1), mask in zip(nuclei.boxes, nuclei.masks, strict=True):
+            rows, columns = self._under(y0, y1, axis=0), self._under(x0, x1, axis=1)
+            own = mask[_nearest(rows, self.shape[0], self.work[0]) - y0][
+                :, _nearest(columns, self.shape[1], self.work[1]) - x0
+            ]
+            box, own = _tight(own, rows, columns)
+            boxes.append(box)
+            masks.append(own)
+        kept = np.array([mask.size > 0 for mask in masks], bool)
+        return replace(
+            nuclei,
+            shape=self.shape,
+            points=((nuclei.points + 0.5) * self._scale() - 0.5).astype(np.float32)[kept],
+            classes=nuclei.classes[kept],
+            scores=nuclei.scores[kept],
+            ious=nuclei.ious[kept],
+            boxes=np.array(boxes, nuclei.boxes.dtype).reshape(-1, 4)[kept],
+            masks=tuple(mask for mask in masks if mask.size),
+        )
+
+    def _scale(self) -> NDArray[np.float64]:
+        # (x, y): px of the image a work px.
+        return np.array([self.shape[1] / self.work[1], self.shape[0] / self.work[0]])
+
+    def _under(self, start: int, stop: int, axis: int) -> NDArray[np.intp]:
+        # The px of the image whose centres lie in the work px from start to stop.
+        scale = self.shape[axis] / self.work[axis]
+        first, last = (int(np.ceil(edge * scale - 0.5)) for edge in (start, stop))
+        return np.arange(max(first, 0), min(last, self.shape[axis]))
+
+
+def _nearest(index: NDArray[np.intp], side: int, other: int) -> NDArray[np.intp]:
+    # The px of an axis of ``other`` px that the centres of px ``index`` of the same axis at ``side`` px fall into.
+    return np.minimum(((index + 0.5) * (other / side)).astype(np.intp), other - 1)
+
+
+def _tight(
+    mask: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
+    # A mask without empty margins and its box (x0, y0, x1, y1); (0, 0) where nothing is left.
+    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(ys):
+        return (0, 0, 0, 0), mask[:0, :0]
+    box = (int(columns[xs[0]]), int(rows[ys[0]]), int(columns[xs[-1]]) + 1, int(rows[ys[-1]]) + 1)
+    return box, np.ascontiguousarray(mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1])

@@ -1,0 +1,121 @@
+"""Images of another resolution are seen at the model's, and everything found comes back to their own pixels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage
+
+from pnseg_runtime import load
+from pnseg_runtime.images import read_image
+from pnseg_runtime.metrics import match_points, panoptic_quality
+from pnseg_runtime.nuclei import Nuclei, NucleusClass
+from pnseg_runtime.prompts import PointPrompts
+from pnseg_runtime.rescale import Rescaling
+from tests.runtime.made import SAMPLES
+
+sides = st.integers(1, 90)
+shapes = st.tuples(sides, sides)
+
+
+def nuclei_of(labels) -> Nuclei:
+    boxes, masks = [], []
+    for label, place in enumerate(ndimage.find_objects(labels), start=1):
+        if place is not None:
+            rows, columns = place
+            boxes.append((columns.start, rows.start, columns.stop, rows.stop))
+            masks.append(labels[place] == label)
+    number = len(masks)
+    return Nuclei(
+        shape=labels.shape,
+        points=np.array([((x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2) for x0, y0, x1, y1 in boxes], np.float32).reshape(
+            -1, 2
+        ),
+        classes=np.zeros(number, np.int64),
+        scores=np.linspace(1, 0.5, number, dtype=np.float32),
+        ious=np.ones(number, np.float32),
+        boxes=np.array(boxes, np.int32).reshape(-1, 4),
+        masks=tuple(masks),
+        class_table=(NucleusClass("nucleus", (0, 0, 0)),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("mpp", "work"), [(None, (100, 60)), (0.25, (100, 60)), (0.24, (100, 60)), (0.5, (200, 120)), (0.125, (50, 30))]
+)
+def test_an_image_is_taken_as_it_is_if_it_fits_or_nothing_is_known_of_it(mpp, work):
+    rescaling = Rescaling.between((100, 60), mpp, 0.25)
+    assert rescaling.work == work
+    assert rescaling.needed == (work != (100, 60))
+
+
+def test_what_fits_is_not_copied():
+    rgb = np.zeros((4, 5, 3), np.uint8)
+    assert Rescaling.between((4, 5), 0.25, 0.25).image(rgb) is rgb
+
+
+@given(shapes, shapes, st.integers(0, 2**31))
+def test_nuclei_come_back_as_the_label_map_does_whose_pixels_are_looked_up_one_by_one(shape, work, seed):
+    labels = np.random.default_rng(seed).integers(0, 4, work).astype(np.int32)
+    back = Rescaling(shape, work).back(nuclei_of(labels)).instance_map()
+    rows, columns = (
+        np.minimum((np.arange(side) + 0.5) * (other / side), other - 1).astype(int)
+        for side, other in zip(shape, work, strict=True)
+    )
+    expected = labels[rows[:, None], columns]
+    assert back.shape == shape
+    assert np.array_equal(back > 0, expected > 0)
+    pairs = np.unique(np.stack([back[back > 0], expected[expected > 0]]), axis=1)
+    assert len(set(pairs[0])) == len(set(pairs[1])) == pairs.shape[1], "two nuclei have become one, or one two"
+
+
+@given(shapes, shapes, st.integers(0, 2**31))
+def test_boxes_fit_the_masks_that_come_back(shape, work, seed):
+    labels = np.random.default_rng(seed).integers(0, 3, work).astype(np.int32)
+    back = Rescaling(shape, work).back(nuclei_of(labels))
+    for (x0, y0, x1, y1), mask in zip(back.boxes, back.masks, strict=True):
+        assert mask.shape == (y1 - y0, x1 - x0)
+        assert all(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
+        assert 0 <= x0 < x1 <= shape[1]
+        assert 0 <= y0 < y1 <= shape[0]
+
+
+@given(shapes, shapes)
+def test_a_point_goes_there_and_comes_back(shape, work):
+    coords = np.array([(0, 0), (shape[1] - 1, shape[0] - 1)], np.float32)
+    rescaling = Rescaling(shape, work)
+    moved = rescaling.points(PointPrompts(coords, np.zeros(2, np.int64), np.ones(2, np.float32))).coords
+    whole = np.ones(work, np.int32)
+    nuclei = nuclei_of(whole)
+    back = rescaling.back(Nuclei(**{**vars(nuclei), "points": moved[:1]})).points
+    assert np.allclose(back[0], coords[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_the_centre_of_a_dot_stays_within_half_a_pixel_of_where_it_was(factor):
+    rgb = np.full((61, 83, 3), 255, np.uint8)
+    rgb[30, 40] = 0
+    seen = Rescaling.between((61, 83), 0.25 * factor, 0.25).image(rgb)[..., 0]
+    y, x = ndimage.center_of_mass(255.0 - seen)
+    assert (y + 0.5) / factor - 0.5 == pytest.approx(30, abs=0.5)
+    assert (x + 0.5) / factor - 0.5 == pytest.approx(40, abs=0.5)
+
+
+@pytest.mark.parametrize(("factor", "least"), [(2, 0.9), (0.5, 0.6)])
+def test_nano_finds_the_nuclei_of_an_image_in_a_copy_of_another_resolution(factor, least):
+    image = read_image(SAMPLES / "he_pink.png").pixels
+    height, width = image.shape[:2]
+    copy = np.asarray(
+        Image.fromarray(image).resize((int(width * factor), int(height * factor)), Image.Resampling.LANCZOS)
+    )
+    segmenter = load("nano")
+    plain, found = segmenter.predict(image, mpp=0.25), segmenter.predict(copy, mpp=0.25 / factor)
+    assert found.shape == copy.shape[:2]
+    assert found.mpp == 0.25 / factor
+    points = (found.points + 0.5) / factor - 0.5
+    pairs = match_points(plain.points, points, 6.0).pairs
+    assert 2 * len(pairs) / (len(plain) + len(found)) > least
+    if factor > 1:
+        rows, columns = (np.arange(side) * factor + factor // 2 for side in (height, width))
+        assert panoptic_quality(plain.instance_map(), found.instance_map()[rows[:, None], columns])["pq"] > least
