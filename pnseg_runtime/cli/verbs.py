@@ -35,6 +35,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("import", "pnseg_train.cli.import_:import_", "Bring in a published checkpoint.", extra="train"),
     Verb("data", "pnseg_train.cli.data:data", "Check a data set before training on it.", extra="train"),
     Verb("export", "pnseg_export.cli.export:export", "Turn checkpoints into a bundle.", extra="export"),
+    Verb("restore", "pnseg_export.cli.restore:restore_", "Turn a nano bundle into checkpoints again.", extra="export"),
     Verb(
         "quantise",
         "pnseg_export.cli.quantise:quantise",
