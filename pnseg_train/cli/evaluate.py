@@ -19,7 +19,7 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Segmenter
 from pnseg_train.checkpoints import CARD
-from pnseg_train.cli.options import data_option
+from pnseg_train.cli.options import data_option, mpp_option
 from pnseg_train.datasets import Sample, layout_of, open_dataset
 from pnseg_train.evaluate import (
     RADIUS,
@@ -70,6 +70,7 @@ class Run:
 @click.command(epilog=EXAMPLES)
 @click.argument("model", nargs=-1)
 @data_option
+@mpp_option
 @click.option("--split", default="val", show_default=True, help="Split of the data set; 'all' for every image.")
 @click.option(
     "--fold",
@@ -98,6 +99,7 @@ class Run:
 def evaluate(
     model: tuple[str, ...],
     folders: tuple[Path, ...],
+    mpp: float | None,
     split: str,
     folds: tuple[str, ...],
     points: str,
@@ -128,7 +130,7 @@ def evaluate(
     if bool(model) == bool(folds):
         raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
     named = [_fold(text) for text in folds] or [(split, list(model))]
-    runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius) for name, parts in named]
+    runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius, mpp) for name, parts in named]
     protocol = protocol_of(runs, options, points, radius)
     if as_json:
         documents = [report(run, protocol, options) for run in runs]
@@ -139,14 +141,20 @@ def evaluate(
 
 
 def evaluate_run(
-    split: str, model: Sequence[str], folders: Sequence[Path], options: Options, oracle: bool, radius: float
+    split: str,
+    model: Sequence[str],
+    folders: Sequence[Path],
+    options: Options,
+    oracle: bool,
+    radius: float,
+    mpp: float | None = None,
 ) -> Run:
-    """One model on one split of every data set.
+    """One model on one split of every data set; ``mpp`` is that of images that do not state theirs.
 
     Raises:
         PnsegError: no such model, or label maps that do not cover the split.
     """
-    find, classes = open_model(model, options, oracle)
+    find, classes = open_model(model, options, oracle, mpp)
     sets: dict[str, list[Result]] = {}
     for folder in folders:
         samples = open_dataset(folder, None if split == "all" else split)
@@ -160,7 +168,9 @@ def evaluate_run(
     return Run("+".join(Path(part).name for part in model), split, find, told, sets)
 
 
-def open_model(model: Sequence[str], options: Options, oracle: bool = False) -> tuple[Find, tuple[str, ...]]:
+def open_model(
+    model: Sequence[str], options: Options, oracle: bool = False, mpp: float | None = None
+) -> tuple[Find, tuple[str, ...]]:
     """What finds nuclei in a sample, and the names of the classes if it tells several.
 
     Raises:
@@ -175,7 +185,7 @@ def open_model(model: Sequence[str], options: Options, oracle: bool = False) -> 
 
     def find(sample: Sample) -> Found:
         points = true_points(sample.with_classes(len(names))) if oracle else None
-        return Found.of(segmenter.predict(sample.image, points=points))
+        return Found.of(segmenter.predict(sample.image, sample.mpp or mpp, points=points))
 
     return find, names if len(names) > 1 else ()
 

@@ -6,6 +6,12 @@ from pathlib import Path
 
 import click
 
+mpp_option = click.option(
+    "--mpp",
+    type=click.FloatRange(0.05, 5),
+    help="Microns per pixel of images that do not state theirs [default: taken as the model's].",
+)
+
 data_option = click.option(
     "--data",
     "folders",

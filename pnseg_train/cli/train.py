@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +22,7 @@ from torch import nn
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import Card, build, build_pair, start_from, weights_digest
-from pnseg_train.cli.options import data_option
+from pnseg_train.cli.options import data_option, mpp_option
 from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset
 from pnseg_train.fit import fit
@@ -49,6 +50,7 @@ The same command goes on where a stopped run was. Each process of torchrun takes
 @click.argument("network", type=click.Choice(["prompter", "segmentor", "shared"]))
 @click.option("--recipe", "recipe_name", default="nano", show_default=True, help="A shipped recipe or a YAML file.")
 @data_option
+@mpp_option
 @click.option("--train-split", help="What to train on; join several by + [default: the recipe's].")
 @click.option("--val-split", help="What chooses the best step [default: the recipe's].")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
@@ -67,6 +69,7 @@ def train(
     network: str,
     recipe_name: str,
     folders: tuple[Path, ...],
+    mpp: float | None,
     train_split: str | None,
     val_split: str | None,
     out: Path,
@@ -84,8 +87,8 @@ def train(
     _log_to(out / "train.log")
     if threads:
         torch.set_num_threads(threads)
-    training = _read(folders, train_split or recipe.splits.train, recipe)
-    validation = _read(folders, val_split or recipe.splits.val, recipe)
+    training = _read(folders, train_split or recipe.splits.train, recipe, mpp)
+    validation = _read(folders, val_split or recipe.splits.val, recipe, mpp)
     _refuse_leak(training, validation)
     plan = recipe.prompter.plan if network == "prompter" else recipe.segmentor.plan
     fabric = open_fabric(accelerator, devices, plan.precision)
@@ -160,9 +163,11 @@ def assignment(text: str) -> tuple[str, object]:
     return name, yaml.safe_load(value)
 
 
-def _read(folders: tuple[Path, ...], split: str, recipe: Recipe) -> list[Sample]:
+def _read(folders: tuple[Path, ...], split: str, recipe: Recipe, mpp: float | None) -> list[Sample]:
+    # All samples of a split as the model sees them; mpp is that of images that do not state theirs.
     number = len(recipe.classes)
-    return [sample.with_classes(number) for folder in folders for sample in open_dataset(folder, split)]
+    samples = (sample for folder in folders for sample in open_dataset(folder, split))
+    return [replace(s, mpp=s.mpp or mpp).with_classes(number).at_mpp(recipe.mpp) for s in samples]
 
 
 def _licences(folder: Path) -> set[str]:

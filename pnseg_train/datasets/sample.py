@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.rescale import Rescaling
 
 
 class SizeMismatchError(ImageError):
@@ -42,6 +43,19 @@ class Sample:
         areas = np.bincount(self.instances.ravel())[1:]
         areas = areas[areas > 0]
         return float(np.median(np.sqrt(areas * 4 / np.pi))) if len(areas) else float("nan")
+
+    def at_mpp(self, mpp: float) -> Sample:
+        """This sample at a model's microns per pixel; itself where it fits or its own are unknown."""
+        rescaling = Rescaling.between(self.instances.shape, self.mpp, mpp)
+        if not rescaling.needed:
+            return self
+        return replace(
+            self,
+            image=rescaling.image(self.image),
+            instances=rescaling.maps(self.instances),
+            classes=rescaling.maps(self.classes),
+            mpp=mpp,
+        )
 
     def with_classes(self, number: int) -> Sample:
         """This sample for a model of so many classes; with one, every nucleus is of it.
