@@ -28,7 +28,14 @@ def problem(opening: Opening) -> str | None:
         return 'OpenVINO finds no CPU plugin; run: pip install --force-reinstall "pnseg[openvino]"'
     if opening.precision == "bfloat16" and not has_bfloat16():
         return "this CPU has no bfloat16 arithmetic (AVX512_BF16 or AMX), so it would only be emulated; choose float32."
+    if opening.precision == "int8" and not has_vnni():
+        return "this CPU has no 8-bit sums (VNNI or AMX), without which masks change; choose float32, or onnxruntime."
     return None
+
+
+def has_vnni() -> bool:
+    """Whether the CPU sums up 8-bit products in 32 bits."""
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(cpu().split()))
 
 
 def has_bfloat16() -> bool:

@@ -10,7 +10,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Segmenter
-from pnseg_runtime.sessions import BACKENDS, auto, open_sessions
+from pnseg_runtime.sessions import BACKENDS, Opening, auto, open_sessions
 from pnseg_runtime.sessions.auto import open_fastest, run_tile
 from tests.runtime.made import sample
 
@@ -184,6 +184,16 @@ def test_bfloat16_is_refused_where_the_cpu_has_none(nano, monkeypatch):
     monkeypatch.setattr(module, "has_bfloat16", lambda: False)
     with pytest.raises(BackendError, match=r"bfloat16.*choose float32"):
         open_sessions(nano, "openvino", precision="bfloat16")
+
+
+@pytest.mark.parametrize(("flags", "refused"), [("avx2 fma", True), ("avx2 avx_vnni", False), ("amx_int8", False)])
+def test_int8_is_refused_by_openvino_where_sums_saturate(monkeypatch, flags, refused):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    monkeypatch.setattr(module, "cpu", lambda: f"x86_64 a CPU {flags}")
+    why = module.problem(Opening(precision="int8", backend="openvino"))
+    assert (why is not None) == refused
+    if refused:
+        assert "choose float32, or onnxruntime" in why
 
 
 def test_openvinos_reason_is_not_where_its_source_lies():
