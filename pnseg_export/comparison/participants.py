@@ -47,7 +47,7 @@ def participants(bundle: Bundle, threads: int | None = None) -> list[Participant
         for precision in bundle.manifest.precisions
     ]
     for backend in BACKENDS.values():
-        if backend.name == "onnxruntime" or not _starts(backend.name):
+        if backend.name == "onnxruntime":
             continue
         built = tuple(dict.fromkeys(engine.precision for engine in bundle.manifest.engines))
         found += [
@@ -57,16 +57,17 @@ def participants(bundle: Bundle, threads: int | None = None) -> list[Participant
                 partial(open_sessions, bundle, backend.name, threads, precision, cache=False),
             )
             for precision in (built if backend.engines else bundle.manifest.precisions)
-            if precision in backend.precisions
+            if precision in backend.precisions and _starts(backend.name, precision)
         ]
     return found
 
 
-def _starts(name: str) -> bool:
+def _starts(name: str, precision: str) -> bool:
+    """Whether a backend computes in ``precision`` on this machine; OpenVINO's 8 bits ask for VNNI, for one."""
     backend = BACKENDS[name]
     if importlib.util.find_spec(backend.needs.partition(".")[0]) is None:
         return False
     try:
-        return load_backend(backend).problem(Opening(backend=name)) is None
+        return load_backend(backend).problem(Opening(backend=name, precision=precision)) is None
     except BackendError:
         return False
