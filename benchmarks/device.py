@@ -27,7 +27,7 @@ from pnseg_export.precision.feeds import record
 from pnseg_export.precision.float16 import halve_graphs
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 
 #: The twin of the runtime's pipeline on the GPU.
 SEGMENTER = "pnseg_runtime.cuda.segmenter"

@@ -20,7 +20,7 @@ from benchmarks.tiles import TYPICAL, make_tile
 from pnseg_export.bundle import export_segmentor
 from pnseg_export.graphs.rewrites import TARGETS
 from pnseg_runtime.bundle import Bundle
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Runner, Sessions, open_sessions
 from pnseg_train.models.segmentor import Segmentor, sam_segmentor
 

@@ -34,7 +34,8 @@ from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Pixels, Segmenter
+from pnseg_runtime.pixels import Pixels
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
 
 SAMPLES = Path(__file__).parents[1] / "pnseg_runtime" / "samples"
@@ -108,7 +109,7 @@ def sensitivity_for(segmenter: Callable[[float], Segmenter], image: Pixels, nucl
     low, high = -8.0, 8.0
     for _ in range(24):
         middle = (low + high) / 2
-        found = len(segmenter(middle).find_points(image))
+        found = len(segmenter(middle).pipeline.find_points(image))
         if found == nuclei:
             return middle
         low, high = (low, middle) if found > nuclei else (middle, high)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.networks import random_pair
 from pnseg_runtime.bundle import Normalisation
-from pnseg_runtime.pipeline import normalise
+from pnseg_runtime.pixels import normalise
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Prompts, Segmentor
 

@@ -36,7 +36,8 @@ from pnseg_export.onnx import export_graph
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter, normalise
+from pnseg_runtime.pixels import normalise
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions, open_sessions
 from pnseg_runtime.sessions.onnxruntime import open_session
 

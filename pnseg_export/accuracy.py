@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pnseg_runtime.bundle import Bundle
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.datasets import open_dataset
 from pnseg_train.evaluate import SHOWN, Row, evaluate_sample, mean
 

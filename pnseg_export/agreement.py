@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.nuclei import Nuclei
-from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.prompts import PointPrompts
+from pnseg_runtime.segmenter import Segmenter
 
 Tile = NDArray[np.uint8]
 
@@ -103,7 +103,7 @@ class Agreement:
 
 def find(segmenter: Segmenter, tile: Tile) -> Finding:
     """Points and nuclei of a tile."""
-    return Finding(segmenter.find_points(tile), segmenter.predict(tile))
+    return Finding(segmenter.pipeline.find_points(tile), segmenter.predict(tile))
 
 
 def agreement(reference: Iterable[Finding], candidate: Iterable[Finding]) -> Agreement:

@@ -20,7 +20,7 @@ from pnseg_export.onnx import export_graph
 from pnseg_export.parity import TOLERANCE, Tile, agreement, largest, tensor_differences
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, Manifest, Provenance
 from pnseg_runtime.errors import PnsegError
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
 from pnseg_runtime.sessions.cache import FOLDER as CACHE
 from pnseg_train.checkpoints import read_card, weights_digest

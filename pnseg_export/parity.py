@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.metrics import panoptic_quality
-from pnseg_runtime.pipeline import Segmenter, normalise
+from pnseg_runtime.pixels import normalise
 from pnseg_runtime.prompts import nearest_negatives
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
 from pnseg_runtime.windows import cut, windows
 from pnseg_train.models.prompter import Prompter

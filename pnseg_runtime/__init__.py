@@ -15,7 +15,7 @@ from pnseg_runtime.nuclei import Nuclei
 
 if TYPE_CHECKING:
     from pnseg_runtime.cuda.segmenter import DeviceSegmenter
-    from pnseg_runtime.pipeline import Segmenter
+    from pnseg_runtime.segmenter import Segmenter
 
 __all__ = ["Nuclei", "Segmenter", "__version__", "load"]
 
@@ -46,7 +46,7 @@ def load(
     """
     from pnseg_runtime.bundle import Bundle
     from pnseg_runtime.options import Options
-    from pnseg_runtime.pipeline import Segmenter
+    from pnseg_runtime.segmenter import Segmenter
     from pnseg_runtime.sessions import AUTO, CUDA
 
     bundle, chosen = Bundle.open(name_or_path), Options(**options)
@@ -64,7 +64,7 @@ def load(
 def __getattr__(name: str) -> Any:
     # SciPy, OpenCV and pydantic are loaded when a segmenter is wanted, not for --help.
     if name == "Segmenter":
-        from pnseg_runtime.pipeline import Segmenter
+        from pnseg_runtime.segmenter import Segmenter
 
         return Segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pnseg_runtime.bundle import Bundle, Classes, Manifest, Masking, Prompting
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Runner, Sessions
 from pnseg_train.checkpoints import load_checkpoint
 from pnseg_train.models.features import ImageFeatures

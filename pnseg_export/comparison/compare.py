@@ -14,7 +14,7 @@ from pnseg_export.comparison.participants import Participant
 from pnseg_export.precision.feeds import Arrays, Feeds, record
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.metrics import aggregated_jaccard, panoptic_quality
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
 
 #: Prompts' tensors, which the decoder is given beside a window's features.

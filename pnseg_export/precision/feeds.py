@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Runner, Sessions, open_sessions
 
 Tile = NDArray[np.uint8]

@@ -28,7 +28,7 @@ from pnseg_export.precision.int8 import (
 from pnseg_export.precision.rounded import rounded_sessions
 from pnseg_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, SHIPPED, Bundle, GraphFile, GraphName, Manifest
 from pnseg_runtime.errors import PnsegError
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions, open_sessions
 from pnseg_runtime.sessions.cache import FOLDER as CACHE
 

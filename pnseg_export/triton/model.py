@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils
 from pnseg_runtime.bundle import Bundle, read_manifest
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.nuclei import Nuclei
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
 
 Arrays = dict[str, np.ndarray]

@@ -29,7 +29,7 @@ from pnseg_runtime.sessions import AUTO
 
 
 class Predictor(Protocol):
-    """What the verb asks of a model; :class:`pnseg_runtime.pipeline.Segmenter` is one."""
+    """What the verb asks of a model; :class:`pnseg_runtime.segmenter.Segmenter` is one."""
 
     def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None) -> Nuclei: ...
 

@@ -12,7 +12,8 @@ from pnseg_runtime.cuda.segmenter import DeviceSegmenter
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Pixels, Segmenter
+from pnseg_runtime.pixels import Pixels
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import AUTO, CUDA
 
 LOGGER = logging.getLogger("pnseg.sessions")
@@ -29,7 +30,7 @@ def open_fastest(bundle: Bundle, options: Options) -> Segmenter | DeviceSegmente
     image that comes with pnseg. Without an NVIDIA driver nothing of the GPU's is imported.
 
     Raises:
-        BackendError, BundleError: as :class:`pnseg_runtime.pipeline.Segmenter` with ``auto``.
+        BackendError, BundleError: as :class:`pnseg_runtime.segmenter.Segmenter` with ``auto``.
     """
     image = read_image(SAMPLE).pixels
     opened = open_device(bundle, options, image)

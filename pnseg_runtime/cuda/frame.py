@@ -11,7 +11,7 @@ import numpy as np
 from pnseg_runtime.bundle import Manifest, Normalisation
 from pnseg_runtime.cuda.streams import THREADS, Streams
 from pnseg_runtime.options import Options, Settings
-from pnseg_runtime.pipeline import Pixels
+from pnseg_runtime.pixels import Pixels
 from pnseg_runtime.windows import MacroTile, Origins, macro_tiles, windows
 
 

@@ -25,7 +25,7 @@ from pnseg_runtime.cuda.records import MaskDecoder
 from pnseg_runtime.cuda.streams import Streams
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
-from pnseg_runtime.pipeline import Pixels
+from pnseg_runtime.pixels import Pixels
 
 #: Words of mask bits that a point is thought to need: 64 × 64 px. If they do not do, more are taken.
 WORDS_PER_POINT = 128

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pnseg_runtime.cuda.engines import Engine
 from pnseg_runtime.cuda.frame import Frame, Rules, normalise
 from pnseg_runtime.cuda.streams import BLOCKS, ONE_BLOCK, THREADS, Streams
-from pnseg_runtime.pipeline import padded_shape
+from pnseg_runtime.pixels import padded_shape
 from pnseg_runtime.windows import MacroTile
 
 #: Of a warm-up: more than any logit, so that every anchor is a nucleus.

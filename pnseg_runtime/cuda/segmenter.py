@@ -1,4 +1,4 @@
-"""Image → nuclei with everything on the GPU: the twin of :class:`pnseg_runtime.pipeline.Segmenter`.
+"""Image → nuclei with everything on the GPU: the twin of :class:`pnseg_runtime.segmenter.Segmenter`.
 
 Points, prompts and masks stay on the GPU until the nuclei are complete; before that the host learns only how many
 there are.
@@ -24,7 +24,7 @@ from pnseg_runtime.errors import BackendError
 from pnseg_runtime.jobs import Job, Jobs
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
-from pnseg_runtime.pipeline import Pixels, check_image
+from pnseg_runtime.pixels import Pixels, check_image
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import CUDA, default_precision, require_engines
 
@@ -123,7 +123,7 @@ class DeviceSegmenter:
 
         Args:
             rgb: (H, W, 3) uint8, of any size from 1×1.
-            mpp: microns per pixel, None if unknown; see :meth:`pnseg_runtime.pipeline.Segmenter.predict`.
+            mpp: microns per pixel, None if unknown; see :meth:`pnseg_runtime.segmenter.Segmenter.predict`.
             cancelled: asked before the image goes to the GPU and whenever more is put on its streams; what is
                 there already comes to its end.
 
@@ -140,7 +140,7 @@ class DeviceSegmenter:
         return rescaling.back(nuclei)
 
     def submit(self, rgb: Pixels, mpp: float | None = None, timeout: float | None = None) -> Job[Nuclei]:
-        """Predict in the background; see :meth:`pnseg_runtime.pipeline.Segmenter.submit`.
+        """Predict in the background; see :meth:`pnseg_runtime.segmenter.Segmenter.submit`.
 
         Raises:
             ImageError, QueueFullError, BackendError: as there.

@@ -16,7 +16,7 @@ from typing import Any
 
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import AUTO
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.job import Job, Model, prepare

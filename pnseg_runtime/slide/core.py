@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pnseg_runtime.clock import Clock
 from pnseg_runtime.masks import Boxes, DecodedMasks
 from pnseg_runtime.nuclei import Mask
-from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.prompts import PointPrompts
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide.area import Area
 from pnseg_runtime.slide.plan import Core
 from pnseg_runtime.slide.readers.base import Box
@@ -50,14 +50,14 @@ def find_nuclei(reading: Reading, core: Core, segmenter: Segmenter, resolution: 
     clock = Clock()
     with clock("total"):
         view, origin = reading.pixels, core.view[:2]
-        points = segmenter.find_points(view, clock)
+        points = segmenter.pipeline.find_points(view, clock)
         place = points.coords.astype(np.float64) + origin
         x0, y0, x1, y1 = core.core
         owned: NDArray[np.bool_] = np.asarray(((place >= (x0, y0)) & (place < (x1, y1))).all(axis=1))
         owned[owned] = area.holds(resolution.full_edges(place[owned] + 0.5))
         window = segmenter.manifest.masking.window
         part = Part.of(core.view, resolution.shape, window, segmenter.settings.overlap)
-        found = segmenter.decode_part(view, points, owned, part, clock)
+        found = segmenter.pipeline.decode_part(view, points, owned, part, clock)
     return _gathered(points, owned, found, reading, origin, clock.seconds)
 
 

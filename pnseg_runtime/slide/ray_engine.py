@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from pnseg_runtime.errors import BackendError, PnsegError
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide import finish
 from pnseg_runtime.slide.core import find_nuclei
 from pnseg_runtime.slide.job import Job, Model, prepare

@@ -11,7 +11,7 @@ from functools import lru_cache
 from queue import Empty, Full, Queue
 from typing import Any
 
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, find_nuclei
 from pnseg_runtime.slide.job import Job

@@ -17,7 +17,7 @@ from rich.table import Table
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, shipped_bundles
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.checkpoints import CARD
 from pnseg_train.cli.options import data_option, mpp_option
 from pnseg_train.datasets import Sample, layout_of, open_dataset

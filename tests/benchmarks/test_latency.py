@@ -7,7 +7,7 @@ from benchmarks.plain import PlainSegmenter, eager_networks
 from benchmarks.protocol import Latency
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.inference import torch_sessions
 
 

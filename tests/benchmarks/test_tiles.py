@@ -8,7 +8,7 @@ from benchmarks.tiles import APART, SOURCE, make_tile, read_pairs
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.metrics import evaluate_pair
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
 
 

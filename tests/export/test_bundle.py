@@ -14,7 +14,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.metrics import panoptic_quality
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.checkpoints import Card, build, save_checkpoint
 from pnseg_train.inference import open_checkpoints
 from pnseg_train.recipes import read_recipe

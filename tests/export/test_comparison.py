@@ -25,8 +25,8 @@ from pnseg_export.precision.float16 import halve
 from pnseg_export.precision.rounded import rounded
 from pnseg_runtime.bundle import SHIPPED, Bundle, file_entry
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
-from pnseg_runtime.pipeline import Segmenter
 from pnseg_runtime.prompts import PointPrompts
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.models.segmentor import sam_segmentor
 from tests.export import made
 from tests.export.networks import images, randomised

@@ -14,7 +14,7 @@ from pnseg_export.triton.config import ModelConfig, Tensor
 from pnseg_export.triton.repository import OUTPUTS, export_triton
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions.onnxruntime import open_session
 
 NETWORKS = ("prompter", "encoder", "decoder")

@@ -5,7 +5,7 @@ from pnseg_runtime.errors import BundleError
 
 
 def test_the_package_offers_what_it_promises():
-    from pnseg_runtime.pipeline import Segmenter
+    from pnseg_runtime.segmenter import Segmenter
 
     assert pnseg_runtime.Segmenter is Segmenter
     assert all(hasattr(pnseg_runtime, name) for name in pnseg_runtime.__all__)

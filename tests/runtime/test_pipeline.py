@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnseg_runtime.clock import STAGES
-from pnseg_runtime.errors import ImageError
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter, check_image, normalise
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.windows import Part, macro_tiles
 from tests import golden
 from tests.fakes import FakeNetworks, disc, fake_bundle, marked_image
@@ -211,33 +210,6 @@ def test_every_isolated_nucleus_of_any_image_is_found_once(height, width, seed):
     assert sorted(map(tuple, nuclei.points.astype(int).tolist())) == sorted(positions)
 
 
-@pytest.mark.parametrize(
-    ("image", "says"),
-    [
-        (np.zeros((4, 4), np.uint8), "shape"),
-        (np.zeros((4, 4, 4), np.uint8), "RGB"),
-        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
-        (np.zeros((4, 4, 3), np.float32), "uint8"),
-        (np.zeros((4, 4, 3), np.uint16), "uint8"),
-        (np.full((4, 4, 3), np.nan), "finite"),
-        ([[[0, 0, 0]]], "NumPy"),
-    ],
-)
-def test_arrays_that_are_no_rgb_image_are_refused_with_a_sentence(image, says):
-    with pytest.raises(ImageError, match=says):
-        check_image(image)
-
-
-def test_normalised_images_have_the_documented_values():
-    manifest = fake_bundle().manifest
-    rgb = np.array([[[[0, 128, 255]]]], np.uint8)
-    expected = (np.array([0, 128, 255]) / 255 - manifest.normalisation.mean) / manifest.normalisation.std
-    result = normalise(rgb, manifest.normalisation)
-    assert result.shape == (1, 3, 1, 1)
-    assert result.dtype == np.float32
-    np.testing.assert_allclose(result[0, :, 0, 0], expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["prompter_cpm17", "prompter_pannuke"])
 @pytest.mark.parametrize("region_filter", [False, True])
 def test_the_points_that_are_decoded_are_those_of_the_reference_implementation(name, region_filter):
@@ -279,9 +251,9 @@ def test_masks_decoded_part_by_part_are_those_of_the_whole_image(core, margin):
         for tile in macro_tiles(shape, core + 2 * margin, margin):
             x0, y0, x1, y1 = tile.view
             view = image[y0:y1, x0:x1]
-            points = segmenter.find_points(view)
+            points = segmenter.pipeline.find_points(view)
             owned = tile.owns(points.shifted((x0, y0)).coords)
-            masks = segmenter.decode_part(view, points, owned, Part.of(tile.view, shape, 256, 64))
+            masks = segmenter.pipeline.decode_part(view, points, owned, Part.of(tile.view, shape, 256, 64))
             for point, box, mask in zip(masks.points, masks.boxes, masks.masks, strict=True):
                 place = tuple((points.coords[point] + (x0, y0)).tolist())
                 assert place not in found

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.views import PLAIN, SIX
 from tests.fakes import FakeNetworks, fake_bundle, marked_image
 from tests.runtime.test_pipeline import by_position, scattered_discs, segment

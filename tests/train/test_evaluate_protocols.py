@@ -107,7 +107,7 @@ def test_oracle_points_are_centroids_with_their_classes():
 
 
 def test_with_oracle_points_the_prompter_is_not_asked():
-    from pnseg_runtime.pipeline import Segmenter
+    from pnseg_runtime.segmenter import Segmenter
 
     bundle = fake_bundle(prompting={"negatives": 0})
     networks = FakeNetworks(bundle)

@@ -166,8 +166,8 @@ def test_class_logits_reach_the_nuclei_of_the_pipeline():
     import numpy as np
 
     from pnseg_runtime.bundle import Bundle
-    from pnseg_runtime.pipeline import Segmenter
     from pnseg_runtime.prompts import PointPrompts
+    from pnseg_runtime.segmenter import Segmenter
     from pnseg_train.inference import torch_sessions
 
     (prompter, card), (segmentor, _) = made("prompter", TOLD), made("segmentor", TOLD)

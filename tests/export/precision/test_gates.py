@@ -15,7 +15,7 @@ from pnseg_export.precision.variants import Int8Choices, add_variants, sessions_
 from pnseg_runtime.bundle import SHIPPED, Bundle
 from pnseg_runtime.errors import BackendError, PnsegError
 from pnseg_runtime.metrics import panoptic_quality
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from tests.export.tiles import Annotated, everyones, fifty
 
 pytestmark = pytest.mark.slow

@@ -26,7 +26,7 @@ def images() -> tuple[Any, ...]:
 def on_the_cpu(bundle: str, **options: Any) -> Any:
     """The runtime's own pipeline with networks that see their items one by one."""
     from pnseg_runtime.options import Options
-    from pnseg_runtime.pipeline import Segmenter
+    from pnseg_runtime.segmenter import Segmenter
     from tests.runtime.cuda.host_engines import onnx_engines
 
     opened = Bundle.open(bundle)

@@ -65,7 +65,7 @@ class Pair:
     def __init__(self, options: Any = None, use_graphs: bool = True, real: bool = False, **manifest: Any) -> None:
         from pnseg_runtime.bundle import Bundle
         from pnseg_runtime.cuda.segmenter import DeviceSegmenter
-        from pnseg_runtime.pipeline import Segmenter
+        from pnseg_runtime.segmenter import Segmenter
         from tests.runtime.cuda.host_engines import fake_engines, onnx_engines
 
         bundle = Bundle.open("nano") if real else fake_bundle(**manifest)

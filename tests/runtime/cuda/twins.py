@@ -23,7 +23,7 @@ from pnseg_runtime.masks import (
     tighten,
     touches_inner_border,
 )
-from pnseg_runtime.pipeline import normalise
+from pnseg_runtime.pixels import normalise
 from pnseg_runtime.prompts import decode_points, filter_by_region, image_anchors, suppress_points
 from pnseg_runtime.windows import MacroTile, cut, mirror, windows
 from tests.runtime.cuda.emulated import Emulator

@@ -9,7 +9,7 @@ from pnseg_runtime import sessions
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import BACKENDS, Opening, auto, open_sessions
 from pnseg_runtime.sessions.auto import open_fastest, run_tile
 from tests.runtime.made import sample

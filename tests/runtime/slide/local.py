@@ -19,7 +19,7 @@ from scipy.ndimage import minimum_filter
 
 from pnseg_runtime.bundle import Bundle, Normalisation
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
 from pnseg_runtime.slide import Model, SlideOptions, SlideResult, run_slide
 

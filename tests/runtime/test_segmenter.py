@@ -16,7 +16,7 @@ import pytest
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, ImageError, PredictionCancelledError
 from pnseg_runtime.options import Options
-from pnseg_runtime.pipeline import Segmenter
+from pnseg_runtime.segmenter import Segmenter
 from tests.fakes import FakeNetworks, fake_bundle, marked_image
 from tests.runtime.made import SAMPLES, sample
 
