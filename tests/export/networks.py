@@ -7,8 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Prompts, Segmentor, sam_segmentor
-from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize, build_segmentor
+from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize, build_prompter, build_segmentor
 
 SIZES = tuple(SEGMENTOR_SIZES)
 
@@ -38,6 +39,24 @@ def segmentor(size: str) -> Segmentor:
         last.weight.normal_(std=0.02)
         last.bias.normal_(std=0.3)
     return network.eval()
+
+
+@cache
+def prompter() -> Prompter:
+    """nano's, of two classes. Not to be changed."""
+    torch.manual_seed(0)
+    return build_prompter("nano", levels=3, spacing=8, num_classes=2).eval()
+
+
+@cache
+def network(name: str) -> Segmentor:
+    """nano's segmentor, or a SAM of two small blocks. Not to be changed."""
+    if name == "nano":
+        return segmentor("nano")
+    torch.manual_seed(0)
+    small = sam_segmentor(64, 2, 2, (1,))
+    randomised(small)
+    return small
 
 
 def images(count: int, seed: int = 0) -> Tensor:

@@ -7,18 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from click.testing import CliRunner
 from onnx import numpy_helper
 
 from pnseg_export.agreement import Finding, agreement, findings, near_pairs
-from pnseg_export.bundle import describe_pair, export_bundle, write_manifest
+from pnseg_export.bundle import write_manifest
 from pnseg_export.cli.parity import parity
+from pnseg_export.comparison import suspects
 from pnseg_export.comparison.bisect import TOLERANCE, bisect
 from pnseg_export.comparison.compare import tensor_differences
 from pnseg_export.files import read_graph
-from pnseg_export.graphs.encoder import EncoderGraph
-from pnseg_export.onnx import export_graph
 from pnseg_export.precision import float16
 from pnseg_export.precision.feeds import SAMPLES, read_tiles
 from pnseg_export.precision.float16 import halve
@@ -27,9 +25,8 @@ from pnseg_runtime.bundle import SHIPPED, Bundle, file_entry
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
-from pnseg_train.models.segmentor import sam_segmentor
 from tests.export import made
-from tests.export.networks import images, randomised
+from tests.export.networks import images
 
 
 def edited(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
@@ -42,13 +39,9 @@ def edited(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> onnx.ModelProto:
-    """A small SAM encoder with random positions, as it is exported."""
-    torch.manual_seed(0)
-    network = randomised(sam_segmentor(64, 2, 2, (1,)))
-    path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
-    export_graph(EncoderGraph(network), (images(2),), path)
-    return read_graph(path)
+def encoder(exported) -> onnx.ModelProto:
+    """A small SAM encoder with random positions."""
+    return read_graph(exported(("sam", "cpu")) / "encoder.onnx")
 
 
 CALLS = [{"image": images(1).numpy()}]
@@ -172,17 +165,9 @@ def test_the_verb_fails_on_a_planted_fault_names_its_layer_and_draws_the_masks(t
 
 
 @pytest.mark.slow
-def test_checkpoints_are_the_reference_where_they_are_named(tmp_path):
-    from pnseg_train.checkpoints import Card, build, save_checkpoint
-    from pnseg_train.recipes import read_recipe
-
-    torch.manual_seed(0)
-    places = tmp_path / "prompter", tmp_path / "segmentor"
-    for place in places:
-        card = Card(network=place.name, recipe=read_recipe("nano", {"inference.region_filter": False}))
-        save_checkpoint(place, build(card, pretrained=True), card)
-    export_bundle(*describe_pair(*places), tmp_path / "bundle", read_tiles(SAMPLES)[:1])
-    arguments = [str(tmp_path / "bundle"), "--reference", *map(str, places), "--limit", "1", "--bisect", "--json"]
+def test_checkpoints_are_the_reference_where_they_are_named(bundle_folder, checkpoints, exported_again, monkeypatch):
+    monkeypatch.setattr(suspects, "export_again", lambda *_: exported_again)
+    arguments = [str(bundle_folder), "--reference", *map(str, checkpoints), "--limit", "1", "--bisect", "--json"]
     done = CliRunner().invoke(parity, arguments)
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)

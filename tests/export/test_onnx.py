@@ -9,46 +9,18 @@ import onnxruntime
 import pytest
 import torch
 
-from pnseg_export.bundle import export_graphs, export_prompter, export_segmentor
 from pnseg_export.graphs.decoder import DecoderGraph
 from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.rewrites import TARGETS
 from pnseg_export.macs import file_cost, torch_macs
 from pnseg_export.onnx import OPSET, gelu
-from pnseg_train.models.prompter import Prompter
-from pnseg_train.models.segmentor import Segmentor, sam_segmentor
-from pnseg_train.models.sizes import build_prompter
-from tests.export.networks import images, prompts, randomised, segmentor
+from pnseg_runtime.bundle import Bundle
+from tests.export.networks import images, network, prompter, prompts
 
 # Operators whose output's shape depends on data, and others that TensorRT builds badly or not at all.
 UNWANTED = {"OneHot", "NonZero", "GatherND", "ScatterElements", "ScatterND", "Loop", "If", "Scan", "Where", "Einsum"}
 DYNAMIC = {"batch", "height", "width", "anchors", "prompts", "points"}
 KINDS = [("nano", target) for target in TARGETS] + [("sam", "cpu")]
-
-
-@pytest.fixture(scope="module")
-def prompter() -> Prompter:
-    torch.manual_seed(0)
-    return build_prompter("nano", levels=3, spacing=8, num_classes=2).eval()
-
-
-def network(kind: str) -> Segmentor:
-    if kind == "nano":
-        return segmentor("nano")
-    torch.manual_seed(0)
-    small = sam_segmentor(64, 2, 2, (1,))
-    randomised(small)
-    return small
-
-
-@pytest.fixture(scope="module")
-def exported(prompter, tmp_path_factory) -> dict[tuple[str, str], Path]:
-    """(network, target) → the folder of its encoder and decoder."""
-    folders = {kind: tmp_path_factory.mktemp("-".join(kind)) for kind in KINDS}
-    for (kind, target), folder in folders.items():
-        export_segmentor(network(kind), folder, TARGETS[target])
-    export_prompter(prompter, folders["nano", "cpu"])
-    return folders
 
 
 def run(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -71,7 +43,7 @@ def decode(folder: Path, count: int, windows: int, points: int) -> tuple[dict[st
 def test_files_give_the_networks_masks_for_any_number_of_windows_prompts_and_points(
     exported, kind, count, windows, points
 ):
-    given, asked = decode(exported[kind], count, windows, points)
+    given, asked = decode(exported(kind), count, windows, points)
     expected = network(kind[0])(images(windows), asked)
     np.testing.assert_allclose(given["mask_logits"], expected.mask_logits, rtol=1e-6, atol=3e-4)
     np.testing.assert_allclose(given["iou"], expected.iou, atol=1e-4)
@@ -80,29 +52,29 @@ def test_files_give_the_networks_masks_for_any_number_of_windows_prompts_and_poi
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (2, 3, 96, 160), (1, 3, 256, 256)])
-def test_the_prompters_file_gives_its_points_for_any_size(exported, prompter, shape):
+def test_the_prompters_file_gives_its_points_for_any_size(exported, shape):
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    given = run(exported[KINDS[0]] / "prompter.onnx", {"image": image.numpy()})
-    for name, expected in prompter(image)._asdict().items():
+    given = run(exported(KINDS[0]) / "prompter.onnx", {"image": image.numpy()})
+    for name, expected in prompter()(image)._asdict().items():
         np.testing.assert_allclose(given[name], expected, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
 def test_files_are_valid_and_use_no_operator_that_an_engine_lacks(exported):
-    for folder in exported.values():
-        for path in folder.iterdir():
+    for kind in KINDS:
+        for path in exported(kind).glob("*.onnx"):
             model = onnx.load(path)
             onnx.checker.check_model(model, full_check=True)
             onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
             assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)], path
-            if "plain" not in folder.name:
+            if "plain" not in kind:
                 assert not UNWANTED & {node.op_type for node in model.graph.node}, path
 
 
 @pytest.mark.slow
 def test_only_declared_axes_are_dynamic(exported):
-    for folder in exported.values():
-        for path in folder.iterdir():
+    for kind in KINDS:
+        for path in exported(kind).glob("*.onnx"):
             graph = onnx.load(path).graph
             axes = {d.dim_param for v in (*graph.input, *graph.output) for d in v.type.tensor_type.shape.dim}
             assert axes - {""} <= DYNAMIC
@@ -111,23 +83,23 @@ def test_only_declared_axes_are_dynamic(exported):
 @pytest.mark.slow
 def test_rewritten_files_resize_no_parameter(exported):
     for part in ("encoder", "decoder"):
-        graph = onnx.load(exported["sam", "cpu"] / f"{part}.onnx").graph
+        graph = onnx.load(exported(("sam", "cpu")) / f"{part}.onnx").graph
         assert "Resize" not in {node.op_type for node in graph.node}
 
 
 @pytest.mark.slow
-def test_the_same_networks_give_the_same_files_bit_for_bit(exported, prompter, tmp_path):
-    again = export_graphs(prompter, network("nano"), tmp_path, TARGETS["cpu"])
-    for name, file in again.items():
-        first = (exported["nano", "cpu"] / file.file).read_bytes()
-        assert hashlib.sha256(first).hexdigest() == file.sha256, name
+def test_the_same_checkpoints_give_the_same_files_bit_for_bit(bundle_folder, exported_again):
+    graphs = Bundle.open(bundle_folder).manifest.graphs
+    assert set(exported_again) == set(graphs) == {"prompter", "encoder", "decoder"}
+    for name, path in exported_again.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == graphs[name].sha256, name
 
 
 @pytest.mark.slow
 def test_onnx_runtime_recognises_the_gelu(exported, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(str(exported["sam", "cpu"] / "encoder.onnx"), options)
+    onnxruntime.InferenceSession(str(exported(("sam", "cpu")) / "encoder.onnx"), options)
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert sum(operator in {"Gelu", "BiasGelu"} for operator in operators) == 2
     assert "Erf" not in operators
@@ -141,7 +113,7 @@ def test_an_approximated_gelu_is_refused():
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_macs_counted_from_files_and_by_pytorch_agree(exported, prompter, kind):
+def test_macs_counted_from_files_and_by_pytorch_agree(exported, kind):
     sizes = {"batch": 2, "height": 256, "width": 256, "prompts": 5, "points": 3}
     rewrites = TARGETS[kind[1]]
     encoder, decoder = EncoderGraph(network(kind[0]), rewrites), DecoderGraph(network(kind[0]), rewrites)
@@ -150,8 +122,8 @@ def test_macs_counted_from_files_and_by_pytorch_agree(exported, prompter, kind):
         "encoder": torch_macs(encoder, images(2)),
         "decoder": torch_macs(decoder, *features, *prompts(5, 2, 3)),
     }
-    if (exported[kind] / "prompter.onnx").exists():
-        by_torch["prompter"] = torch_macs(prompter, images(2))
+    if (exported(kind) / "prompter.onnx").exists():
+        by_torch["prompter"] = torch_macs(prompter(), images(2))
     for part, expected in by_torch.items():
-        counted = file_cost(exported[kind] / f"{part}.onnx", sizes).macs
+        counted = file_cost(exported(kind) / f"{part}.onnx", sizes).macs
         assert counted == pytest.approx(expected, rel=0.01), part

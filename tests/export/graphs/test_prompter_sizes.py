@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pnseg_export.bundle import export_prompter
-from pnseg_train.models.sizes import build_prompter
+from pnseg_train.models.prompter import Prompter
+from tests.export import networks
 from tests.train.models.test_golden import load_prompter
 
 pytestmark = pytest.mark.slow
@@ -15,15 +16,14 @@ SIZES = [(32, 32), (40, 56), (72, 104), (216, 280)]
 
 
 @pytest.fixture(scope="module", params=["published", "nano"])
-def prompter(request):
-    torch.manual_seed(0)
-    if request.param == "published":
-        return load_prompter("prompter_pannuke")
-    return build_prompter("nano", levels=3, spacing=8, num_classes=1).eval()
+def prompter(request) -> Prompter:
+    return networks.prompter() if request.param == "nano" else load_prompter("prompter_pannuke")
 
 
 @pytest.fixture(scope="module")
-def session(prompter, tmp_path_factory):
+def session(prompter, exported, tmp_path_factory) -> onnxruntime.InferenceSession:
+    if prompter is networks.prompter():
+        return onnxruntime.InferenceSession(exported(("nano", "cpu")) / "prompter.onnx")
     folder = tmp_path_factory.mktemp("prompter")
     return onnxruntime.InferenceSession(folder / export_prompter(prompter, folder).file)
 
