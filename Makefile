@@ -4,6 +4,9 @@ PYTHON ?= python3
 PIP_FLAGS := --quiet --disable-pip-version-check
 RUNTIME := $(shell find pnseg_runtime -type f -not -name '*.pyc')
 
+# JOBS: processes that the tests are shared among; each takes up to 4 GB of memory.
+JOBS ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test clean python
 .DELETE_ON_ERROR:
@@ -21,8 +24,10 @@ test: .venv-test/.done ## check style, types and import rules, and run all tests
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	.venv-test/bin/lint-imports
-	@# A process for each part: OpenVINO, TensorRT, ONNX Runtime and torch in one process have crashed each other.
-	for part in test_golden.py benchmarks export runtime train; do .venv-test/bin/python -m pytest tests/$$part || exit 1; done
+	@# Processes for each part: OpenVINO, TensorRT, ONNX Runtime and torch in one process have crashed each other.
+	for part in test_golden.py benchmarks export runtime train; do \
+		.venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile tests/$$part || exit 1; \
+	done
 
 clean: ## remove the environments and everything the commands wrote
 	rm -rf .venv-demo .venv-test demo pnseg-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

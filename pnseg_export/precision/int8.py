@@ -183,7 +183,8 @@ def layer_errors(
         trial = Path(scratch) / "trial.onnx"
         for done, name in enumerate(names, start=1):
             save(quantised(model, ranges, [name], scheme), trial)
-            errors[name] = output_error(expected, [open_session(trial)(call) for call in calls])
+            quantised_run = open_session(trial)
+            errors[name] = output_error(expected, [quantised_run(call) for call in calls])
             advance(done, len(names))
     return errors
 
