@@ -55,9 +55,7 @@ Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usa
 @click.option(
     "--core",
     type=click.IntRange(64),
-    default=SlideOptions.core,
-    show_default=True,
-    help="About the side of a core, px.",
+    help="About the side of a core, px [default: 1920, or what the bundle's engines can be shown].",
 )
 @click.option(
     "--margin", type=click.IntRange(0), default=SlideOptions.margin, show_default=True, help="Context of a core, px."
@@ -82,7 +80,7 @@ def slide(
     roi: str | None,
     tissue: bool,
     backend: str,
-    core: int,
+    core: int | None,
     margin: int,
     engine: str,
     workers: int | None,

@@ -43,7 +43,7 @@ def segment_slide(
     mpp: float | None = None,
     tissue: bool = True,
     roi: str | None = None,
-    core: int = SlideOptions.core,
+    core: int | None = SlideOptions.core,
     margin: int = SlideOptions.margin,
     keep_work: bool = True,
     **options: Any,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,13 @@ class Model:
             "backend": self.backend,
             "options": options,
         }
+
+    def longest_view(self, opened: Bundle) -> int | None:
+        """Side of the largest view that its engines take on every GPU, px; None where no engines may run."""
+        engines = [engine for engine in opened.manifest.engines if engine.graph == "prompter"]
+        if not engines or not (self.backend == AUTO or find_backend(self.backend).engines):
+            return None
+        return min(max(min(shapes["image"].largest[2:]) for shapes in engine.profiles) for engine in engines)
 
 
 @dataclass(frozen=True)
@@ -135,12 +142,14 @@ def prepare(
         area = Area(tissue, thumbnail.scale, read_roi(options.roi) if options.roi else None)
         say("hashing the slide")
         sha256 = plans.slide_hash(reader)
-        settings = Settings.of(bundle.manifest, model.options)
+        settings, window = Settings.of(bundle.manifest, model.options), bundle.manifest.masking.window
+        side, _ = plans.grid(options, window, settings.overlap, model.longest_view(bundle))
+        options = replace(options, core=side)
         plan = plans.plan_of(
             resolution,
             area,
             options,
-            window=bundle.manifest.masking.window,
+            window=window,
             overlap=settings.overlap,
             facts=plans.facts_of(sha256, reader, resolution, options, area, model.facts(bundle)),
         )

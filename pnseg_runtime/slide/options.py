@@ -13,7 +13,8 @@ class SlideOptions:
         mpp: microns per pixel of the full resolution, in place of what the file states.
         tissue: look only where the thumbnail shows tissue.
         roi: ``X,Y,WIDTH,HEIGHT`` in px of the full resolution, or the path of a GeoJSON file.
-        core: about the side of the squares the slide is cut into, px of the model.
+        core: about the side of the squares the slide is cut into, px of the model; None for 1920, or less where the
+            bundle's engines cannot be shown so much.
         margin: at least so much around a core is shown to the prompter, px of the model.
 
     Raises:
@@ -23,7 +24,7 @@ class SlideOptions:
     mpp: float | None = None
     tissue: bool = True
     roi: str | None = None
-    core: int = 1920
+    core: int | None = None
     margin: int = 192
 
     def __post_init__(self) -> None:
@@ -31,7 +32,7 @@ class SlideOptions:
             raise ValueError(
                 f"{self.mpp:g} microns per pixel are none of a light microscope; give a value from 0.05 to 5."
             )
-        if self.core < 64:
+        if self.core is not None and self.core < 64:
             raise ValueError(f"core must be at least 64 px, not {self.core}.")
         if self.margin < 0:
             raise ValueError(f"margin must not be negative, but is {self.margin}.")

@@ -19,6 +19,9 @@ from pnseg_runtime.slide.readers.base import Box, SlideReader
 from pnseg_runtime.slide.resolution import Resolution
 from pnseg_runtime.windows import macro_tiles
 
+#: About the side of a core where nothing limits what the prompter is shown, px of the model.
+USUAL_CORE = 1920
+
 #: Raised when files of work change in a way that older ones cannot be read.
 WORK_FORMAT = 1
 
@@ -76,8 +79,15 @@ class Plan:
         return cached
 
 
-def grid(options: SlideOptions, window: int, overlap: int) -> tuple[int, int]:
+def grid(options: SlideOptions, window: int, overlap: int, longest: int | None = None) -> tuple[int, int]:
     """(side of a core, margin), px, as near to what is wanted as windows and anchors allow.
+
+    Args:
+        options: what is wanted.
+        window: of the segmentor, px.
+        overlap: of two windows, px.
+        longest: side of the largest view that the prompter can be shown, px; None if there is no limit. Where no
+            core is asked for, core and margins fit into it.
 
     Cores start on the grid of the windows and on that of the prompter's coarsest features, so that
     both lie in every view where they lie in the whole slide. The margin holds every window that a
@@ -85,11 +95,18 @@ def grid(options: SlideOptions, window: int, overlap: int) -> tuple[int, int]:
     """
     stride = window - overlap
     unit = math.lcm(stride, COARSEST_STRIDE)
-    side = max(round(options.core / unit), 1) * unit
     # A point is at most half a window and half a stride from the far end of its most central window, which begins on
     # the grid as the core does; and a core at the slide's border has to be seen with a whole window.
-    least = max(options.margin, (window + stride) // 2 // stride * stride, window - side)
-    return side, -(-least // COARSEST_STRIDE) * COARSEST_STRIDE
+    least = max(options.margin, (window + stride) // 2 // stride * stride)
+    wanted = options.core or USUAL_CORE
+    if options.core is None and longest is not None:
+        wanted = min(wanted, (longest - 2 * _coarse(least)) // unit * unit)
+    side = max(round(wanted / unit), 1) * unit
+    return side, _coarse(max(least, window - side))
+
+
+def _coarse(length: int) -> int:
+    return -(-length // COARSEST_STRIDE) * COARSEST_STRIDE
 
 
 def cut(resolution: Resolution, area: Area, side: int, margin: int, unit: int) -> tuple[Core, ...]:

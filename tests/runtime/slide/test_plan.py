@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.options import Options
 from pnseg_runtime.outputs import wkb
 from pnseg_runtime.slide.area import Area, Roi, read_roi
+from pnseg_runtime.slide.job import Model
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.plan import changes, grid, plan_of
 from pnseg_runtime.slide.resolution import Resolution
@@ -125,3 +128,29 @@ def test_polygons_survive_well_known_binary() -> None:
         assert [[r.tolist() for r in rings] for rings in again] == [[r.tolist() for r in rings] for rings in polygons]
     with pytest.raises(ValueError, match="not a little-endian polygon"):
         wkb.decode(b"\x00" * 9)
+
+
+def test_cores_and_margins_fit_into_what_engines_can_be_shown_where_no_core_is_asked_for() -> None:
+    for longest in (1536, 1500, 1000):
+        side, margin = grid(SlideOptions(), 256, 64, longest)
+        assert side + 2 * margin <= longest < side + 192 + 2 * margin, "and one window more would not fit"
+    assert (
+        grid(SlideOptions(), 256, 64, 4096) == grid(SlideOptions(), 256, 64) == grid(SlideOptions(core=1920), 256, 64)
+    )
+    assert grid(SlideOptions(core=1920), 256, 64, 1536)[0] == 1920, (
+        "what is asked for is done, or refused by the engine"
+    )
+    assert grid(SlideOptions(), 256, 64, 64)[0] == 192
+
+
+@pytest.mark.parametrize(
+    ("backend", "longest"), [("tensorrt", 1536), ("auto", 1536), ("onnxruntime", None), ("openvino", None)]
+)
+def test_engines_limit_the_cores_of_backends_that_may_run_them(backend: str, longest: int | None) -> None:
+    def engine(graph: str, *largest: int) -> SimpleNamespace:
+        profiles = [{"image": SimpleNamespace(largest=[1, 3, *sides])} for sides in ((256, 256), largest)]
+        return SimpleNamespace(graph=graph, profiles=profiles)
+
+    engines = [engine("encoder", 256, 256), engine("prompter", 2304, 2304), engine("prompter", 1536, 2048)]
+    opened = SimpleNamespace(manifest=SimpleNamespace(engines=engines))
+    assert Model("mine", Options(), backend).longest_view(opened) == longest
