@@ -131,38 +131,6 @@ def colour(strength: float) -> v2.Transform:
     ])  # fmt: skip
 
 
-class Rescan(v2.Transform):
-    """What a coarser scanner makes of a crop: fewer pixels, saved as JPEG, enlarged again.
-
-    Args:
-        factors: range of the remaining share of pixels along a side; half of the crops keep all of them.
-        quality: range of the JPEG's quality.
-    """
-
-    def __init__(self, factors: tuple[float, float] = (0.4, 0.8), quality: tuple[int, int] = (25, 90)):
-        super().__init__()
-        self.factors, self.jpeg = factors, v2.JPEG(quality=quality)
-
-    def draw_factor(self) -> float:
-        """A share of the pixels along a side."""
-        drawn, whole = float(torch.empty(()).uniform_(*self.factors)), float(torch.rand(())) < 0.5
-        return 1.0 if whole else drawn
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return {"factor": self.draw_factor()}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self.scanned(inpt, params["factor"]) if isinstance(inpt, tv_tensors.Image) else inpt
-
-    def scanned(self, image: tv_tensors.Image, factor: float) -> tv_tensors.Image:
-        """(3, H, W) uint8 at ``factor`` of its pixels along a side, compressed at a quality that is drawn here."""
-        size = list(image.shape[-2:])
-        reduced = [max(round(side * factor), 1) for side in size]
-        coarse = self.jpeg(VF.resize(image, reduced, antialias=True))
-        again: tv_tensors.Image = VF.resize(coarse, size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-        return again
-
-
 def as_tv(sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
     """Image (3, H, W) uint8 and maps (2, H, W) int32: instances, classes."""
     maps = np.stack([sample.instances, sample.classes.astype(np.int32)])

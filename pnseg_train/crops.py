@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
-from pnseg_train.augment import Rescan, as_tv, colour, geometry, separate
+from pnseg_train.augment import as_tv, colour, geometry, separate
 from pnseg_train.clumps import add_clumps
 from pnseg_train.datasets import Sample
 from pnseg_train.recipes import Augment
@@ -41,8 +41,7 @@ def normalise(image: Tensor) -> Tensor:
 class Crops(Dataset[Crop]):
     """An endless set of crops over several sets of samples.
 
-    A sample is drawn in proportion to its pixels. Of twins, the crops 2 i and 2 i + 1 are one place in the
-    same colours, scanned twice.
+    A sample is drawn in proportion to its pixels.
     """
 
     def __init__(self, samples: list[Sample], augment: Augment, seed: int, length: int):
@@ -53,8 +52,7 @@ class Crops(Dataset[Crop]):
             for sample in samples
         ]
         self.colour = colour(augment.colour)
-        self.clumps, self.rescans, self.twins = augment.clumps, augment.rescans, augment.twins
-        self.rescan = Rescan()
+        self.clumps = augment.clumps
         self.weights = torch.tensor([float(sample.instances.size) for sample in samples])
 
     def __len__(self) -> int:
@@ -62,22 +60,14 @@ class Crops(Dataset[Crop]):
 
     def __getitem__(self, index: int) -> Crop:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(item_seed(self.seed, index // 2 if self.twins else index))
+            torch.manual_seed(item_seed(self.seed, index))
             chosen = int(torch.multinomial(self.weights, 1))
             image, maps = self.geometry[chosen](*self.maps[chosen])
             instances, classes = separate(maps[0].as_subclass(Tensor)), maps[1].as_subclass(Tensor)
             if float(torch.rand(())) < self.clumps:
                 image, instances, classes = _with_clumps(image, instances, classes)
             image = self.colour(image)
-            if self.rescans:
-                image = self._rescanned(image, index)
         return Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes.long())
-
-    def _rescanned(self, image: tv_tensors.Image, index: int) -> tv_tensors.Image:
-        coarser, factor = float(torch.rand(())) < self.rescans, self.rescan.draw_factor()
-        if self.twins:  # both have as many pixels, the rest is each one's own
-            torch.manual_seed(item_seed(self.seed + 1, index))
-        return self.rescan.scanned(image, factor) if coarser else image
 
 
 def _with_clumps(
@@ -98,10 +88,9 @@ def item_seed(seed: int, index: int) -> int:
 
 
 class _From(Sampler[int]):
-    # The items of a process, ``batch`` in a row a step: where a resumed run goes on.
-    def __init__(self, step: int, steps: int, batch: int, rank: int, world: int):
-        starts = range((step * world + rank) * batch, steps * world * batch, world * batch)
-        self.items = [item for start in starts for item in range(start, start + batch)]
+    # Items start, start + 1, …: where a resumed run goes on.
+    def __init__(self, start: int, stop: int, stride: int, offset: int):
+        self.items = range(start + offset, stop, stride)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.items)
@@ -113,6 +102,6 @@ class _From(Sampler[int]):
 def loader(
     crops: Crops, batch: int, first_step: int, rank: int = 0, world: int = 1, workers: int = 0
 ) -> DataLoader[Crop]:
-    """Batches from ``first_step`` on; with several processes each takes every ``world``-th batch."""
-    items = _From(first_step, len(crops) // (batch * world), batch, rank, world)
+    """Batches from ``first_step`` on; with several processes each takes every ``world``-th item."""
+    items = _From(first_step * batch * world, len(crops), world, rank)
     return DataLoader(crops, batch_size=batch, sampler=items, num_workers=workers, drop_last=True)

@@ -84,22 +84,6 @@ def prompter_losses(
     }
 
 
-def twin_difference(class_logits: Tensor) -> Tensor:
-    """How differently a prompter judges two scans of the same place: the symmetric KL divergence, mean over anchors.
-
-    Each of a pair learns from the other's judgement as it stands, so none is drawn towards doubt.
-
-    Args:
-        class_logits: (B, M, C + 1), images 2 i and 2 i + 1 show one place.
-    """
-    first, second = class_logits.float().log_softmax(dim=-1).unflatten(0, (-1, 2)).unbind(1)
-    divergence = [
-        F.kl_div(own, other.detach(), reduction="none", log_target=True).sum(-1).mean()
-        for own, other in ((first, second), (second, first))
-    ]
-    return (divergence[0] + divergence[1]) / 2
-
-
 def segmentor_losses(
     logits: Tensor,
     iou: Tensor,

@@ -15,14 +15,7 @@ from pnseg_runtime.prompts import decode_points, filter_by_region, suppress_poin
 from pnseg_train.augment import separate
 from pnseg_train.crops import Crop, normalise
 from pnseg_train.datasets import Sample
-from pnseg_train.losses import (
-    class_focal_loss,
-    prompter_losses,
-    segmentor_losses,
-    soft_iou,
-    twin_difference,
-    vote_losses,
-)
+from pnseg_train.losses import class_focal_loss, prompter_losses, segmentor_losses, soft_iou, vote_losses
 from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter, PrompterOutput
 from pnseg_train.models.segmentor import WINDOW, Prompts, full_size
@@ -73,7 +66,7 @@ class PrompterTask:
         if not self.tells_classes:
             kinds = [torch.zeros_like(kind) for kind in kinds]
         device = crop.image.device
-        terms = prompter_losses(
+        return prompter_losses(
             output,
             [centroids(p).to(device) for p in pixels],
             [kind.to(device) for kind in kinds],
@@ -82,9 +75,6 @@ class PrompterTask:
             self.recipe.point_weight,
             self.recipe.region_weight,
         )
-        if self.recipe.agreement_weight:
-            terms["agreement"] = self.recipe.agreement_weight * twin_difference(output.class_logits)
-        return terms
 
     def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
         assert isinstance(network, Prompter)

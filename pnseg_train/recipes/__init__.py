@@ -50,8 +50,6 @@ class Augment(_Strict):
     limits: tuple[float, float] = (0.55, 2.5)
     colour: float = Field(1.0, description="strength; 0 leaves colours alone")
     clumps: float = Field(0.0, description="share of the crops whose nuclei get copies laid against them")
-    rescans: float = Field(0.0, description="share of the crops that are seen through a coarser, compressing scanner")
-    twins: bool = Field(False, description="crops come in pairs, one place scanned twice; needs an even batch")
 
 
 class PrompterRecipe(_Strict):
@@ -62,7 +60,6 @@ class PrompterRecipe(_Strict):
     background_weight: float = Field(0.4, description="β")
     point_weight: float = 5e-3
     region_weight: float = Field(1.0, description="auxiliary region task; 0 switches it off")
-    agreement_weight: float = Field(0.0, description="weight of the difference between twins' classes")
     plan: Plan
 
 
@@ -131,10 +128,6 @@ class Recipe(_Strict):
             raise ValueError("with shared_encoder, inference.pad_multiple must be set, to a multiple of 32")
         if self.prompter.region_weight == 0 and self.inference.region_filter:
             raise ValueError("prompter.region_weight 0 trains no region map, so inference.region_filter must be false")
-        if self.augment.twins and any(plan.batch % 2 for plan in (self.prompter.plan, self.segmentor.plan)):
-            raise ValueError("augment.twins needs even batches")
-        if self.prompter.agreement_weight and not self.augment.twins:
-            raise ValueError("prompter.agreement_weight compares twins, so augment.twins must be true")
         if len(self.classes) != len(self.colors):
             raise ValueError("classes and colors must be of one length")
         return self

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pnseg_train.augment import Rescan, StainJitter, as_tv, geometry, separate
-from pnseg_train.crops import Crops, loader
+from pnseg_train.augment import StainJitter, as_tv, geometry, separate
+from pnseg_train.crops import Crops
 from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.recipes import Augment
 from tests import golden
@@ -91,37 +91,3 @@ def test_crops_of_real_tiles_have_consecutive_instances(index):
     assert ids == list(range(len(ids)))
     assert crop.image.shape == (3, 256, 256)
     assert torch.isfinite(crop.image).all()
-
-
-@pytest.mark.parametrize("factor", [0.4, 0.5, 0.73, 1.0])
-def test_a_coarser_scan_moves_nothing_and_costs_detail(factor):
-    ys, xs = np.mgrid[:96, :96]
-    sample = drawn_sample(96, 96)
-    sample.image[:] = np.where((ys - 40.5) ** 2 + (xs - 52.5) ** 2 < 400, 60, 220)[..., None]
-    image, maps = as_tv(sample)
-    torch.manual_seed(0)
-    scanned = Rescan(quality=(90, 90)).scanned(image, factor)
-    dark = 220.0 - scanned[0].double().numpy()
-    dark[dark < 40] = 0.0
-    assert scanned.shape == image.shape
-    assert abs((dark * xs).sum() / dark.sum() - 52.5) < 0.1
-    assert abs((dark * ys).sum() / dark.sum() - 40.5) < 0.1
-    assert not torch.equal(scanned, image)
-    assert torch.equal(Rescan()(image, maps)[1], maps)
-
-
-def test_twins_are_one_place_scanned_twice():
-    crops = Crops(read_folder(golden.TILES, None), Augment(rescans=1.0, twins=True), seed=4, length=8)
-    for place in range(0, 8, 2):
-        first, second = crops[place], crops[place + 1]
-        assert torch.equal(first.instances, second.instances)
-        assert torch.equal(first.classes, second.classes)
-        assert 0 < (first.image - second.image).abs().mean() < 0.5
-        assert torch.equal(crops[place + 1].image, second.image), "each is determined by its number alone"
-    assert not torch.equal(crops[0].instances, crops[2].instances)
-
-
-def test_several_processes_share_the_items_of_a_step_and_twins_stay_together():
-    crops = Crops(read_folder(golden.TILES, None), Augment(), seed=4, length=24)
-    plain = [list(loader(crops, 4, 1, rank, 2).sampler) for rank in (0, 1)]
-    assert plain == [[8, 9, 10, 11, 16, 17, 18, 19], [12, 13, 14, 15, 20, 21, 22, 23]]

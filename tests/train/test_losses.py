@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pnseg_train.losses import dice_loss, focal_loss, prompter_losses, soft_iou, twin_difference, vote_losses
+from pnseg_train.losses import dice_loss, focal_loss, prompter_losses, soft_iou, vote_losses
 from pnseg_train.models.prompter import PrompterOutput
 from pnseg_train.targets import VoteTargets
 
@@ -98,15 +98,3 @@ def test_votes_outside_nuclei_cost_nothing():
     assert float(vote_losses(votes, torch.zeros(1, 4, 4), targets)["vote"]) == 0
     votes[0, :, 0, 0] = 9.0
     assert float(vote_losses(votes, torch.zeros(1, 4, 4), targets)["vote"]) > 0
-
-
-def test_twins_that_are_judged_alike_differ_by_nothing_and_others_are_drawn_together():
-    torch.manual_seed(0)
-    logits = torch.randn(2, 5, 3).repeat_interleave(2, dim=0).requires_grad_()
-    assert twin_difference(logits).item() == pytest.approx(0.0, abs=1e-7)
-    apart = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]], requires_grad=True)
-    difference = twin_difference(apart)
-    p, q = torch.tensor([2.0, 0.0]).softmax(0), torch.tensor([0.5, 0.5])
-    assert difference.item() == pytest.approx(float(((p - q) * (p / q).log()).sum()) / 2, rel=1e-5)
-    difference.backward()
-    assert apart.grad[0, 0, 0] > 0 > apart.grad[1, 0, 0]

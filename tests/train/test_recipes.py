@@ -51,13 +51,6 @@ def test_a_wrong_field_is_named(wrong):
         read_recipe("nano", wrong)
 
 
-def test_twins_need_even_batches_and_their_agreement_needs_twins():
-    with pytest.raises(PnsegError, match="even batches"):
-        read_recipe("nano", {"augment.twins": True, "prompter.plan.batch": 5})
-    with pytest.raises(PnsegError, match=r"augment\.twins must be true"):
-        read_recipe("nano", {"prompter.agreement_weight": 1.0})
-
-
 def test_an_unknown_recipe_names_those_there_are():
     with pytest.raises(PnsegError, match="nano"):
         read_recipe("giga")
