@@ -38,6 +38,8 @@ class Options:
         overlap: ε, at least what two neighbouring windows share, px.
         tta: test-time augmentation, six views of each window (:mod:`pnseg_runtime.views`), mask logits and
             predicted IoU averaged; about six times the segmentor's work.
+        tta_points: the prompter sees six views of the image, and points on which they agree are taken
+            (:mod:`pnseg_runtime.consensus`; not of the paper); six times the prompter's work.
         macro_tile: longest side that the prompter sees whole, px, a multiple of 32.
         macro_margin: context around the part of a macro-tile whose points count, px, a multiple of 32.
         workers: images that ``submit`` and ``predict_many`` work on at a time; while one has the networks,
@@ -63,6 +65,7 @@ class Options:
     iou_threshold: float | None = None
     overlap: int | None = None
     tta: bool = False
+    tta_points: bool = False
     macro_tile: int = 1536
     macro_margin: int = 128
     workers: int = 2

@@ -14,6 +14,8 @@ Images are RGB scaled to 0–1 and normalised; all tensors are float32, ``image_
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from pnseg_runtime.assign import batches, window_prompts
 from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.clock import Clock
+from pnseg_runtime.consensus import NEARNESS, agreed_points, judged_points
 from pnseg_runtime.masks import (
     DecodedMasks,
     best_per_point,
@@ -41,6 +44,8 @@ from pnseg_runtime.views import PLAIN, SIX
 from pnseg_runtime.windows import Part, cut, macro_tiles, mirror, windows
 
 Arrays = dict[str, NDArray[Any]]
+#: Anchors' points and class logits, the image's shape and the sensitivity → points.
+Decode = Callable[[NDArray[np.float32], NDArray[np.float32], tuple[int, int], float], PointPrompts]
 
 
 class Pipeline:
@@ -98,19 +103,9 @@ class Pipeline:
             Points in px of the view.
         """
         clock = clock or Clock()
-        prompting, shape = self.manifest.prompting, (view.shape[0], view.shape[1])
-        with clock("prepare"):
-            padded = padded_shape(shape, prompting.pad_multiple)
-            image = normalise(mirror(view, padded)[None], self.manifest.normalisation, self._buffers)
-        with clock("prompter"):
-            raw = self.sessions.prompter({"image": image})
+        points = self._agreed(view, clock) if self.options.tta_points else self._proposed(view, clock)
         with clock("points"):
-            coords = image_anchors(raw["points"][0], padded, shape, prompting.anchor_spacing)
-            logits = image_anchors(raw["class_logits"][0], padded, shape, prompting.anchor_spacing)
-            points = decode_points(coords, logits, shape, self.settings.sensitivity)
             points = points.select(points.scores >= self.settings.score_threshold)
-            if self.settings.region_filter:
-                points = points.select(filter_by_region(points.coords, raw["region_logits"][0, 0]))
             return points.select(suppress_points(points.coords, points.scores, self.settings.nms_radius))
 
     def decode_part(
@@ -212,6 +207,33 @@ class Pipeline:
             labels = np.ones(coords.shape[:2], np.float32)
             asked = {"point_coords": coords, "point_labels": labels, "image_index": np.arange(count)}
             self.sessions.decoder({**features, **asked})
+
+    def _proposed(self, rgb: Pixels, clock: Clock, decode: Decode = decode_points) -> PointPrompts:
+        """What the prompter makes of a view, before NMS."""
+        prompting, shape = self.manifest.prompting, (rgb.shape[0], rgb.shape[1])
+        with clock("prepare"):
+            padded = padded_shape(shape, prompting.pad_multiple)
+            image = normalise(mirror(rgb, padded)[None], self.manifest.normalisation, self._buffers)
+        with clock("prompter"):
+            raw = self.sessions.prompter({"image": image})
+        with clock("points"):
+            coords = image_anchors(raw["points"][0], padded, shape, prompting.anchor_spacing)
+            logits = image_anchors(raw["class_logits"][0], padded, shape, prompting.anchor_spacing)
+            points = decode(coords, logits, shape, self.settings.sensitivity)
+            if self.settings.region_filter:
+                points = points.select(filter_by_region(points.coords, raw["region_logits"][0, 0]))
+        return points
+
+    def _agreed(self, rgb: Pixels, clock: Clock) -> PointPrompts:
+        """What the prompter makes of a view flipped and turned, where that agrees, before NMS."""
+        radius, seen = self.settings.nms_radius, []
+        for view in SIX:
+            points = self._proposed(view.pixels(rgb), clock, judged_points)
+            with clock("points"):
+                points = points.select(suppress_points(points.coords, points.scores, radius))
+                seen.append(replace(points, coords=view.returned(points.coords, (rgb.shape[0], rgb.shape[1]))))
+        with clock("points"):
+            return agreed_points(seen, NEARNESS * radius)
 
     def _decode_views(self, features: list[Arrays], prompts: Arrays) -> Arrays:
         """The decoder's outputs, averaged over the views of test-time augmentation."""

@@ -1,4 +1,4 @@
-"""Views of a window for test-time augmentation (§3.3): flips and quarter turns, and the way back."""
+"""Views of a window or image for test-time augmentation (§3.3): flips and quarter turns, and the way back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True)
 class View:
-    """A square image mirrored left to right, if ``flipped``, and then turned anticlockwise.
+    """An image mirrored left to right, if ``flipped``, and then turned anticlockwise.
 
     Attributes:
         name: for people.
@@ -28,7 +28,7 @@ class View:
     turns: int = 0
 
     def of(self, images: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The view of images (…, S, S)."""
+        """The view of images (…, H, W)."""
         mirrored = images[..., ::-1] if self.flipped else images
         return np.ascontiguousarray(np.rot90(mirrored, self.turns, axes=(-2, -1)))
 
@@ -36,6 +36,23 @@ class View:
         """Maps (…, s, s) of the view, of any size, as those of the image."""
         turned = np.rot90(maps, -self.turns, axes=(-2, -1))
         return turned[..., ::-1] if self.flipped else turned
+
+    def pixels(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The view of an image (H, W, 3)."""
+        return self.of(rgb.transpose(2, 0, 1)).transpose(1, 2, 0)
+
+    def returned(self, coords: Coordinates, shape: tuple[int, int]) -> Coordinates:
+        """Points (N, 2), (x, y) in px of the view, where they lie in the image.
+
+        Args:
+            coords: (N, 2) float32.
+            shape: (height, width) of the image, px.
+        """
+        (x, y), (height, width) = coords.T, shape
+        for turn in reversed(range(self.turns)):
+            x, y = (height if turn % 2 else width) - 1 - y, x
+        x = width - 1 - x if self.flipped else x
+        return np.stack([x, y], axis=-1).astype(np.float32)
 
     def moved(self, coords: Coordinates, labels: NDArray[np.float32], side: int) -> Coordinates:
         """Prompts (P, n, 2), (x, y) in px of the image, where they lie in the view; missing ones stay at (0, 0).

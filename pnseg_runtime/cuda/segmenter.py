@@ -78,7 +78,7 @@ class DeviceSegmenter:
                 f"On the GPU a prompt takes up to {MOST_NEGATIVES} negatives, not {self.settings.negatives}; "
                 "choose fewer, or another backend."
             )
-        if self.options.tta:
+        if self.options.tta or self.options.tta_points:
             raise BackendError("The GPU path has no test-time augmentation; leave it out, or choose another backend.")
         self.precision = self.options.precision or default_precision(CUDA, bundle.manifest)
         self.reason = f"{CUDA} was asked for."

@@ -94,6 +94,7 @@ class Run:
 @click.option("--region-filter/--no-region-filter", default=None, help="Mask-aided filtering [default: the model's].")
 @click.option("--sensitivity", type=float, help="More finds more, and more that is none [default: the model's].")
 @click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window.")
+@click.option("--tta-points", is_flag=True, help="Take points on which six flipped and turned views agree.")
 @click.option("--radius", type=float, default=RADIUS, show_default=True, help="Of a point around a nucleus, px.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every image.")
 def evaluate(
@@ -110,6 +111,7 @@ def evaluate(
     region_filter: bool | None,
     sensitivity: float | None,
     tta: bool,
+    tta_points: bool,
     radius: float,
     as_json: bool,
 ) -> None:
@@ -126,6 +128,7 @@ def evaluate(
         region_filter=region_filter,
         sensitivity=sensitivity,
         tta=tta,
+        tta_points=tta_points,
     )
     if bool(model) == bool(folds):
         raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
@@ -248,7 +251,7 @@ def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: floa
 
 
 # Options that change results, and so belong to the protocol.
-CHOSEN = ("assignment", "negatives", "overlap", "region_filter", "sensitivity", "tta")
+CHOSEN = ("assignment", "negatives", "overlap", "region_filter", "sensitivity", "tta", "tta_points")
 
 
 def report(run: Run, protocol: Sequence[str], options: Options) -> dict[str, Any]:
