@@ -4,7 +4,7 @@ PYTHON ?= python3
 PIP_FLAGS := --quiet --disable-pip-version-check
 RUNTIME := $(shell find pnseg_runtime -type f -not -name '*.pyc')
 
-# JOBS: processes that the tests are shared among; each takes up to 4 GB of memory.
+# JOBS: processes that the tests are shared among; each takes up to 4 GB of memory, and PyTorch one thread in each.
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ test: .venv-test/.done ## check style, types and import rules, and run all tests
 	.venv-test/bin/lint-imports
 	@# Processes for each part: OpenVINO, TensorRT, ONNX Runtime and torch in one process have crashed each other.
 	for part in test_golden.py benchmarks export runtime train; do \
-		.venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile tests/$$part || exit 1; \
+		OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile --durations=12 tests/$$part || exit 1; \
 	done
 
 clean: ## remove the environments and everything the commands wrote
