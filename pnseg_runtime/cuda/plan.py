@@ -56,7 +56,7 @@ def bucket(count: int, smallest: int, largest: int) -> int:
 def window_batches(
     starts: NDArray[np.integer], window_batch: int, prompt_batch: int, passes: list[int]
 ) -> list[WindowBatch]:
-    """Batches of the windows that have prompts, in the order of :meth:`pnseg_runtime.segmenter.Segmenter.predict`.
+    """Batches of the windows that have prompts, in the order of :meth:`pnseg_runtime.pipeline.Pipeline.predict`.
 
     Args:
         starts: (windows + 1,), the prompts of window w are ``starts[w]`` to ``starts[w + 1] - 1``.

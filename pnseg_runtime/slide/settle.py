@@ -42,7 +42,7 @@ class Settled:
 def settle(found: Sequence[Found], own: int, core: Box, reach: int, settings: Settings) -> Settled:
     """Point NMS, box NMS and painting of a core's nuclei among those of its neighbours (§3.3).
 
-    These are the steps of :meth:`pnseg_runtime.segmenter.Segmenter.predict` after decoding. What they
+    These are the steps of :meth:`pnseg_runtime.pipeline.Pipeline.predict` after decoding. What they
     do to a nucleus depends on what is near it alone, so both sides of a seam come to the same
     conclusions.
 
