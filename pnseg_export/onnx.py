@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pnseg_export.files import write_graph
 from pnseg_export.graphs.axes import Tensors, dynamic_shapes
 from pnseg_export.layers import name_nodes
+from pnseg_export.simplify import simplify
 from pnseg_runtime.bundle import GraphFile
 
 # GridSample gives wrong results in TensorRT from opset 20 on.
@@ -72,9 +73,11 @@ def export_graph(graph: Graph, example: Sequence[Tensor], path: Path) -> GraphFi
             custom_translation_table=TRANSLATIONS,
             dynamo=True,
             external_data=False,
+            optimize=False,
             verbose=False,
         )
     assert program is not None  # None is what the exporter gives when it writes the file itself
+    simplify(program.model)
     model = program.model_proto
     name_nodes(model)
     _strip_notes(model)
