@@ -26,7 +26,7 @@ test: .venv-test/.done ## check style, types and import rules, and run all tests
 	.venv-test/bin/lint-imports
 	@# Processes for each part: OpenVINO, TensorRT, ONNX Runtime and torch in one process have crashed each other.
 	for part in test_golden.py benchmarks export runtime train; do \
-		OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile --durations=12 tests/$$part || exit 1; \
+		OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=12 tests/$$part || exit 1; \
 	done
 
 clean: ## remove the environments and everything the commands wrote
