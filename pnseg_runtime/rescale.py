@@ -81,13 +81,17 @@ class Rescaling:
         nuclei = replace(nuclei, mpp=self.mpp)
         if not self.needed:
             return nuclei
+        # The work px under each row and column of the image. Where a centre lies on the edge between two, rounding
+        # decides, so this alone says which rows and columns are a nucleus's.
+        rows, columns = (
+            _nearest(np.arange(side), side, work) for side, work in zip(self.shape, self.work, strict=True)
+        )
         boxes, masks = [], []
         for (x0, y0, x1, y1), mask in zip(nuclei.boxes, nuclei.masks, strict=True):
-            rows, columns = self._under(y0, y1, axis=0), self._under(x0, x1, axis=1)
-            own = mask[_nearest(rows, self.shape[0], self.work[0]) - y0][
-                :, _nearest(columns, self.shape[1], self.work[1]) - x0
-            ]
-            box, own = _tight(own, rows, columns)
+            top, bottom = np.searchsorted(rows, (y0, y1))
+            left, right = np.searchsorted(columns, (x0, x1))
+            own = mask[rows[top:bottom] - y0][:, columns[left:right] - x0]
+            box, own = _tight(own, int(left), int(top))
             boxes.append(box)
             masks.append(own)
         kept = np.array([mask.size > 0 for mask in masks], bool)
@@ -106,24 +110,16 @@ class Rescaling:
         # (x, y): px of the image a work px.
         return np.array([self.shape[1] / self.work[1], self.shape[0] / self.work[0]])
 
-    def _under(self, start: int, stop: int, axis: int) -> NDArray[np.intp]:
-        # The px of the image whose centres lie in the work px from start to stop.
-        scale = self.shape[axis] / self.work[axis]
-        first, last = (int(np.ceil(edge * scale - 0.5)) for edge in (start, stop))
-        return np.arange(max(first, 0), min(last, self.shape[axis]))
-
 
 def _nearest(index: NDArray[np.intp], side: int, other: int) -> NDArray[np.intp]:
     # The px of an axis of ``other`` px that the centres of px ``index`` of the same axis at ``side`` px fall into.
     return np.minimum(((index + 0.5) * (other / side)).astype(np.intp), other - 1)
 
 
-def _tight(
-    mask: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
+def _tight(mask: NDArray[np.bool_], left: int, top: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
     # A mask without empty margins and its box (x0, y0, x1, y1); (0, 0) where nothing is left.
     ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(ys):
         return (0, 0, 0, 0), mask[:0, :0]
-    box = (int(columns[xs[0]]), int(rows[ys[0]]), int(columns[xs[-1]]) + 1, int(rows[ys[-1]]) + 1)
-    return box, np.ascontiguousarray(mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1])
+    x0, y0, x1, y1 = int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+    return (left + x0, top + y0, left + x1, top + y1), np.ascontiguousarray(mask[y0:y1, x0:x1])

@@ -1,8 +1,10 @@
 """Images of another resolution are seen at the model's, and everything found comes back to their own pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
@@ -68,6 +70,42 @@ def test_nuclei_come_back_as_the_label_map_does_whose_pixels_are_looked_up_one_b
     assert np.array_equal(back > 0, expected > 0)
     pairs = np.unique(np.stack([back[back > 0], expected[expected > 0]]), axis=1)
     assert len(set(pairs[0])) == len(set(pairs[1])) == pairs.shape[1], "two nuclei have become one, or one two"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 1200), st.integers(1, 40)),
+    st.integers(500, 10_000).map(lambda number: number / 10_000),
+    st.sets(st.integers(1, 4800), max_size=30),
+    st.sets(st.integers(1, 160), max_size=3),
+)
+# Centres of px that lie on the very edge between two work px.
+@example((500, 4), 0.2201, set(range(1, 500)), set())
+@example((900, 4), 0.2201, set(range(1, 900)), set())
+@example((1000, 4), 0.2201, set(range(1, 1000)), set())
+@example((1000, 4), 0.22, set(range(1, 1000)), set())
+@example((1001, 4), 0.4545, set(range(1, 2000)), set())
+@example((999, 4), 0.499, set(range(1, 2000)), set())
+@example((285, 285), 0.125, {61, 71}, {61, 71})
+def test_boxes_that_tile_the_work_px_cover_each_px_once_as_the_nearest_neighbour_has_it(shape, mpp, below, right):
+    rescaling = Rescaling.between(shape, mpp, 0.25)
+    row, column = (
+        np.searchsorted(sorted(cuts), np.arange(side), side="right")
+        for cuts, side in zip((below, right), rescaling.work, strict=True)
+    )
+    labels = (row[:, None] * (len(right) + 1) + column + 1).astype(np.int32)
+    nuclei = nuclei_of(labels)
+    back = rescaling.back(replace(nuclei, classes=np.unique(labels).astype(np.int64)))
+    covered, found = np.zeros(shape, int), np.zeros(shape, int)
+    for (x0, y0, x1, y1), mask, label in zip(back.boxes, back.masks, back.classes, strict=True):
+        covered[y0:y1, x0:x1] += mask
+        found[y0:y1, x0:x1][mask] = label
+    rows, columns = (
+        np.minimum((np.arange(side) + 0.5) * (other / side), other - 1).astype(int)
+        for side, other in zip(shape, rescaling.work, strict=True)
+    )
+    assert (covered == 1).all()
+    np.testing.assert_array_equal(found, labels[rows[:, None], columns])
 
 
 @given(shapes, shapes, st.integers(0, 2**31))
