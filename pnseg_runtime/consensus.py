@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from pnseg_runtime.prompts import PointPrompts, decode_points
+from pnseg_runtime.prompts import PointPrompts, decode_points, foreground
 
 #: How far below the threshold a view's judgement of a nucleus still counts, in log odds. A view that sees none counts
 #: as that.
@@ -29,11 +29,13 @@ def judged_points(
         points, class_logits, shape, sensitivity: see there.
 
     Returns:
-        Points whose score is how far the class is above the background, in log odds at that sensitivity; those
-        above −:data:`SLACK`.
+        The points at a sensitivity that is higher by :data:`SLACK`, whose score is how far the class is above the
+        background, in log odds at the sensitivity asked for.
     """
     judged = class_logits[:, :-1].max(axis=1) - class_logits[:, -1] + np.float32(sensitivity)
-    seen = (judged > -SLACK) & np.isfinite(points).all(axis=1)
+    # The judgement, rounded as it is, may fall on the other side of −SLACK than what decides; one that is no number is
+    # none.
+    seen = foreground(points, class_logits, sensitivity + SLACK) & ~np.isnan(judged)
     found = decode_points(points[seen], class_logits[seen], shape, sensitivity + SLACK)
     return PointPrompts(found.coords, found.classes, judged[seen].astype(np.float32))
 

@@ -82,12 +82,9 @@ def decode_points(
         sensitivity: taken from the background's logit. 0 is the method's; the background weight β of
             the training sets the same balance, so that this moves it without training again.
     """
-    logits = class_logits.astype(np.float32)
-    logits[:, -1] -= np.float32(sensitivity)
+    kept = foreground(points, class_logits, sensitivity)
+    points, logits = points[kept], _balanced(class_logits[kept], sensitivity)
     classes = logits.argmax(axis=1)
-    # A point that is no number lies nowhere.
-    foreground = (classes < logits.shape[1] - 1) & np.isfinite(points).all(axis=1)
-    points, logits, classes = points[foreground], logits[foreground], classes[foreground]
     largest = logits[np.arange(len(logits)), classes, None].astype(np.float64)
     with np.errstate(invalid="ignore"):  # a score of logits that are no numbers is none, and fails every threshold
         scores = (1 / _sum(_exponential(logits - largest))).astype(np.float32)
@@ -97,6 +94,26 @@ def decode_points(
         classes=classes.astype(np.int64),
         scores=scores,
     )
+
+
+def foreground(
+    points: NDArray[np.float32], class_logits: NDArray[np.float32], sensitivity: float = 0.0
+) -> NDArray[np.bool_]:
+    """The anchors that :func:`decode_points` takes: (M,) bool.
+
+    Args:
+        points, class_logits, sensitivity: see there.
+    """
+    logits = _balanced(class_logits, sensitivity)
+    # A point that is no number lies nowhere.
+    return (logits.argmax(axis=1) < logits.shape[1] - 1) & np.isfinite(points).all(axis=1)
+
+
+def _balanced(class_logits: NDArray[np.float32], sensitivity: float) -> NDArray[np.float32]:
+    """A copy of the logits whose background is lowered by the sensitivity."""
+    logits = class_logits.astype(np.float32)
+    logits[:, -1] -= np.float32(sensitivity)
+    return logits
 
 
 #: 1/8!, …, 1/1!, 1: the power series of the exponential, with an error under 3e-10 for |x| ≤ ln 2 / 2.

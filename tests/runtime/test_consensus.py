@@ -46,6 +46,39 @@ def test_judgements_are_log_odds_against_the_background_and_reach_a_little_below
     np.testing.assert_array_equal(sure.classes, plain.classes)
 
 
+@pytest.mark.parametrize("sensitivity", [1.6, 0.0, 0.7, -1.3])
+def test_every_judged_point_has_its_judgement_however_near_the_edge_its_logits_are(sensitivity):
+    background = np.random.default_rng(1).normal(3, 3, 20_000).astype(np.float32)
+    edge = (background.astype(np.float64) - sensitivity - SLACK).astype(np.float32)
+    for steps in range(-4, 5):  # to the next float32, up or down
+        nucleus = edge
+        for _ in range(abs(steps)):
+            nucleus = np.nextafter(nucleus, np.float32(np.copysign(np.inf, steps)))
+        logits = np.stack([nucleus, background], axis=1)
+        coords = np.stack([np.arange(len(logits)), np.zeros(len(logits))], axis=1).astype(np.float32)
+        judged = judged_points(coords, logits, (1, len(logits)), sensitivity)
+        assert len(judged.coords) == len(judged.classes) == len(judged.scores)
+        own = logits[judged.coords[:, 0].astype(int)]
+        np.testing.assert_array_equal(judged.scores, own[:, 0] - own[:, 1] + np.float32(sensitivity))
+        plain = decode_points(coords, logits, (1, len(logits)), sensitivity + SLACK)
+        np.testing.assert_array_equal(judged.coords, plain.coords)
+
+
+def test_an_anchor_on_the_edge_of_doubt_is_a_point_with_a_judgement_or_none():
+    logits = np.array([[1.4367527, 4.0367527], [5.0, 0.0]], np.float32)
+    judged = judged_points(np.array([[3, 4], [5, 6]], np.float32), logits, (9, 9), 1.6)
+    assert len(judged.coords) == len(judged.classes) == len(judged.scores)
+    assert judged.coords[-1].tolist() == [5, 6]
+    assert judged.scores[-1] == np.float32(6.6)
+
+
+def test_an_anchor_whose_logits_are_no_numbers_is_judged_nowhere():
+    logits = np.array([[np.nan, 0, 0], [0, np.nan, 0], [1, 0, np.nan], [np.nan] * 3, [5, 0, 0]], np.float32)
+    judged = judged_points(np.tile(np.arange(5, dtype=np.float32)[:, None], 2), logits, (9, 9), 0.0)
+    assert judged.coords.tolist() == [[4, 4]]
+    assert judged.scores.tolist() == [5]
+
+
 def test_what_most_views_see_stays_at_the_mean_place_with_the_class_of_most():
     views = [points_of((10 + shift, 20, shift == 0, 2.0)) for shift in (0, 1, 2)]
     agreed = agreed_points(views, radius=3)
