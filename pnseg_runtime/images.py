@@ -15,9 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from pnseg_runtime import tiff
 from pnseg_runtime.colour import TO_RGB, Samples, UnsupportedImage, to_8_bit, unit_to_8_bit
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.pixels import MAX_PIXELS
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".ppm", ".pgm")
-MAX_PIXELS = 400_000_000  # 20,000 × 20,000 px: 1.2 GB of pixels and 1.6 GB of labels
 
 # Only plain raster decoders: some of Pillow's other formats start external programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "JPEG2000", "PPM", "GIF")

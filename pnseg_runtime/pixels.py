@@ -12,6 +12,9 @@ from pnseg_runtime.options import COARSEST_STRIDE
 
 Pixels = NDArray[np.uint8]
 
+#: Of an image that is read or predicted whole; 20,000 × 20,000 px: 1.2 GB of pixels and 1.6 GB of labels.
+MAX_PIXELS = 400_000_000
+
 
 def check_image(rgb: Pixels) -> tuple[int, int]:
     """(height, width) of an RGB image.

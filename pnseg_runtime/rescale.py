@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pnseg_runtime.errors import ImageError
 from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.pixels import MAX_PIXELS
 from pnseg_runtime.prompts import PointPrompts
 
 #: Images whose pixels differ from the model's by less are taken as they are: scanners of one kind differ
@@ -45,10 +47,19 @@ class Rescaling:
             shape: (height, width) of the image, px.
             mpp: microns per pixel of the image, None if unknown.
             model_mpp: of the model.
+
+        Raises:
+            ImageError: the image would have more than ``MAX_PIXELS`` work px.
         """
         if mpp is None or abs(model_mpp / mpp - 1.0) <= TOLERANCE:
             return cls(shape, shape, mpp)
         height, width = (max(round(side * mpp / model_mpp), 1) for side in shape)
+        if width * height > MAX_PIXELS:
+            raise ImageError(
+                f"{shape[1]}×{shape[0]} px at {mpp:g} µm per pixel are {width}×{height} px at the model's "
+                f"{model_mpp:g}, more than is predicted whole ({MAX_PIXELS // 1_000_000} megapixels); "
+                "run pnseg slide on it, or correct its microns per pixel."
+            )
         return cls(shape, (height, width), mpp)
 
     @property

@@ -145,7 +145,7 @@ class Segmenter:
             points: prompts inside the image, in place of the prompter's.
 
         Raises:
-            ImageError: the array is not such an image.
+            ImageError: the array is not such an image, or has too many pixels at the model's resolution.
             BackendError: the backend fails, or the segmenter is closed.
             PredictionCancelledError: as ``cancelled`` said.
         """

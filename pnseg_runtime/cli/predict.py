@@ -19,7 +19,7 @@ from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, write_outputs
@@ -116,7 +116,10 @@ def _segment(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool)
         raise job.problem
     image = read_image(job.image)
     start = perf_counter()
-    nuclei = segmenter.predict(image.pixels, mpp=image.mpp if mpp is None else mpp)
+    try:
+        nuclei = segmenter.predict(image.pixels, mpp=image.mpp if mpp is None else mpp)
+    except ImageError as error:  # a segmenter is given pixels and knows no file
+        raise ImageError(f"{job.image}: {error}") from error
     seconds = perf_counter() - start
     if nuclei.mpp is not None and (doubt := diameters_of(nuclei.masks, nuclei.mpp).doubt(nuclei.mpp)):
         show_warning(f"{job.image}: {doubt}")

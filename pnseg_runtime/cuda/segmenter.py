@@ -128,7 +128,7 @@ class DeviceSegmenter:
                 there already comes to its end.
 
         Raises:
-            ImageError: the array is not such an image.
+            ImageError: the array is not such an image, or has too many pixels at the model's resolution.
             BackendError: the GPU fails, or the segmenter is closed.
             PredictionCancelledError: as ``cancelled`` said.
         """

@@ -19,6 +19,8 @@ from pnseg_runtime.bundle import FORMAT_VERSION, sha256_of
 from pnseg_runtime.cli import cli
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS
+from pnseg_runtime.segmenter import Segmenter
+from tests.fakes import FakeNetworks, fake_bundle
 from tests.runtime.made import SAMPLES, DarkSpotModel, sample
 
 RGB = sample("he_pink")
@@ -149,6 +151,23 @@ def test_an_image_is_never_overwritten_by_a_result(model: DarkSpotModel, good: P
     assert result.exit_code == 1
     assert f"{victim} is an input itself" in result.stderr
     assert victim.read_bytes() == before
+
+
+def test_an_image_too_large_at_the_models_resolution_is_one_sentence_and_the_others_finish(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = FakeNetworks(bundle := fake_bundle())
+    segmenter = Segmenter(bundle, sessions=networks.sessions())
+    monkeypatch.setattr("pnseg_runtime.cli.predict.load", lambda *_, **__: segmenter)
+    monkeypatch.setattr("pnseg_runtime.rescale.MAX_PIXELS", 4 * 320 * 256 - 1)
+    Image.fromarray(np.zeros((200, 320, 3), np.uint8)).save(tmp_path / "small.png")
+    result = run("predict", good, tmp_path / "small.png", "--mpp", "0.5", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    first, closing = result.stderr.splitlines()
+    assert first.startswith(f"Error: {good}: 320×256 px at 0.5 µm per pixel are 640×512 px")
+    assert "pnseg slide" in first
+    assert closing == "Error: 1 of 2 images failed"
+    assert names(tmp_path / "out") == all_outputs("small")
 
 
 # Places that cannot be written

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pnseg_runtime import load
+from pnseg_runtime.errors import ImageError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.metrics import match_points, panoptic_quality
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
@@ -50,6 +51,18 @@ def test_an_image_is_taken_as_it_is_if_it_fits_or_nothing_is_known_of_it(mpp, wo
     rescaling = Rescaling.between((100, 60), mpp, 0.25)
     assert rescaling.work == work
     assert rescaling.needed == (work != (100, 60))
+
+
+@pytest.mark.parametrize(("side", "mpp"), [(15_000, 1.0), (5_001, 1.0), (20_000, 0.27)])
+def test_an_image_that_would_be_too_large_at_the_models_resolution_is_refused_with_the_remedy(side, mpp):
+    work = round(side * mpp / 0.25)
+    with pytest.raises(ImageError, match=f"^{side}×{side} px at {mpp:g} .* {work}×{work} px .* run pnseg slide"):
+        Rescaling.between((side, side), mpp, 0.25)
+
+
+@pytest.mark.parametrize(("side", "mpp"), [(5_000, 1.0), (40_000, 0.125), (30_000, 0.25)])
+def test_what_is_small_enough_at_the_models_resolution_or_seen_as_it_is_is_taken(side, mpp):
+    assert Rescaling.between((side, side), mpp, 0.25).shape == (side, side)
 
 
 def test_what_fits_is_not_copied():
