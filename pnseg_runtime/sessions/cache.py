@@ -102,15 +102,15 @@ def cpu_told() -> dict[str, str]:
 def _appearing(entry: Path) -> Iterator[Path]:
     """A scratch path whose file becomes the entry, whole or not at all, whoever else writes the same."""
     scratch = entry.with_name(f".{os.getpid()}-{entry.name}")
+    digest = scratch.with_suffix(".half")
     try:
         yield scratch
-        digest = sha256_of(scratch)
+        digest.write_text(sha256_of(scratch), encoding="ascii")
         scratch.replace(entry)
-        half = scratch.with_suffix(".half")
-        half.write_text(digest, encoding="ascii")
-        half.replace(_digest(entry))
+        digest.replace(_digest(entry))
     finally:
         scratch.unlink(missing_ok=True)
+        digest.unlink(missing_ok=True)
 
 
 def _digest(entry: Path) -> Path:

@@ -50,7 +50,12 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     def optimise(scratch: Path) -> None:
         options = session_options(opening.threads)
         options.optimized_model_filepath = os.fspath(scratch)
-        _open(path, options, leave_out)
+        try:
+            _open(path, options, leave_out)
+        except BundleError as error:
+            # ONNX Runtime does not tell a graph that it cannot read from one that it cannot write, on a full disk say.
+            # The former is told when it is opened without the cache.
+            raise OSError(first_line(error.__cause__ or error)) from error
 
     parts = ("onnxruntime", onnxruntime.__version__, QUANTISED, entry.sha256, *sorted(leave_out))
     optimised = cached(bundle.folder, parts, f".{path.stem}.onnx", optimise)
@@ -189,6 +194,6 @@ def _core(cpu: int) -> str:
         return str(cpu)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception says first, without the full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

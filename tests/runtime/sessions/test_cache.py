@@ -1,7 +1,13 @@
+import logging
+import resource
+import shutil
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
 from pnseg_runtime.bundle import SHIPPED, Bundle
+from pnseg_runtime.errors import BundleError
 from pnseg_runtime.sessions import open_sessions
 from pnseg_runtime.sessions.auto import run_tile
 from pnseg_runtime.sessions.cache import FOLDER, cached, is_sound
@@ -78,3 +84,48 @@ def test_a_cached_graph_gives_the_same_values_and_is_read_the_next_time(tmp_path
     for name, values in plain.items():
         np.testing.assert_allclose(first[name], values, atol=1e-4)
         np.testing.assert_array_equal(first[name], second[name])
+
+
+@contextmanager
+def files_of_at_most(size):
+    """A quota: whatever writes more to a file meets an error, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_where_there_is_room_for_a_probe_but_not_for_a_graph_networks_open_without_the_cache(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("PNSEG_CACHE", str(tmp_path))
+    bundle = Bundle.open(SHIPPED / "nano")
+    with caplog.at_level(logging.WARNING, "pnseg.cache"), files_of_at_most(40_000):
+        sessions = open_sessions(bundle, cache=True)
+    assert list(tmp_path.iterdir()) == []
+    assert "nothing could be kept here" in caplog.text
+    assert "export the bundle again" not in caplog.text
+    found = run_tile(bundle, sessions)
+    for name, values in run_tile(bundle, open_sessions(bundle)).items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_a_graph_that_cannot_be_read_is_named_with_the_cache_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNSEG_CACHE", str(tmp_path / "cache"))
+    bundle = Bundle.open(shutil.copytree(SHIPPED / "nano", tmp_path / "nano"))
+    path = bundle.path("decoder")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(BundleError, match=rf"^{path}: ONNX Runtime cannot read this network .* export the bundle"):
+        open_sessions(bundle, cache=True)
+
+
+def test_a_checksum_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(path, text, **options):
+        path.touch()
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    assert cached(tmp_path, ("a",), ".bin", writing(b"x")) is None
+    assert list((tmp_path / FOLDER).iterdir()) == []
