@@ -22,7 +22,7 @@ from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.nuclei import Nuclei
-from pnseg_runtime.outputs import KINDS, Prediction, write_outputs
+from pnseg_runtime.outputs import KINDS, Prediction, refuse_existing, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
 from pnseg_runtime.plausible import diameters_of
 from pnseg_runtime.sessions import AUTO
@@ -114,6 +114,8 @@ def _run(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> 
 def _segment(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> Done:
     if job.problem is not None:
         raise job.problem
+    if not overwrite:
+        refuse_existing(job.outputs.values())  # before the work, not only after it
     image = read_image(job.image)
     start = perf_counter()
     try:

@@ -16,7 +16,7 @@ from pnseg_runtime.errors import OutputError
 from pnseg_runtime.outputs.atomic import all_or_none
 from pnseg_runtime.outputs.prediction import Prediction
 
-__all__ = ["KINDS", "OutputKind", "Prediction", "output_paths", "write_outputs"]
+__all__ = ["KINDS", "OutputKind", "Prediction", "output_paths", "refuse_existing", "write_outputs"]
 
 
 class Writer(Protocol):
@@ -64,15 +64,25 @@ def output_paths(folder: Path, stem: str, kinds: Iterable[str] = tuple(KINDS)) -
     return {kind: folder / f"{stem}{KINDS[kind].suffix}" for kind in kinds}
 
 
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """See that nothing would be overwritten.
+
+    Raises:
+        OutputError: one of the files exists.
+    """
+    existing = next((path for path in paths if path.exists()), None)
+    if existing is not None:
+        raise OutputError(f"{existing}: exists already; remove it, choose another folder, or allow overwriting.")
+
+
 def write_outputs(prediction: Prediction, paths: dict[str, Path], overwrite: bool = True) -> None:
     """Write every kind of ``paths``; on any failure none of them appears.
 
     Raises:
         OutputError: a file cannot be written, or exists and ``overwrite`` is False.
     """
-    existing = [path for path in paths.values() if path.exists()]
-    if existing and not overwrite:
-        raise OutputError(f"{existing[0]}: exists already; remove it, choose another folder, or allow overwriting.")
+    if not overwrite:
+        refuse_existing(paths.values())
     with all_or_none(paths.values()) as streams:
         for kind, stream in zip(paths, streams, strict=True):
             KINDS[kind].load()(prediction, stream)

@@ -212,6 +212,20 @@ def test_no_overwrite_keeps_an_earlier_result(model: DarkSpotModel, good: Path, 
     assert names(tmp_path / "out") == ["good.csv"]
 
 
+def test_no_overwrite_sees_an_earlier_result_before_the_image_is_read_and_predicted(
+    model: DarkSpotModel, good: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    for stem in ("good", "damaged"):
+        (tmp_path / "out" / f"{stem}.csv").write_text("earlier")
+    (tmp_path / "damaged.png").write_bytes(a_truncated_png())
+    Image.fromarray(RGB[:200]).save(tmp_path / "new.png")
+    result = run("predict", tmp_path, "--out", tmp_path / "out", "--no-overwrite", "--only", "csv")
+    assert result.stderr.count("exists already") == 2
+    assert result.stderr.splitlines()[-1] == "Error: 2 of 3 images failed"
+    assert model.asked == [((200, 320, 3), None)]
+
+
 # Faults inside
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,14 @@ def test_an_interruption_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # predict
+
+
+def test_the_page_of_predict_has_the_options_of_its_help_and_no_others() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `(--[a-z-]+)`", page, re.MULTILINE))
+    command = load_verb(next(verb for verb in VERBS if verb.name == "predict"))
+    options = {(*option.secondary_opts, *option.opts)[0] for option in command.params}
+    assert told == {name for name in options if name.startswith("--")}
 
 
 def test_a_folder_gives_all_outputs_of_its_images(loaded: dict[str, Any], tmp_path: Path) -> None:
