@@ -13,6 +13,9 @@ from pnseg_runtime.errors import ImageError
 from pnseg_train.datasets.files import find
 from pnseg_train.datasets.splits import SPLITS, choose, is_sixth
 
+#: Variables of a label file that tell classes.
+TYPES = frozenset({"type_map", "inst_type"})
+
 _SCHEMES = {"": {split: split for split in SPLITS}}
 
 
@@ -33,13 +36,14 @@ class Pair(NamedTuple):
 def read_labels(path: Path) -> Labels:
     """A label file of HoVer-Net.
 
-    ``type_map`` has the class of each pixel; without it ``inst_type`` has that of each nucleus, by
-    ascending id; without both, every nucleus is of class 1.
+    ``type_map`` has the class of each pixel; without it ``inst_type`` has that of each nucleus in
+    ``inst_uid``, a nucleus that is not in there being of class 0; without ``inst_uid``, those of all
+    nuclei by ascending id; without classes, every nucleus is of class 1.
 
     Raises:
         ImageError: missing, damaged, of MATLAB 7.3, or without ``inst_map``.
     """
-    content = _load(path, "inst_map", "type_map", "inst_type")
+    content = _load(path, "inst_map", "type_map", "inst_uid", "inst_type")
     if "inst_map" not in content:
         raise ImageError(f"{path}: has no inst_map; expected a label file as HoVer-Net writes it.")
     instances = content["inst_map"].astype(np.int32)
@@ -61,7 +65,12 @@ def has_types(folder: Path) -> bool:
     """Whether the label files below a folder know classes, as the first that is no ruin tells."""
     pairs = (*find_pairs(folder, "train"), *find_pairs(folder, "test"))
     held = next(filter(None, (_variables(pair.label) for pair in pairs)), frozenset())
-    return not held.isdisjoint({"type_map", "inst_type"})
+    return not held.isdisjoint(TYPES)
+
+
+def knows_types(path: Path) -> bool:
+    """Whether a label file knows classes, even if it has no nucleus; a ruin, which fails when it is read, does not."""
+    return not _variables(path).isdisjoint(TYPES)
 
 
 def find_pairs(folder: Path, part: str) -> list[Pair]:
@@ -102,11 +111,15 @@ def _classes(path: Path, instances: NDArray[np.int32], content: dict[str, NDArra
         return np.where(instances != 0, content["type_map"], 0).astype(np.uint8)
     if "inst_type" not in content:
         return (instances != 0).astype(np.uint8)
-    ids, numbers = np.unique(np.append(instances.ravel(), 0), return_inverse=True)
+    ids, numbers = np.unique(instances, return_inverse=True)
+    # HoVer-Net itself gives no class to nuclei whose outline has under three points, and says which have one.
+    told = content["inst_uid"].ravel().astype(np.int64) if "inst_uid" in content else ids[ids != 0]
     types = content["inst_type"].ravel().astype(np.uint8)
-    if len(types) != len(ids) - 1:
-        raise ImageError(f"{path}: {len(types)} values of inst_type for {len(ids) - 1} nuclei; download it again.")
-    return np.insert(types, np.searchsorted(ids, 0), 0)[numbers[:-1]].reshape(instances.shape).astype(np.uint8)
+    if len(types) != len(told):
+        whose = "of inst_uid" if "inst_uid" in content else "nuclei"
+        raise ImageError(f"{path}: {len(types)} values of inst_type for {len(told)} {whose}; download it again.")
+    kinds = dict(zip(told.tolist(), types.tolist(), strict=True)) | {0: 0}
+    return np.array([kinds.get(label, 0) for label in ids.tolist()], np.uint8)[numbers].reshape(instances.shape)
 
 
 def _variables(path: Path) -> frozenset[str]:

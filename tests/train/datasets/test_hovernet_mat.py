@@ -100,6 +100,25 @@ def test_classes_by_nucleus_do_for_classes_by_pixel(tmp_path):
         read_labels(tmp_path / "b.mat")
 
 
+def test_nuclei_that_inst_uid_leaves_out_have_no_class(tmp_path):
+    # As HoVer-Net writes it: nuclei whose outline has under three points have no row.
+    for name, uid, kinds in (("a", [[2], [9]], [[3], [1]]), ("b", [[9], [2], [7]], [[1], [3], [4]])):
+        path = tmp_path / f"{name}.mat"
+        write_mat(path, inst_map=boxes_map(BOXES), inst_uid=np.array(uid, float), inst_type=np.array(kinds))
+        np.testing.assert_array_equal(read_labels(path).classes, type_map((3, 0, 1)))
+    write_mat(tmp_path / "c.mat", inst_map=boxes_map(BOXES), inst_uid=np.array([2, 9]), inst_type=np.array([1, 1, 1]))
+    with pytest.raises(ImageError, match=r"c\.mat: 3 values of inst_type for 2 of inst_uid"):
+        read_labels(tmp_path / "c.mat")
+
+
+def test_a_file_without_nuclei_has_no_classes_to_look_up(tmp_path):
+    none = np.zeros((0, 1))
+    write_mat(tmp_path / "a.mat", inst_map=np.zeros((4, 5)), inst_uid=none, inst_type=none)
+    write_mat(tmp_path / "b.mat", inst_map=np.zeros((4, 5)), inst_type=none)
+    for name in "ab":
+        np.testing.assert_array_equal(read_labels(tmp_path / f"{name}.mat").classes, np.zeros((4, 5)))
+
+
 def test_a_label_without_background_keeps_its_classes(tmp_path):
     write_mat(tmp_path / "a.mat", inst_map=np.array([[1, 1, 4]]), inst_type=np.array([[2], [3]]))
     np.testing.assert_array_equal(read_labels(tmp_path / "a.mat").classes, [[2, 2, 3]])
