@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
-from pnseg_train.datasets.hovernet_mat import read_labels
+from pnseg_train.datasets.hovernet_mat import knows_types, read_labels
 from pnseg_train.datasets.sample import Sample, check_size
 from pnseg_train.evaluate import Found
 
@@ -24,6 +24,9 @@ class LabelMaps:
     ``.labels.tif``, as ``pnseg predict`` writes it, counts as ``.tif``. Maps may lie in a folder
     ``labels`` inside; class maps of the same names in ``classes`` are read if they are there. A
     ``.mat`` is HoVer-Net's: ``inst_map`` with, if known, ``inst_type`` or ``type_map``.
+
+    Attributes:
+        tells_classes: whether there are classes; then no map may be without.
     """
 
     def __init__(self, folder: Path):
@@ -38,6 +41,10 @@ class LabelMaps:
         if not self.paths:
             known = ", ".join(READERS)
             raise ImageError(f"{folder}: neither a bundle nor a checkpoint, and no label map in it (*{known}).")
+        self.tells_classes = any(
+            self._beside(name).is_file() or (path.suffix == ".mat" and knows_types(path))
+            for name, path in self.paths.items()
+        )
 
     def missing(self, names: list[str]) -> list[str]:
         """The images of these names that have no map."""
@@ -47,7 +54,7 @@ class LabelMaps:
         """What the tool found in a sample.
 
         Raises:
-            ImageError: its map is missing or unreadable.
+            ImageError: its map is missing or unreadable, or lacks the classes that others have.
             SizeMismatchError: its map is of another size.
         """
         path = self.paths.get(sample.name)
@@ -55,11 +62,19 @@ class LabelMaps:
             raise ImageError(f"{self.folder}: no label map for the image {sample.name}; name it {sample.name}.png.")
         labels, classes = READERS[next(suffix for suffix in READERS if path.name.endswith(suffix))](path)
         check_size(path, labels, sample.image)
-        beside = self.folder / "classes" / f"{sample.name}.png"
+        beside = self._beside(sample.name)
         if beside.is_file():
             classes = _read_png(beside)[0]
             check_size(beside, classes, sample.image)
+        if classes is None and self.tells_classes:
+            raise ImageError(
+                f"{path}: has no classes, but other maps of this folder do; add its own, or remove theirs."
+            )
         return Found.of_maps(labels, classes)
+
+    def _beside(self, name: str) -> Path:
+        # Where the class map of an image would be.
+        return self.folder / "classes" / f"{name}.png"
 
 
 def _read_png(path: Path) -> Maps:
@@ -82,8 +97,8 @@ def _read_npy(path: Path) -> Maps:
 
 def _read_mat(path: Path) -> Maps:
     instances, classes = read_labels(path)
-    # Without types every nucleus is given the class 1, which tells nothing.
-    return instances, classes if classes.max(initial=0) > 1 else None
+    # Without types every nucleus is given the class 1, which tells nothing; with them the tool may have found it.
+    return instances, classes if knows_types(path) else None
 
 
 def _checked(path: Path, labels: object) -> NDArray[np.integer]:

@@ -161,7 +161,9 @@ def evaluate_run(
     sets: dict[str, list[Result]] = {}
     for folder in folders:
         samples = open_dataset(folder, None if split == "all" else split)
-        told = classes or (layout_of(folder).classes if isinstance(find, LabelMaps) else ())
+        told = classes
+        if isinstance(find, LabelMaps) and find.tells_classes:
+            told = layout_of(folder).classes
         console = Console(stderr=True)
         shown = track(samples, description=folder.name, console=console, disable=not console.is_terminal)
         results = sets[folder.resolve().name] = []

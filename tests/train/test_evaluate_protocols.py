@@ -29,7 +29,7 @@ from pnseg_train.evaluate import (
 from pnseg_train.label_maps import LabelMaps
 from tests import golden
 from tests.fakes import FakeNetworks, fake_bundle
-from tests.train.datasets.made import boxes_map
+from tests.train.datasets.made import boxes_map, write_mat, write_png
 
 TWO = {1: (2, 2, 8, 8), 2: (20, 2, 26, 8), 3: (2, 20, 8, 26), 4: (20, 20, 26, 26)}
 
@@ -192,6 +192,69 @@ def test_missing_label_maps_fail_the_verb(tmp_path):
     result = run(tmp_path, "--data", golden.TILES)
     assert result.exit_code == 1
     assert "no label map for the image" in result.stderr
+
+
+KINDS_OF = {"test_1": (2, 3, 4, 2), "test_2": (2, 3, 4, 4), "test_3": (2, 3, 3, 2)}
+
+
+@pytest.fixture
+def consep(tmp_path):
+    """A test set of three images, with four nuclei each and classes in all of them."""
+    for name, kinds in KINDS_OF.items():
+        one = sample(kinds)
+        write_png(tmp_path / "consep" / "Test" / "Images" / f"{name}.png", one.image)
+        write_mat(tmp_path / "consep" / "Test" / "Labels" / f"{name}.mat", inst_map=one.instances, type_map=one.classes)
+    return tmp_path / "consep"
+
+
+def write_hovernet(folder, name, kinds):
+    """What HoVer-Net writes that has found the nuclei with these classes, or nothing."""
+    ids = list(TWO)[: len(kinds)]
+    found = {"inst_uid": np.array(ids)[:, None], "inst_type": np.array(kinds)[:, None]}
+    write_mat(folder / f"{name}.mat", inst_map=np.where(np.isin(boxes_map(TWO), ids), boxes_map(TWO), 0), **found)
+
+
+def test_an_image_where_a_tool_finds_only_the_first_class_or_nothing_counts_by_class_all_the_same(consep, tmp_path):
+    maps = tmp_path / "maps"
+    for name, kinds in zip(KINDS_OF, (KINDS_OF["test_1"], (1, 1, 1, 1), ()), strict=True):
+        write_hovernet(maps, name, kinds)
+    result = run(maps, "--data", consep, "--split", "test", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert [row["mpq"] for row in document["sets"]["consep"]["rows"].values()] == [1, 0, 0]
+    assert document["tissues"]["average"]["mpq"] == pytest.approx(1 / 3)
+    classes = {name: row["nuclei"] for name, row in document["classes"].items()}
+    assert classes == {"miscellaneous": 0, "inflammatory": 5, "epithelial": 4, "spindle-shaped": 3}
+
+
+def test_maps_without_classes_get_no_row_of_a_class(consep, tmp_path):
+    maps = tmp_path / "maps"
+    for name in KINDS_OF:
+        write_png(maps / f"{name}.png", boxes_map(TWO).astype(np.uint16))
+    table = run(maps, "--data", consep, "--split", "test")
+    assert table.exit_code == 0, table.output
+    assert not any(word in table.stdout for word in ("miscellaneous", "inflammatory", "Class F1"))
+    document = json.loads(run(maps, "--data", consep, "--split", "test", "--json").stdout)
+    assert document["classes"] == {}
+    assert document["tissues"]["average"] == {"bpq": 1.0, "mpq": None, "images": 3.0}
+
+
+@pytest.mark.parametrize("kind", ["mat", "png"])
+def test_maps_of_which_only_some_have_classes_are_refused(consep, tmp_path, kind):
+    maps = tmp_path / "maps"
+    for name, kinds in KINDS_OF.items():
+        has = name != "test_2"
+        if kind == "mat":
+            write_mat(
+                maps / f"{name}.mat", inst_map=boxes_map(TWO), **({"type_map": sample(kinds).classes} if has else {})
+            )
+        else:
+            write_png(maps / "labels" / f"{name}.png", boxes_map(TWO).astype(np.uint16))
+            if has:
+                write_png(maps / "classes" / f"{name}.png", sample(kinds).classes)
+    result = run(maps, "--data", consep, "--split", "test")
+    assert result.exit_code == 1
+    assert f"test_2.{kind}: has no classes" in result.stderr
 
 
 def test_folds_are_told_apart_and_averaged(tmp_path):
