@@ -17,7 +17,7 @@ from pnseg_export.comparison.suspects import suspects
 from pnseg_export.precision.feeds import SAMPLES, Tile, read_tiles
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import ImageError
-from pnseg_train.datasets import open_dataset
+from pnseg_train.datasets import Sample, open_dataset
 
 EXAMPLES = """
 \b
@@ -72,12 +72,12 @@ def parity(
     int8; no point with a score over 0.6 may be lost in the first two.
     """
     opened = Bundle.open(bundle)
-    tiles, labels = _open(images, split, limit)
+    tiles, samples = _open(images, split, limit, opened.manifest.mpp)
     others = participants(opened, threads)
     first = pytorch(*reference) if reference else others.pop(0)
     with Console(stderr=True).status("") as status:
         results = compare_all(
-            opened, first, others, tiles, labels, lambda name: status.update(f"{name} on {len(tiles)} tiles")
+            opened, first, others, tiles, samples, lambda name: status.update(f"{name} on {len(tiles)} tiles")
         )
         status.update("looking for the first layer that departs")
         departures = suspects(opened, tiles, reference) if bisect else []
@@ -102,7 +102,8 @@ def _limits(result: Result, iou: float | None) -> Limits:
     return own if iou is None else replace(own, iou=iou)
 
 
-def _open(images: Path, split: str | None, limit: int) -> tuple[list[Tile], list]:  # type: ignore[type-arg]
+def _open(images: Path, split: str | None, limit: int, mpp: float) -> tuple[list[Tile], list[Sample]]:
+    # Images as a model of ``mpp`` sees them, and with their annotations, if they have any, as they are.
     try:
         data = open_dataset(images, split)
         samples = [data[index] for index in range(min(limit, len(data)))]
@@ -110,7 +111,7 @@ def _open(images: Path, split: str | None, limit: int) -> tuple[list[Tile], list
         if split is not None:
             raise
         return read_tiles(images)[:limit], []
-    return [sample.image for sample in samples], [sample.instances for sample in samples]
+    return [sample.at_mpp(mpp).image for sample in samples], samples
 
 
 def _print(results: list[Result]) -> None:

@@ -14,8 +14,10 @@ from pnseg_export.comparison.participants import Participant
 from pnseg_export.precision.feeds import Arrays, Feeds, record
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.metrics import aggregated_jaccard, panoptic_quality
+from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
+from pnseg_train.datasets import Sample
 
 #: Prompts' tensors, which the decoder is given beside a window's features.
 PROMPTS = ("point_coords", "point_labels", "image_index")
@@ -104,7 +106,7 @@ def compare_all(
     reference: Participant,
     others: Sequence[Participant],
     tiles: Sequence[Tile],
-    labels: Sequence[NDArray[np.integer[Any]]] = (),
+    samples: Sequence[Sample] = (),
     advance: Callable[[str], None] = lambda _: None,
 ) -> list[Result]:
     """Every participant against the reference, which is the first of the results.
@@ -113,8 +115,8 @@ def compare_all(
         bundle: whose settings all use, and whose float32 graphs choose the calls on which tensors are compared.
         reference: the first.
         others: the rest.
-        tiles: (H, W, 3) uint8 RGB.
-        labels: their label maps, or nothing.
+        tiles: (H, W, 3) uint8 RGB, at the model's resolution.
+        samples: the annotated images that the tiles show, of any resolution, or nothing.
         advance: called with a participant's name before it runs.
     """
     feeds = record(bundle, tiles[:4])
@@ -126,7 +128,7 @@ def compare_all(
         given = outputs(sessions, feeds)
         expected = expected or given
         found = findings(Segmenter(bundle, sessions=sessions), tiles)
-        quality = _quality(found, labels)
+        quality = _quality(found, samples, bundle.manifest.mpp)
         first = results[0] if results else None
         results.append(
             Result(
@@ -167,11 +169,17 @@ def tensor_differences(expected: Sequence[Arrays], given: Sequence[Arrays]) -> d
     return {name: found[name] for name in sorted(found)}
 
 
-def _quality(found: Sequence[Finding], labels: Sequence[NDArray[np.integer[Any]]]) -> dict[str, float]:
-    if not labels:
+def _quality(found: Sequence[Finding], samples: Sequence[Sample], mpp: float) -> dict[str, float]:
+    # In the images' own pixels, as pnseg evaluate measures.
+    if not samples:
         return {}
-    maps = [finding.nuclei.instance_map() for finding in found]
+    maps = [_in_own_pixels(finding, sample, mpp) for finding, sample in zip(found, samples, strict=True)]
+    truths = [sample.instances for sample in samples]
     return {
-        "pq": float(np.mean([panoptic_quality(t, m)["pq"] for t, m in zip(labels, maps, strict=True)])),
-        "aji": float(np.mean([aggregated_jaccard(t, m) for t, m in zip(labels, maps, strict=True)])),
+        "pq": float(np.mean([panoptic_quality(t, m)["pq"] for t, m in zip(truths, maps, strict=True)])),
+        "aji": float(np.mean([aggregated_jaccard(t, m) for t, m in zip(truths, maps, strict=True)])),
     }
+
+
+def _in_own_pixels(finding: Finding, sample: Sample, mpp: float) -> NDArray[np.int32]:
+    return Rescaling.between(sample.instances.shape, sample.mpp, mpp).back(finding.nuclei).instance_map()

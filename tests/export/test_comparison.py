@@ -16,6 +16,7 @@ from pnseg_export.cli.parity import parity
 from pnseg_export.comparison import suspects
 from pnseg_export.comparison.bisect import TOLERANCE, bisect
 from pnseg_export.comparison.compare import tensor_differences
+from pnseg_export.comparison.participants import participants
 from pnseg_export.files import read_graph
 from pnseg_export.precision import float16
 from pnseg_export.precision.feeds import SAMPLES, read_tiles
@@ -23,10 +24,13 @@ from pnseg_export.precision.float16 import halve
 from pnseg_export.precision.rounded import rounded
 from pnseg_runtime.bundle import SHIPPED, Bundle, file_entry
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
+from pnseg_runtime.options import Options
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
+from pnseg_train.cli.evaluate import evaluate_run
 from tests.export import made
 from tests.export.networks import images
+from tests.export.tiles import write_coarse
 
 
 def edited(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
@@ -130,6 +134,18 @@ def test_a_model_agrees_with_itself_and_a_lost_point_is_counted():
     lost = agreement(found, [type(fewer[0])(fewer[0].points.select(keep), fewer[0].nuclei)])
     assert lost.confident_lost == 1
     assert isinstance(found[0].nuclei, Nuclei)
+
+
+def test_annotated_images_of_another_resolution_are_measured_as_evaluate_measures_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("pnseg_export.cli.parity.participants", lambda *given: participants(*given)[:1])
+    write_coarse(tmp_path / "coarse")
+    done = CliRunner().invoke(parity, ["nano", "--images", str(tmp_path / "coarse"), "--split", "val", "--json"])
+    assert done.exit_code == 0, done.output
+    (expected,) = evaluate_run("val", ["nano"], [tmp_path / "coarse"], Options(), oracle=False, radius=12.0).results
+    assert expected.row["pq"] > 0.6
+    (participant,) = json.loads(done.stdout)["participants"]
+    assert participant["pq"] == pytest.approx(expected.row["pq"], abs=1e-4)
+    assert participant["aji"] == pytest.approx(expected.row["aji"], abs=1e-4)
 
 
 def faulty(folder: Path) -> Path:

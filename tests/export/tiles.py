@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,16 @@ def everyones() -> list[Annotated]:
     """The tiles in tests/data."""
     samples = open_dataset(golden.TILES, None)
     return [tile for sample in samples for tile in _crops(sample.image, sample.instances, 1)]
+
+
+def write_coarse(folder: Path) -> None:
+    """A data set of one image at half the resolution of nano, 0.5 µm a pixel, in the split "val"."""
+    (sample,) = open_dataset(golden.TILES, "val")
+    image = cv2.resize(sample.image[:SIDE, :SIDE, ::-1], None, fx=0.5, fy=0.5)
+    for name, pixels in (("images", image), ("labels", sample.instances[1:SIDE:2, 1:SIDE:2].astype(np.uint8))):
+        (folder / name).mkdir(parents=True)
+        cv2.imwrite(str(folder / name / "a.png"), pixels)
+    (folder / "index.csv").write_text("id,split,mpp\na,val,0.5\n")
 
 
 def _crops(image: NDArray[np.uint8], labels: NDArray[np.int32], count: int) -> list[Annotated]:
