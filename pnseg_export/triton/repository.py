@@ -69,10 +69,11 @@ def _network(bundle: Bundle, network: GraphName, folder: Path, backend: str, pre
     place = folder / VERSION
     place.mkdir(parents=True)
     entry: GraphFile | EngineFile = bundle.graph(network, precision)
-    most = MOST_IMAGES
+    most, profiles = MOST_IMAGES, 0
     if backend == "tensorrt":
         entry = _engine(bundle, network, precision)
         most = max(profile["image"].largest[0] for profile in entry.profiles) if "image" in entry.inputs else 0
+        profiles = len(entry.profiles)
     shutil.copy(bundle.folder / entry.file, place / ("model.plan" if backend == "tensorrt" else "model.onnx"))
     for data in entry.data if isinstance(entry, GraphFile) else ():
         shutil.copy(bundle.folder / data.file, place / data.file)
@@ -86,6 +87,7 @@ def _network(bundle: Bundle, network: GraphName, folder: Path, backend: str, pre
         max_batch=most if batched else 0,
         preferred=(most,) if batched else (),
         kind="KIND_GPU" if backend == "tensorrt" else "KIND_AUTO",
+        profiles=profiles,
     )
     (folder / "config.pbtxt").write_text(config.text(), encoding="utf-8")
 

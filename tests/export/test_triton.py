@@ -16,6 +16,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions.onnxruntime import open_session
+from tests.runtime.cuda.made_engines import bundle_with_engines
 
 NETWORKS = ("prompter", "encoder", "decoder")
 
@@ -59,6 +60,19 @@ def test_networks_are_batched_but_for_the_decoder_and_their_tensors_are_the_mani
                 assert list(tensor.dims) == expected[1 if batched else 0 :]
                 kind = schema.TYPE_INT64 if tensor.name == "image_index" else schema.TYPE_FP32
                 assert tensor.data_type == kind
+
+
+def test_every_profile_of_an_engine_is_used_since_triton_takes_the_first_alone_unless_told(tmp_path):
+    bundle = Bundle.open(bundle_with_engines(tmp_path / "nano", precision="float32"))
+    export_triton(bundle, tmp_path / "models", backend="tensorrt")
+    profiles = {engine.graph: len(engine.profiles) for engine in bundle.manifest.engines}
+    assert profiles == {"prompter": 2, "encoder": 2, "decoder": 3}
+    for network in NETWORKS:
+        config, schema = parsed((tmp_path / "models" / f"nano_{network}" / "config.pbtxt").read_text())
+        (group,) = config.instance_group
+        assert group.kind == schema.ModelInstanceGroup.KIND_GPU
+        assert list(group.profile) == [str(number) for number in range(profiles[network])]
+        assert (tmp_path / "models" / f"nano_{network}" / "1" / "model.plan").is_file()
 
 
 def test_a_field_that_the_schema_does_not_have_is_caught(repository):
