@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from pnseg_export.accuracy import accuracy
+from pnseg_export.folders import is_bundle, new_folder
 from pnseg_export.graphs.decoder import DecoderGraph
 from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.prompter import PrompterGraph
@@ -22,7 +21,6 @@ from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, Manifest, Pro
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
-from pnseg_runtime.sessions.cache import FOLDER as CACHE
 from pnseg_train.checkpoints import read_card, weights_digest
 from pnseg_train.inference import load_pair, manifest_of, torch_sessions
 from pnseg_train.models.prompter import Prompter
@@ -88,6 +86,7 @@ def export_bundle(
 
     Args:
         tiles: real images, (H, W, 3) uint8 RGB.
+        overwrite: replace a bundle that is there, or an empty folder.
         rewrites: how the networks are to be computed.
         validation: annotated data sets; the accuracy on their validation images goes into the manifest.
 
@@ -95,21 +94,14 @@ def export_bundle(
         the manifest as written.
 
     Raises:
-        PnsegError: ``out`` exists, or a graph differs from its network by more than the tolerance.
+        PnsegError: ``out`` exists and is not replaced, or a graph differs from its network by more than the tolerance.
     """
-    if out.exists() and not overwrite:
-        raise PnsegError(f"{out}: exists already; give another --out, or --overwrite.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        folder = Path(scratch)
+    with new_folder(out, overwrite, "bundle", is_bundle) as folder:
         manifest = manifest.model_copy(update={"graphs": export_graphs(prompter, segmentor, folder, rewrites)})
         write_manifest(folder, manifest)
         manifest = manifest.model_copy(update={"parity": check(folder, prompter, segmentor, tiles)})
         manifest = manifest.model_copy(update={"accuracy": accuracy(folder, validation)})
         write_manifest(folder, manifest)
-        if out.exists():
-            shutil.rmtree(out)
-        shutil.copytree(folder, out, ignore=shutil.ignore_patterns(CACHE))  # ONNX Runtime's, of this machine
     return manifest
 
 
@@ -120,7 +112,7 @@ def check(folder: Path, prompter: Prompter, segmentor: Segmentor, tiles: Sequenc
         PnsegError: a difference above :data:`pnseg_export.parity.TOLERANCE`.
     """
     bundle = Bundle.open(folder)
-    sessions = open_sessions(bundle)
+    sessions = open_sessions(bundle, cache=False)
     candidate = Segmenter(bundle, sessions=sessions)
     reference = Segmenter(bundle, sessions=torch_sessions(prompter, segmentor))
     differences, agreed = [], []

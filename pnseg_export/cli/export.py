@@ -46,7 +46,7 @@ Examples:
 @precisions_option("Add graphs of this precision too, as pnseg quantise does")
 @click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
 @click.option("--attribution", multiple=True, help="Whom to name: a data set or pretrained weights; may be repeated.")
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there, and nothing else.")
 def export(
     prompter: Path,
     segmentor: Path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from pnseg_export.agreement import Agreement, Tile, agreement, findings
 from pnseg_export.files import read_graph, write_graph
+from pnseg_export.folders import is_bundle, new_folder
 from pnseg_export.precision.feeds import Feeds, record
 from pnseg_export.precision.float16 import halve_graphs
 from pnseg_export.precision.int8 import (
@@ -168,19 +168,9 @@ def _workplace(bundle: Bundle, out: Path) -> Iterator[Path]:
         raise PnsegError(f"{bundle.folder}: comes with pnseg and is not changed; give a folder with --out.")
     if out.exists() and not same:
         raise PnsegError(f"{out}: exists already; give another --out.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        folder = Path(scratch) / "bundle"
-        shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns(CACHE))
+    with new_folder(out, same, "bundle", is_bundle) as folder:
+        shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns(CACHE), dirs_exist_ok=True)
         yield folder
-        if same:
-            for path in sorted(folder.rglob("*"), key=lambda path: path.name == MANIFEST_NAME):
-                if path.is_file():  # the manifest last: until then the old one still describes the bundle
-                    place = out / path.relative_to(folder)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(place)
-        else:
-            folder.replace(out)
 
 
 def _write(folder: Path, manifest: Manifest) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Literal, get_args
 
+from pnseg_export.folders import new_folder
 from pnseg_export.triton.config import ModelConfig, Tensor, network_tensors
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, EngineFile, GraphFile, GraphName
 from pnseg_runtime.errors import PnsegError
@@ -41,28 +41,32 @@ def export_triton(
         out: folder to make.
         backend: of the networks.
         precision: of their graphs or engines.
-        overwrite: replace a folder that is there.
+        overwrite: replace a repository of one bundle that is there, or an empty folder.
 
     Returns:
         the models' names, the pipeline last.
 
     Raises:
-        PnsegError: ``out`` exists, or the bundle lacks graphs or engines of this kind.
+        PnsegError: ``out`` exists and is not replaced, or the bundle lacks graphs or engines of this kind.
     """
-    if out.exists() and not overwrite:
-        raise PnsegError(f"{out}: exists already; give another folder, or --overwrite.")
     name = "".join(letter if letter.isalnum() else "_" for letter in bundle.manifest.model)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        folder = Path(scratch) / "repository"
-        names = {network: f"{name}_{network}" for network in get_args(GraphName)}
+    names = _models(name)
+    with new_folder(out, overwrite, "model repository of one bundle", is_repository) as folder:
         for network, model in names.items():
             _network(bundle, network, folder / model, backend, precision)
         _pipeline(bundle, folder / name, names, precision)
-        if out.exists():
-            shutil.rmtree(out)
-        folder.replace(out)
     return [*names.values(), name]
+
+
+def is_repository(folder: Path) -> bool:
+    """Whether a folder holds the four models of a bundle, and no others."""
+    models = {path.name for path in folder.iterdir()}
+    pipelines = [path.parts[-3] for path in folder.glob(f"*/{VERSION}/{MANIFEST_NAME}")]
+    return len(pipelines) == 1 and models == {pipelines[0], *_models(pipelines[0]).values()}
+
+
+def _models(name: str) -> dict[GraphName, str]:
+    return {network: f"{name}_{network}" for network in get_args(GraphName)}
 
 
 def _network(bundle: Bundle, network: GraphName, folder: Path, backend: str, precision: str) -> None:
