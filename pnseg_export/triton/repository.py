@@ -105,7 +105,8 @@ def _engine(bundle: Bundle, network: str, precision: str) -> EngineFile:
     if not fitting:
         raise PnsegError(
             f"{bundle.folder}: has no {precision} engine of its {network} for classic TensorRT, which is the one that "
-            f"Triton runs; build it on the server's GPU: pnseg build {bundle.folder} --target tensorrt"
+            f"Triton runs; build it on the server's GPU: "
+            f"pnseg build {bundle.folder} --target tensorrt --precision {precision}"
         )
     return fitting[-1]
 

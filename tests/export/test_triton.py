@@ -169,7 +169,7 @@ def test_a_wrong_image_or_a_failing_network_fails_its_request_alone(served):
 
 
 def test_rtx_engines_are_not_served_and_folders_not_overwritten(repository, tmp_path):
-    with pytest.raises(PnsegError, match="--target tensorrt"):
+    with pytest.raises(PnsegError, match=r"--target tensorrt --precision float32$"):
         export_triton(Bundle.open("nano"), tmp_path / "models", backend="tensorrt")
     assert not list(tmp_path.iterdir())
     with pytest.raises(PnsegError, match="exists already"):
