@@ -101,6 +101,9 @@ def test_where_there_is_room_for_a_probe_but_not_for_a_graph_networks_open_witho
     tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("PNSEG_CACHE", str(tmp_path))
+    # A linter that another test runs in this process turns the loggers off that it finds.
+    monkeypatch.setattr(logging.getLogger("pnseg"), "disabled", False)
+    monkeypatch.setattr(logging.getLogger("pnseg.cache"), "disabled", False)
     bundle = Bundle.open(SHIPPED / "nano")
     with caplog.at_level(logging.WARNING, "pnseg.cache"), files_of_at_most(40_000):
         sessions = open_sessions(bundle, cache=True)
