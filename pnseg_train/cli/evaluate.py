@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.checkpoints import CARD
 from pnseg_train.cli.options import data_option, mpp_option
-from pnseg_train.datasets import Sample, layout_of, open_dataset
+from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
 from pnseg_train.evaluate import (
     RADIUS,
     SHOWN,
@@ -158,6 +158,10 @@ def evaluate_run(
         PnsegError: no such model, or label maps that do not cover the split.
     """
     find, classes = open_model(model, options, oracle, mpp)
+    others = [f"{folder} {other}" for folder in folders if (other := other_classes(folder, classes))]
+    if others:
+        click.echo(f"{'; '.join(others)}: nuclei are measured without their classes.", err=True)
+        find, classes = _without_classes(find), ()
     sets: dict[str, list[Result]] = {}
     for folder in folders:
         samples = open_dataset(folder, None if split == "all" else split)
@@ -171,6 +175,10 @@ def evaluate_run(
             own = sample.with_classes(len(told)) if len(classes) > 1 else sample
             results.append(measure(own, find(sample), radius))
     return Run("+".join(Path(part).name for part in model), split, find, told, sets)
+
+
+def _without_classes(find: Find) -> Find:
+    return lambda sample: replace(find(sample), classes=None, point_classes=None)
 
 
 def open_model(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
@@ -24,12 +25,13 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import Card, build, build_pair, start_from, weights_digest
 from pnseg_train.cli.options import data_option, mpp_option
 from pnseg_train.curves import draw_curves
-from pnseg_train.datasets import Sample, layout_of, open_dataset
+from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
 from pnseg_train.fit import fit
 from pnseg_train.models.shared import SharedPair
 from pnseg_train.recipes import Part, Recipe, read_recipe
 from pnseg_train.tasks import task_of
 
+log = logging.getLogger(__name__)
 TOOLS = ("torch", "torchvision", "timm", "segment-anything", "lightning-fabric", "numpy")
 
 EXAMPLES = """
@@ -147,7 +149,7 @@ def _start_from(init: Path, model: nn.Module) -> str:
         return " ".join(_start_from(folder, parts[half]) for half, folder in folders.items())
     fresh = start_from(init, model)
     if fresh:
-        logging.getLogger(__name__).info("%s: other classes, so these start anew: %s", init, ", ".join(fresh))
+        log.info("%s: other classes, so these start anew: %s", init, ", ".join(fresh))
     return weights_digest(init)
 
 
@@ -165,9 +167,25 @@ def assignment(text: str) -> tuple[str, object]:
 
 def _read(folders: tuple[Path, ...], split: str, recipe: Recipe, mpp: float | None) -> list[Sample]:
     # All samples of a split as the model sees them; mpp is that of images that do not state theirs.
-    number = len(recipe.classes)
-    samples = (sample for folder in folders for sample in open_dataset(folder, split))
-    return [replace(s, mpp=s.mpp or mpp).with_classes(number).at_mpp(recipe.mpp) for s in samples]
+    number, samples = len(recipe.classes), []
+    for folder in folders:
+        given = (replace(sample, mpp=sample.mpp or mpp) for sample in open_dataset(folder, split))
+        own = [sample.with_classes(number).at_mpp(recipe.mpp) for sample in given]
+        _check_classes(folder, split, own, recipe)
+        samples += own
+    return samples
+
+
+def _check_classes(folder: Path, split: str, samples: list[Sample], recipe: Recipe) -> None:
+    other = other_classes(folder, recipe.classes)
+    if other:
+        raise PnsegError(
+            f"{folder}: {other}; choose a recipe with the classes of this data set, or one with a single class."
+        )
+    found = {int(kind) for sample in samples for kind in np.unique(sample.classes)}
+    missing = [name for number, name in enumerate(recipe.classes, start=1) if number not in found]
+    if missing and len(recipe.classes) > 1:
+        log.warning("%s: no nucleus of the split %s is of the class %s", folder, split, " or ".join(missing))
 
 
 def _licences(folder: Path) -> set[str]:

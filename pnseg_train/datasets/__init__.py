@@ -1,7 +1,7 @@
 """Datasets in the layout people download them, all giving the same :class:`Sample`."""
 
 from pnseg_train.datasets.folder import read_folder
-from pnseg_train.datasets.layouts import LAYOUTS, Layout, layout_of, open_dataset
+from pnseg_train.datasets.layouts import LAYOUTS, Layout, layout_of, open_dataset, other_classes
 from pnseg_train.datasets.sample import Sample, SizeMismatchError
 from pnseg_train.datasets.samples import Samples
 
@@ -13,5 +13,6 @@ __all__ = [
     "SizeMismatchError",
     "layout_of",
     "open_dataset",
+    "other_classes",
     "read_folder",
 ]

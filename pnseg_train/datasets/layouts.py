@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,33 @@ def layout_of(path: Path) -> Layout:
         known = ", ".join(layout.title for layout in LAYOUTS)
         raise ImageError(f"{path}: none of the known layouts ({known}); arrange it as docs/datasets.md shows.")
     return found
+
+
+def other_classes(path: Path, names: Sequence[str]) -> str:
+    """Why the nuclei of a data set cannot be told by a model's class names, as the end of a sentence.
+
+    The names count, in their order, but neither capitals nor hyphens. A plain folder does not tell its
+    names, only whether it has classes.
+
+    Returns:
+        "" where the classes are the same, where nothing is known against it, and for a model of one
+        class or none, which takes the nuclei of any.
+
+    Raises:
+        ImageError: an unknown layout.
+    """
+    layout = layout_of(path)
+    if len(names) < 2 or [_plain(name) for name in names] == [_plain(name) for name in layout.classes]:
+        return ""
+    if layout.classes:
+        return f"has the classes {', '.join(layout.classes)}, the model {', '.join(names)}"
+    if (path / "classes").is_dir():
+        return ""
+    return f"has no folder classes/ that tells which of its nuclei are {' or '.join(names)}"
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def open_dataset(path: Path, split: str | None = None) -> Samples:

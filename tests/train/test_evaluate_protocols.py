@@ -300,6 +300,21 @@ class _TwoClasses:
         return replace(one, classes=np.array([0, 1, 0, 1]), class_table=self.manifest.class_table)
 
 
+def test_a_model_with_classes_is_measured_without_them_on_data_that_have_others(monkeypatch, tmp_path):
+    one = sample((1, 1, 1, 1))
+    for kind, pixels in (("images", one.image), ("labels", one.instances)):
+        (tmp_path / kind).mkdir()
+        cv2.imwrite(str(tmp_path / kind / "a.png"), pixels.astype(np.uint8))
+    monkeypatch.setattr(verb, "open_segmenter", lambda model, options: _TwoClasses())
+    result = run("x", "--data", tmp_path, "--split", "all", "--json")
+    assert result.exit_code == 0, result.output
+    assert "measured without their classes" in result.stderr
+    document = json.loads(result.stdout)
+    assert document["sets"][tmp_path.name]["mean"]["pq"] == document["sets"][tmp_path.name]["detection"]["f1"] == 1.0
+    assert document["classes"] == {}
+    assert "mpq" not in document["sets"][tmp_path.name]["mean"]
+
+
 def test_a_model_with_classes_gets_a_table_of_them(monkeypatch, tmp_path):
     one = sample((1, 1, 2, 2))
     for kind, pixels in (("images", one.image), ("labels", one.instances), ("classes", one.classes)):

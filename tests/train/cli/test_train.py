@@ -10,6 +10,7 @@ from pnseg_train.datasets import read_folder
 from pnseg_train.inference import open_checkpoints
 from tests import golden
 from tests.train.datasets.made import pannuke_masks, write_fold
+from tests.train.datasets.test_layouts import consep
 
 
 def run(data, out, *arguments):
@@ -32,6 +33,17 @@ def test_classes_that_are_not_the_recipes_are_one_sentence(tmp_path):
     assert "its nuclei have the classes [1, 4], the model has 1 to 2" in result.stderr
 
 
+def test_a_data_set_of_other_classes_is_refused_even_if_it_has_fewer(tmp_path):
+    consep(tmp_path / "CoNSeP")
+    result = run(tmp_path / "CoNSeP", tmp_path / "run", "--recipe", "pannuke-123", *SPLITS)
+    assert result.exit_code == 1
+    assert "has the classes miscellaneous, inflammatory, epithelial, spindle-shaped, the model" in result.stderr
+    result = run(golden.TILES, tmp_path / "run", "--recipe", "pannuke-123", *SPLITS)
+    assert result.exit_code == 1
+    assert "no folder classes/" in result.stderr
+
+
+SPLITS = ("--train-split", "train", "--val-split", "val")
 SMALL = {
     "augment.crop": 64,
     "prompter.plan.steps": 2,

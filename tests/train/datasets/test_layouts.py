@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pnseg_runtime.errors import ImageError
-from pnseg_train.datasets import LAYOUTS, Sample, Samples, layout_of, open_dataset, read_folder
+from pnseg_train.datasets import LAYOUTS, Sample, Samples, layout_of, open_dataset, other_classes, read_folder
 from pnseg_train.datasets.sample import consecutive
 from tests import golden
 from tests.train.datasets.made import boxes_map, picture, write_mat, write_plain, write_png
@@ -42,6 +42,30 @@ def test_every_folder_that_is_recognised_is_recognised_once(tmp_path):
     write_mat(tmp_path / "train" / "Labels" / "image_00.mat", inst_map=boxes_map({1: (0, 0, 4, 4)}))
     assert [layout.name for layout in LAYOUTS if layout.recognises(tmp_path)] == ["cpm17"]
     assert [layout.name for layout in LAYOUTS if layout.recognises(golden.TILES)] == ["folder"]
+
+
+def consep(folder):
+    for number in range(1, 7):
+        labels = boxes_map({1: (0, 0, 4, 4), 2: (10, 10, 14, 14)})
+        write_png(folder / "Train" / "Images" / f"train_{number}.png", picture())
+        write_mat(folder / "Train" / "Labels" / f"train_{number}.mat", inst_map=labels, type_map=labels)
+    return folder
+
+
+def test_classes_are_told_apart_by_their_names_and_order(tmp_path):
+    folder = consep(tmp_path)
+    assert not other_classes(folder, ["Miscellaneous", "inflammatory", "epithelial", "spindle shaped"])
+    assert not other_classes(folder, ["nucleus"])
+    assert "has the classes miscellaneous" in other_classes(folder, ["a", "b", "c", "d"])
+    assert other_classes(folder, ["inflammatory", "miscellaneous", "epithelial", "spindle-shaped"])
+    assert other_classes(folder, ["miscellaneous", "inflammatory", "epithelial", "spindle-shaped", "dead"])
+
+
+def test_a_plain_folder_has_classes_if_it_has_class_maps(tmp_path):
+    write_plain(tmp_path, "a", picture(), boxes_map({1: (1, 1, 5, 5)}))
+    assert "no folder classes/" in other_classes(tmp_path, ["a", "b"])
+    (tmp_path / "classes").mkdir()
+    assert not other_classes(tmp_path, ["a", "b"])
 
 
 def sample(instances, classes):
