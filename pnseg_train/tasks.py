@@ -132,6 +132,8 @@ class SegmentorTask:
                 ]
                 told = class_focal_loss(output.class_logits, torch.cat(kinds).to(device))
                 terms["class"] = recipe.class_weight * told
+        if not any(term.requires_grad for term in terms.values()):
+            terms |= dict.fromkeys(("focal", "dice", "iou"), _nothing(network))
         return terms
 
     def _pixel_weights(self, instances: Tensor, side: int) -> Tensor | None:
@@ -176,6 +178,12 @@ class SharedTask:
         assert isinstance(network, SharedPair)
         metrics = self.points.validate(network.prompter, samples) | self.masks.validate(network.segmentor, samples)
         return metrics | {"both": (metrics["f1"] + metrics["iou"]) / 2}
+
+
+def _nothing(network: nn.Module) -> Tensor:
+    # 0 with a gradient of 0 for all that is trained: crops without a nucleus say nothing about masks, and still
+    # make a step, in which each of several processes has the gradients that the others wait for.
+    return torch.stack([p.flatten()[:0].sum() for p in network.parameters() if p.requires_grad]).sum()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from pnseg_train.checkpoints import Card, build, build_pair, load_checkpoint, sa
 from pnseg_train.crops import Crop
 from pnseg_train.fit import Learner, make_optimizer, train_step
 from pnseg_train.inference import load_pair, manifest_of
-from pnseg_train.models.segmentor import Prompts
+from pnseg_train.models.segmentor import Prompts, sam_segmentor
 from pnseg_train.models.shared import EncoderPyramid, SharedPair
 from pnseg_train.recipes import read_recipe
 from pnseg_train.targets import pixels_by_nucleus, random_prompts
@@ -115,6 +115,24 @@ def test_a_network_that_is_not_frozen_learns_in_its_encoder_too():
     network, card = made("segmentor", {})
     names = gradients(network, card.recipe, crop(256))
     assert {name.partition(".")[0] for name in names} == {"image_encoder", "prompt_encoder", "mask_decoder"}
+
+
+@pytest.mark.parametrize("frozen", [[], ["prompt_encoder"], ["image_encoder", "prompt_encoder"]])
+def test_crops_without_a_nucleus_are_a_step_that_teaches_a_sam_nothing(frozen):
+    card = Card(network="segmentor", recipe=read_recipe("kumar", {"segmentor.frozen": frozen}))
+    torch.manual_seed(0)
+    network = sam_segmentor(64, 2, 2, (1,))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fabric = Fabric(accelerator="cpu", devices=1)
+    plan = card.recipe.segmentor.plan.model_copy(update={"weight_decay": 0.0})
+    learner = Learner(task_of(network, card.recipe), network)
+    empty = Crop(torch.randn(1, 3, 256, 256), *(torch.zeros(2, 1, 256, 256, dtype=torch.int64)))
+    losses = train_step(*fabric.setup(learner, make_optimizer(network, plan)), empty, fabric, plan)
+    assert losses == {"focal": 0.0, "dice": 0.0, "iou": 0.0, "loss": 0.0}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(parameter.grad is not None for parameter in trained.values())
 
 
 def test_the_papers_recipes_freeze_sams_prompt_encoder():
