@@ -44,7 +44,7 @@ Examples:
   pnseg train segmentor --recipe pannuke-123 --data PanNuke --init sam_b --out runs/123/segmentor --set size=B
   torchrun --nproc-per-node 4 -m pnseg_runtime.cli train prompter --recipe cpm17 --data cpm17 --out runs/cpm17/prompter
 
-The same command goes on where a stopped run was. Each process of torchrun takes its own batch.
+The same command goes on where a stopped run was. Each device, and each process of torchrun, takes its own batch.
 """
 
 
@@ -60,7 +60,12 @@ The same command goes on where a stopped run was. Each process of torchrun takes
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's].")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that prepare crops.")
 @click.option("--accelerator", default="auto", show_default=True, help="cpu, cuda, …")
-@click.option("--devices", default="auto", show_default=True, help="Number of devices.")
+@click.option(
+    "--devices",
+    default="1",
+    show_default=True,
+    help="Number of devices, or auto for all there are. Each takes the recipe's batch of its own.",
+)
 @click.option(
     "--init", type=click.Path(path_type=Path), help="Start from the weights of a checkpoint, to tune it further."
 )
@@ -85,6 +90,8 @@ def train(
 ) -> None:
     """Train the PROMPTER (one point a nucleus), the SEGMENTOR (one mask a point), or both over one SHARED encoder."""
     recipe = _recipe(network, recipe_name, overrides)
+    plan = recipe.prompter.plan if network == "prompter" else recipe.segmentor.plan
+    fabric = open_fabric(accelerator, devices, plan.precision)
     out.mkdir(parents=True, exist_ok=True)
     _log_to(out / "train.log")
     if threads:
@@ -92,9 +99,10 @@ def train(
     training = _read(folders, train_split or recipe.splits.train, recipe, mpp)
     validation = _read(folders, val_split or recipe.splits.val, recipe, mpp)
     _refuse_leak(training, validation)
-    plan = recipe.prompter.plan if network == "prompter" else recipe.segmentor.plan
-    fabric = open_fabric(accelerator, devices, plan.precision)
     fabric.launch()
+    if fabric.world_size > 1:
+        together = fabric.world_size * plan.batch
+        log.info("%d processes of %d crops each make batches of %d", fabric.world_size, plan.batch, together)
     torch.manual_seed(plan.seed)
     card = Card(
         network=network,
@@ -114,18 +122,44 @@ def train(
 
 
 def open_fabric(accelerator: str, devices: str, precision: Any) -> Fabric:
-    """Lightning Fabric on one device, on several, or as one of torchrun's processes."""
+    """Lightning Fabric on one device, on several, or as one of torchrun's processes.
+
+    Args:
+        devices: their number, or ``auto`` for all there are; torchrun's processes count instead of it.
+
+    Raises:
+        PnsegError: not such a number, or an accelerator or a precision that there is not.
+    """
     if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun, which says how many there are
         here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     else:
-        here = everywhere = int(devices) if devices != "auto" else 0
-    if everywhere <= 1:
-        return Fabric(accelerator=accelerator, devices=here or "auto", precision=precision)
-    # A crop without a nucleus has no masks, so that the decoder gets no gradient from it.
-    strategy = DDPStrategy(find_unused_parameters=True)
-    return Fabric(
-        accelerator=accelerator, devices=here, num_nodes=everywhere // here, strategy=strategy, precision=precision
-    )
+        here = everywhere = device_count(accelerator, devices)
+    # SAM's decoder has parts that no single mask needs, and a crop without a nucleus has no masks at all: these
+    # parameters get no gradient.
+    several: dict[str, Any] = {"num_nodes": everywhere // here, "strategy": DDPStrategy(find_unused_parameters=True)}
+    try:
+        return Fabric(accelerator=accelerator, devices=here, precision=precision, **(several if everywhere > 1 else {}))
+    except (ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise PnsegError(
+            f"--accelerator {accelerator}, --devices {here} and plan.precision {precision} do not go here ({first}); "
+            "--accelerator cpu --devices 1 goes everywhere."
+        ) from error
+
+
+def device_count(accelerator: str, devices: str) -> int:
+    """How many devices ``--devices`` means: a number, or all of CUDA's for ``auto``.
+
+    Raises:
+        PnsegError: neither of them.
+    """
+    if devices == "auto":
+        return max(torch.cuda.device_count(), 1) if accelerator in {"auto", "cuda", "gpu"} else 1
+    if not devices.isdecimal() or int(devices) < 1:
+        raise PnsegError(
+            f"--devices {devices}: give the number of devices, or auto for all; CUDA_VISIBLE_DEVICES says which."
+        )
+    return int(devices)
 
 
 def _recipe(network: str, name: str, overrides: tuple[str, ...]) -> Recipe:

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from pnseg_runtime.cli import cli
+from pnseg_train.cli import train as verb
 from pnseg_train.datasets import read_folder
 from pnseg_train.inference import open_checkpoints
 from tests import golden
@@ -90,6 +91,30 @@ def test_a_shared_encoder_is_trained_stopped_at_will_and_predicts(tmp_path):
     segmenter = open_checkpoints(out / "best" / "prompter", out / "best" / "segmentor")
     nuclei = segmenter.predict(read_folder(golden.TILES, "val")[0].image)
     assert nuclei.shape == (256, 320)
+
+
+@pytest.mark.parametrize(("devices", "gpus", "several"), [("1", 4, 0), ("auto", 4, 4), ("auto", 1, 0), ("2", 4, 2)])
+def test_however_many_devices_are_meant_they_allow_for_parameters_without_gradient(devices, gpus, several, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(verb, "Fabric", lambda **settings: asked.update(settings))
+    verb.open_fabric("auto", devices, "32-true")
+    assert asked["devices"] == (several or 1)
+    assert ("strategy" in asked) == bool(several)
+    if several:
+        assert asked["strategy"]._ddp_kwargs == {"find_unused_parameters": True}
+        assert asked["num_nodes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--devices", "0,1", "number of devices"), ("--devices", "0", "number"), ("--accelerator", "abacus", "abacus")],
+)
+def test_devices_that_are_not_understood_are_one_sentence(option, value, says, tmp_path):
+    result = run(golden.TILES, tmp_path / "run", option, value, "--no-pretrained")
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def scalars(folder):
