@@ -26,8 +26,9 @@ from pnseg_train.checkpoints import Card, build, build_pair, start_from, weights
 from pnseg_train.cli.options import data_option, mpp_option
 from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
-from pnseg_train.fit import fit
+from pnseg_train.fit import STATE, fit
 from pnseg_train.models.shared import SharedPair
+from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
 from pnseg_train.recipes import Part, Recipe, read_recipe
 from pnseg_train.tasks import task_of
 
@@ -70,7 +71,10 @@ The same command goes on where a stopped run was. Each device, and each process 
     "--init", type=click.Path(path_type=Path), help="Start from the weights of a checkpoint, to tune it further."
 )
 @click.option(
-    "--pretrained/--no-pretrained", default=True, show_default=True, help="Start the backbone from ImageNet weights."
+    "--pretrained/--no-pretrained",
+    default=True,
+    show_default=True,
+    help="ImageNet weights for the backbone where --init gives no others; a segmentor of B, L or H needs --init.",
 )
 def train(
     network: str,
@@ -90,6 +94,8 @@ def train(
 ) -> None:
     """Train the PROMPTER (one point a nucleus), the SEGMENTOR (one mask a point), or both over one SHARED encoder."""
     recipe = _recipe(network, recipe_name, overrides)
+    if pretrained and not init:
+        _refuse_random_sam(network, recipe)
     plan = recipe.prompter.plan if network == "prompter" else recipe.segmentor.plan
     fabric = open_fabric(accelerator, devices, plan.precision)
     out.mkdir(parents=True, exist_ok=True)
@@ -112,7 +118,9 @@ def train(
     )
     if fabric.is_global_zero:
         _describe_run(out, recipe)
-    model = build_pair(card, pretrained) if network == "shared" else build(card, pretrained)
+    # Weights that a checkpoint or the run's own state replaces need not be fetched.
+    imagenet = pretrained and not init and not (out / STATE).is_file()
+    model = build_pair(card, imagenet) if network == "shared" else build(card, imagenet)
     if init:
         card = card.model_copy(update={"tuned_from": _start_from(init, model)})
     best = fit(task_of(model, recipe), model, card, training, validation, out, fabric, workers=workers)
@@ -170,6 +178,15 @@ def _recipe(network: str, name: str, overrides: tuple[str, ...]) -> Recipe:
     if network == "segmentor" and len(set(recipe.segmentor.frozen)) == len(get_args(Part)):
         raise PnsegError("segmentor.frozen names every part, so nothing is left to train; evaluate its checkpoint.")
     return recipe
+
+
+def _refuse_random_sam(network: str, recipe: Recipe) -> None:
+    if network != "prompter" and isinstance(SEGMENTOR_SIZES[recipe.size], VitSize):
+        name = f"sam_{recipe.size.lower()}"
+        raise PnsegError(
+            f"a segmentor of size {recipe.size} starts from Meta's SAM: pnseg import sam_vit_{recipe.size.lower()}.pth "
+            f"--out {name}, then --init {name}; --no-pretrained starts from random weights instead."
+        )
 
 
 def _start_from(init: Path, model: nn.Module) -> str:

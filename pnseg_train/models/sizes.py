@@ -93,6 +93,8 @@ def build_prompter(
 def build_segmentor(size: str, *, pretrained: bool = False, num_classes: int = 0) -> Segmentor:
     """A segmentor of a named size. ``pretrained`` concerns nano's backbone; SAM's weights are imported.
 
+    Without them, B, L and H are random; ``pnseg train`` refuses that unless it is asked for.
+
     Args:
         num_classes: C if the segmentor tells the classes, 0 if the prompter does.
 

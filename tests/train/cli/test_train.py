@@ -93,6 +93,35 @@ def test_a_shared_encoder_is_trained_stopped_at_will_and_predicts(tmp_path):
     assert nuclei.shape == (256, 320)
 
 
+@pytest.mark.parametrize("network", ["segmentor", "shared"])
+@pytest.mark.parametrize("size", ["B", "L", "H"])
+def test_a_sam_is_not_started_from_random_weights_unawares(network, size, tmp_path):
+    arguments = ["--recipe", "kumar", "--set", f"size={size}", "--set", "inference.pad_multiple=32"]
+    arguments += ["--data", str(golden.TILES), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(cli, ["train", network, *arguments])
+    assert result.exit_code == 1
+    assert f"pnseg import sam_vit_{size.lower()}.pth" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "fetched"), [([], True), (["--no-pretrained"], False), (["--init", "x"], False), (["state.pt"], False)]
+)
+def test_imagenet_weights_are_fetched_only_where_nothing_replaces_them(given, fetched, tmp_path, monkeypatch):
+    class Built(Exception):
+        pass
+
+    def build(card, pretrained):
+        raise Built(pretrained)
+
+    monkeypatch.setattr(verb, "build", build)
+    if given == ["state.pt"]:
+        (tmp_path / "state.pt").touch()
+        given = []
+    result = run(golden.TILES, tmp_path, *given)
+    assert result.exception.args == (fetched,)
+
+
 @pytest.mark.parametrize(("devices", "gpus", "several"), [("1", 4, 0), ("auto", 4, 4), ("auto", 1, 0), ("2", 4, 2)])
 def test_however_many_devices_are_meant_they_allow_for_parameters_without_gradient(devices, gpus, several, monkeypatch):
     asked = {}
