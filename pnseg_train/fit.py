@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from pydantic import ValidationError
@@ -66,6 +68,7 @@ def fit(
     fabric: Fabric,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     workers: int = 0,
+    on_start: Callable[[], None] | None = None,
 ) -> Card:
     """Train ``network`` and keep the last and the best checkpoint of its moving average in ``run``.
 
@@ -74,12 +77,14 @@ def fit(
             A run that was stopped goes on from its last state.
         on_step: called after every step with the losses.
         workers: processes that prepare crops ahead; they change no crop.
+        on_start: called by the first process when it is clear that the folder's run, if any, is this one.
 
     Returns:
         the card of the best checkpoint.
 
     Raises:
-        PnsegError: the folder holds a run of another recipe.
+        PnsegError: the folder holds a run of another recipe, on other data, from other weights or of other
+            processes.
     """
     plan = task.plan
     bare = network.to(fabric.device)
@@ -88,11 +93,14 @@ def fit(
     average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
     state = {"step": 0, "best": -math.inf, "seconds": 0.0}
     run.mkdir(parents=True, exist_ok=True)
+    origin = origin_of(card, train, validation, fabric.world_size)
     if (run / STATE).is_file():
-        _resume(run, card, bare, optimizer, average, state)
+        _resume(run, card, origin, bare, optimizer, average, state, fabric)
         if fabric.is_global_zero:
             _forget_after(run / METRICS, int(state["step"]))
         log.info("resumed %s at step %d", run, state["step"])
+    if on_start and fabric.is_global_zero:
+        on_start()
     crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
     batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size, workers))
     best = read_card(run / "best", card.network) if state["best"] > -math.inf else card
@@ -124,7 +132,7 @@ def fit(
                 _show(board, record)
                 _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
                 if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
-                    _save_state(run, card, bare, optimizer, average, state)
+                    _save_state(run, card, origin, bare, optimizer, average, state, fabric)
             advance(step + 1, losses)
             if on_step:
                 on_step(step + 1, losses)
@@ -181,13 +189,48 @@ def _validate(task: Task, network: nn.Module, samples: list[Sample]) -> dict[str
     return task.validate(network, samples)
 
 
+# What a run is made of besides its recipe, and what each is called when it is another.
+ORIGIN = {
+    "data": "data sets",
+    "splits": "splits for training and validation",
+    "licences": "licences of the data",
+    "images": "images or labels (SHA-256, as the model sees them)",
+    "tuned_from": "weights to start from (SHA-256)",
+    "processes": "number of processes",
+}
+
+
+def origin_of(card: Card, train: list[Sample], validation: list[Sample], processes: int) -> dict[str, str]:
+    """What a run is made of besides its recipe: the same under each name of ``ORIGIN``, so that it goes on exactly.
+
+    The digest is of the samples at the model's microns per pixel, so another ``--mpp`` changes it, too.
+    """
+    digest = hashlib.sha256()
+    for part in (train, validation):
+        digest.update(f"{len(part)} images".encode())
+        for sample in part:
+            for pixels in (sample.image, sample.instances, sample.classes):
+                digest.update(f"{pixels.shape}".encode())
+                digest.update(np.ascontiguousarray(pixels).data)
+    return {
+        "data": ", ".join(card.data),
+        "splits": f"{card.recipe.splits.train}, {card.recipe.splits.val}",
+        "licences": ", ".join(card.licences),
+        "images": digest.hexdigest(),
+        "tuned_from": card.tuned_from,
+        "processes": str(processes),
+    }
+
+
 def _save_state(
     run: Path,
     card: Card,
+    origin: dict[str, str],
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: AveragedModel,
     state: dict[str, float],
+    fabric: Fabric,
 ) -> None:
     part = run / (STATE + ".part")
     document = {
@@ -196,6 +239,8 @@ def _save_state(
         "average": average.state_dict(),
         "state": state,
         "recipe": card.recipe.training(),
+        "origin": origin,
+        "scaler": fabric.strategy.precision.state_dict(),  # of 16-mixed; otherwise empty
     }
     torch.save(document, part)
     part.replace(run / STATE)
@@ -204,19 +249,31 @@ def _save_state(
 def _resume(
     run: Path,
     card: Card,
+    origin: dict[str, str],
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: AveragedModel,
     state: dict[str, float],
+    fabric: Fabric,
 ) -> None:
     document = torch.load(run / STATE, map_location="cpu", weights_only=True)
     if not _same_training(document["recipe"], card.recipe):
         raise PnsegError(
             f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew."
         )
+    if "origin" not in document:
+        log.warning("%s: its state does not say on which data it was trained; taken to be these", run)
+    for name, was in document.get("origin", origin).items():
+        if was != origin[name]:
+            raise PnsegError(
+                f"{run}: holds a run of other {ORIGIN[name]}: {was or 'none'}, now {origin[name] or 'none'}; "
+                "give another --out, or remove the folder to start anew."
+            )
     network.load_state_dict(document["network"])
     optimizer.load_state_dict(document["optimizer"])
     average.load_state_dict(document["average"])
+    if document.get("scaler"):
+        fabric.strategy.precision.load_state_dict(document["scaler"])
     state.update(document["state"])
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -94,6 +95,8 @@ def train(
 ) -> None:
     """Train the PROMPTER (one point a nucleus), the SEGMENTOR (one mask a point), or both over one SHARED encoder."""
     recipe = _recipe(network, recipe_name, overrides)
+    chosen = {name: split for name, split in (("train", train_split), ("val", val_split)) if split}
+    recipe = recipe.model_copy(update={"splits": recipe.splits.model_copy(update=chosen)})
     if pretrained and not init:
         _refuse_random_sam(network, recipe)
     plan = recipe.prompter.plan if network == "prompter" else recipe.segmentor.plan
@@ -102,8 +105,8 @@ def train(
     _log_to(out / "train.log")
     if threads:
         torch.set_num_threads(threads)
-    training = _read(folders, train_split or recipe.splits.train, recipe, mpp)
-    validation = _read(folders, val_split or recipe.splits.val, recipe, mpp)
+    training = _read(folders, recipe.splits.train, recipe, mpp)
+    validation = _read(folders, recipe.splits.val, recipe, mpp)
     _refuse_leak(training, validation)
     fabric.launch()
     if fabric.world_size > 1:
@@ -116,14 +119,14 @@ def train(
         data=[folder.resolve().name for folder in folders],
         licences=sorted({licence for folder in folders for licence in _licences(folder)}),
     )
-    if fabric.is_global_zero:
-        _describe_run(out, recipe)
     # Weights that a checkpoint or the run's own state replaces need not be fetched.
     imagenet = pretrained and not init and not (out / STATE).is_file()
     model = build_pair(card, imagenet) if network == "shared" else build(card, imagenet)
     if init:
         card = card.model_copy(update={"tuned_from": _start_from(init, model)})
-    best = fit(task_of(model, recipe), model, card, training, validation, out, fabric, workers=workers)
+    task = task_of(model, recipe)
+    describe = partial(_describe_run, out, recipe)
+    best = fit(task, model, card, training, validation, out, fabric, workers=workers, on_start=describe)
     if fabric.is_global_zero:
         draw_curves(out)
         click.echo(f"{out / 'best'}: step {best.step}, " + ", ".join(f"{k} {v:.4f}" for k, v in best.metrics.items()))

@@ -5,14 +5,17 @@ import json
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import Precision
+from torch import nn
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import Card, build, load_checkpoint
-from pnseg_train.datasets import read_folder
+from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.fit import fit, learning_rate
-from pnseg_train.recipes import Plan, read_recipe
+from pnseg_train.recipes import Plan, Splits, read_recipe
 from pnseg_train.tasks import task_of
 from tests import golden
+from tests.train.datasets.made import boxes_map, picture
 
 
 class Stopped(Exception):
@@ -71,6 +74,114 @@ def test_a_run_of_another_recipe_is_not_continued(tmp_path):
     train("prompter", tmp_path / "run", steps=3)
     with pytest.raises(PnsegError, match="another recipe"):
         train("prompter", tmp_path / "run", steps=4)
+
+
+class Dot(nn.Module):
+    """Stands for a network: one number, that is to become the mean of the crops."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1))
+
+
+class DotTask:
+    """Its training."""
+
+    score, frozen = "f1", ()
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+
+    def losses(self, network, crop):
+        return {"square": (network.value - crop.image.mean()).square().sum()}
+
+    def validate(self, network, samples):
+        return {"f1": float(len(samples))}
+
+
+def train_dot(run, tiles, *, processes=1, scaler=None, stop_after=None, on_start=None, **card):
+    """A run of a few fast steps; returns its network and its card."""
+    torch.set_num_threads(1)
+    plan = {"steps": 4, "batch": 2, "checkpoint_every": 2}
+    recipe = read_recipe("nano", {"augment.crop": 32, **{f"prompter.plan.{name}": n for name, n in plan.items()}})
+    recipe = recipe.model_copy(update={"splits": Splits(train=card.pop("split", "train"))})
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.strategy._precision = scaler or fabric.strategy.precision
+    network = Dot()
+
+    def on_step(step, _):
+        if step == stop_after:
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fabric, "world_size", processes)
+        given = Card(network="prompter", recipe=recipe, **card)
+        task = DotTask(recipe.prompter.plan)
+        best = fit(task, network, given, tiles[:2], tiles[2:3], run, fabric, on_step, on_start=on_start)
+    return network, best
+
+
+def tiles_of(seed=0):
+    return [
+        Sample(f"{seed}{number}", picture(40, 40, seed + number), *[boxes_map({1: (4, 4, 20, 20)}, (40, 40))] * 2)
+        for number in range(3)
+    ]
+
+
+ONE = {"data": ["one"], "licences": ["LIC-ONE"], "tuned_from": "aa"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data": ["two"]}, "data sets: one, now two"),
+        ({"licences": ["LIC-TWO"]}, "licences of the data: LIC-ONE, now LIC-TWO"),
+        ({"tuned_from": ""}, "weights to start from .*: aa, now none"),
+        ({"split": "all"}, "splits for training and validation: train, val, now all, val"),
+        ({"processes": 2}, "number of processes: 1, now 2"),
+        ({"tiles": tiles_of(7)}, "images or labels"),
+    ],
+)
+def test_a_run_of_other_data_weights_or_processes_is_not_continued(change, says, tmp_path):
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3, **ONE)
+    before = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(PnsegError, match=says):
+        train_dot(tmp_path, **{"tiles": tiles_of(), **ONE, **change}, on_start=lambda: pytest.fail("started"))
+    assert (tmp_path / "state.pt").read_bytes() == before
+    _, card = train_dot(tmp_path, tiles_of(), **ONE)
+    assert (card.data, card.licences, card.step) == (["one"], ["LIC-ONE"], 4)
+
+
+def test_a_state_that_does_not_say_on_which_data_goes_on_with_a_warning(tmp_path, caplog):
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3, **ONE)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save({name: part for name, part in state.items() if name not in {"origin", "scaler"}}, tmp_path / "state.pt")
+    _, card = train_dot(tmp_path, tiles_of(), **ONE)
+    assert card.step == 4
+    assert "does not say on which data" in caplog.text
+
+
+class Scaled(Precision):
+    """Stands for 16-mixed, whose gradient scaler has a state."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def state_dict(self):
+        return {"scale": self.scale}
+
+    def load_state_dict(self, state_dict):
+        self.scale = state_dict["scale"]
+
+
+def test_a_gradient_scaler_goes_on_where_it_was(tmp_path):
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3, scaler=Scaled(64.0))
+    resumed = Scaled(65536.0)
+    train_dot(tmp_path, tiles_of(), scaler=resumed)
+    assert resumed.scale == 64.0
 
 
 @pytest.mark.slow
