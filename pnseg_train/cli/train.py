@@ -211,12 +211,15 @@ def assignment(text: str) -> tuple[str, object]:
     """A field and its value of ``--set FIELD=VALUE``.
 
     Raises:
-        PnsegError: no such pair.
+        PnsegError: no such pair, or a value that is not YAML.
     """
     name, equals, value = text.partition("=")
     if not equals:
         raise PnsegError(f"--set {text}: expected FIELD=VALUE, such as prompter.plan.steps=500.")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise PnsegError(f"--set {text}: the value is not YAML; quote it, or close its brackets.") from error
 
 
 def _read(folders: tuple[Path, ...], split: str, recipe: Recipe, mpp: float | None) -> list[Sample]:

@@ -23,28 +23,28 @@ Part = Literal["image_encoder", "prompt_encoder", "mask_decoder"]
 class Plan(_Strict):
     """How long and how fast a network is trained."""
 
-    steps: int
-    batch: int = 8
+    steps: int = Field(gt=0)
+    batch: int = Field(8, gt=0)
     optimizer: Literal["adam", "adamw"] = "adamw"
-    lr: float = 1e-4
-    backbone_lr: float = Field(1.0, description="factor on the learning rate of the image backbone")
-    weight_decay: float = 1e-4
-    clip: float | None = Field(0.1, description="largest gradient norm")
-    warmup: int = Field(0, description="steps of linear warm-up")
+    lr: float = Field(1e-4, gt=0)
+    backbone_lr: float = Field(1.0, ge=0, description="factor on the learning rate of the image backbone")
+    weight_decay: float = Field(1e-4, ge=0)
+    clip: float | None = Field(0.1, ge=0, description="largest gradient norm; 0 leaves gradients as they are")
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine", "step"] = "cosine"
-    step_at: int = Field(0, description="the step from which a 'step' schedule divides the rate by ten")
-    ema: float = Field(0.99, description="decay of the weights' moving average; 0 switches it off")
-    ema_from: int = Field(0, description="first averaged step")
+    step_at: int = Field(0, ge=0, description="the step from which a 'step' schedule divides the rate by ten")
+    ema: float = Field(0.99, ge=0, lt=1, description="decay of the weights' moving average; 0 switches it off")
+    ema_from: int = Field(0, ge=0, description="first averaged step")
     precision: str = Field("32-true", description="Lightning Fabric's name of a precision, e.g. bf16-mixed")
-    validate_every: int = 250
-    checkpoint_every: int = 100
-    seed: int = 0
+    validate_every: int = Field(250, gt=0)
+    checkpoint_every: int = Field(100, gt=0)
+    seed: int = Field(0, ge=0)
 
 
 class Augment(_Strict):
     """Crops and their augmentation, see :mod:`pnseg_train.augment`."""
 
-    crop: int = 256
+    crop: int = Field(256, gt=0)
     diameter: float = Field(20.0, description="half of the crops are scaled so that nuclei get it, px; 0 for none")
     spread: float = Field(0.3, description="standard deviation of the log of the scale")
     limits: tuple[float, float] = (0.55, 2.5)
@@ -55,8 +55,8 @@ class Augment(_Strict):
 class PrompterRecipe(_Strict):
     """The prompter and its loss (paper section 3.1)."""
 
-    levels: int = Field(3, description="L")
-    spacing: int = Field(8, description="λ, px")
+    levels: int = Field(3, ge=1, le=4, description="L")
+    spacing: int = Field(8, gt=0, description="λ, px")
     background_weight: float = Field(0.4, description="β")
     point_weight: float = 5e-3
     region_weight: float = Field(1.0, description="auxiliary region task; 0 switches it off")
@@ -66,9 +66,9 @@ class PrompterRecipe(_Strict):
 class SegmentorRecipe(_Strict):
     """The segmentor and its loss (paper section 3.2)."""
 
-    negatives: int = Field(1, description="K in training")
+    negatives: int = Field(1, ge=0, description="K in training")
     drop_negatives: float = Field(0.0, description="share of the prompts that get no negative")
-    instances: int = Field(20, description="Z, prompts a crop at most")
+    instances: int = Field(20, gt=0, description="Z, prompts a crop at most")
     central: float = Field(0.0, description="share of the points drawn near the centroid, as a prompter places them")
     dice_each: bool = Field(False, description="Dice of each mask instead of the batch's")
     vote_weight: float = Field(0.0, description="weight of the dense outputs' losses (nano)")
@@ -157,7 +157,14 @@ def read_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise PnsegError(f"{name_or_path}: no such recipe; give a YAML file or one of {known}.")
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PnsegError(
+            f"{path}: not a YAML file ({' '.join(str(error).split())}); see the shipped recipes."
+        ) from error
+    if not isinstance(document, dict):
+        raise PnsegError(f"{path}: holds no fields; see the shipped recipes.")
     for dotted, value in (overrides or {}).items():
         _assign(document, dotted.split("."), value)
     try:
@@ -170,6 +177,8 @@ def read_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
 
 
 def _assign(document: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
+    for place, key in enumerate(keys[:-1], start=1):
         document = document.setdefault(key, {})
+        if not isinstance(document, dict):
+            raise PnsegError(f"--set {'.'.join(keys)}: {'.'.join(keys[:place])} has no fields; set it as a whole.")
     document[keys[-1]] = value

@@ -1,6 +1,7 @@
 import pytest
 
 from pnseg_runtime.errors import PnsegError
+from pnseg_train.cli.train import assignment
 from pnseg_train.recipes import RECIPES, read_recipe
 
 
@@ -49,6 +50,39 @@ def test_any_field_can_be_overridden():
 def test_a_wrong_field_is_named(wrong):
     with pytest.raises(PnsegError, match=next(iter(wrong)).replace(".", r"\.")):
         read_recipe("nano", wrong)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("steps", 0), ("batch", 0), ("lr", 0), ("backbone_lr", -1), ("weight_decay", -0.1), ("clip", -1)),
+        *(("warmup", -1), ("step_at", -1), ("ema", 1), ("ema", -0.1), ("ema_from", -1), ("validate_every", 0)),
+        *(("checkpoint_every", 0), ("seed", -1)),
+    ],
+)
+def test_a_plan_that_nobody_could_follow_is_refused(field, value):
+    with pytest.raises(PnsegError, match=rf"prompter\.plan\.{field}"):
+        read_recipe("nano", {f"prompter.plan.{field}": value})
+
+
+@pytest.mark.parametrize("field", ["size.x", "classes.0", "prompter.plan.steps.often"])
+def test_a_field_within_a_value_is_refused(field):
+    with pytest.raises(PnsegError, match=f"--set {field}: {field.rpartition('.')[0]} has no fields"):
+        read_recipe("nano", {field: 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "holds no fields"), ("- a", "holds no fields"), ("a: [", "not a YAML")]
+)
+def test_a_file_that_is_no_recipe_is_named(text, says, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(PnsegError, match=rf"mine\.yaml.*{says}"):
+        read_recipe(str(tmp_path / "mine.yaml"), {"size": "B"})
+
+
+def test_an_override_that_is_no_yaml_is_one_sentence():
+    with pytest.raises(PnsegError, match="not YAML"):
+        assignment("classes=[a")
 
 
 def test_an_unknown_recipe_names_those_there_are():
