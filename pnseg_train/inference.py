@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,11 @@ from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Prompts, Segmentor
 from pnseg_train.recipes import Recipe
 
+log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[Any]]
+
+# Settings of the prediction that are the prompter's; all others are the segmentor's.
+OF_POINTS = ("sensitivity", "region_filter", "pad_multiple", "nms_radius")
 
 
 def torch_sessions(prompter: Prompter, segmentor: Segmentor) -> Sessions:
@@ -80,10 +86,10 @@ def open_checkpoints(prompter: Path, segmentor: Path, options: Options | None = 
 
 
 def load_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Recipe]:
-    """Both networks, and the recipe of the first with the segmentor's part of the second.
+    """Both networks, and the recipe of the pair as :func:`pair_recipe` puts it together.
 
     Raises:
-        PnsegError: a folder that is not such a checkpoint.
+        PnsegError: a folder that is not such a checkpoint, or two that do not go together.
     """
     first, first_card = load_checkpoint(prompter)
     second, second_card = load_checkpoint(segmentor)
@@ -96,4 +102,35 @@ def load_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Rec
             f"{prompter} and {segmentor}: one was trained with class_by: prompter, the other with class_by: segmentor; "
             "give two of one kind."
         )
-    return first, second, first_card.recipe.model_copy(update={"segmentor": second_card.recipe.segmentor})
+    return first, second, pair_recipe(prompter, first_card.recipe, segmentor, second_card.recipe)
+
+
+def pair_recipe(prompter: Path, points: Recipe, segmentor: Path, masks: Recipe) -> Recipe:
+    """The recipe of a pair, from those of both checkpoints.
+
+    Each network brings what is its own: the prompter the settings of points, the segmentor the size's name (B, L
+    and H have one prompter), K and the settings of masks and windows, and the one that tells the classes their names.
+    Where the other checkpoint has another setting, the log says which is taken.
+
+    Raises:
+        PnsegError: the two see images at different resolutions.
+    """
+    if not math.isclose(points.mpp, masks.mpp):
+        raise PnsegError(
+            f"{prompter} and {segmentor}: one was trained at {points.mpp:g} µm per pixel, the other at {masks.mpp:g}; "
+            "give two of one resolution."
+        )
+    tells = points if points.class_by == "prompter" else masks
+    own: dict[str, Any] = {
+        "size": masks.size,
+        "classes": tells.classes,
+        "colors": tells.colors,
+        "segmentor": masks.segmentor,
+        "inference": points.inference.model_copy(update=masks.inference.model_dump(exclude=set(OF_POINTS))),
+    }
+    for name, taken in own["inference"].model_dump().items():
+        for folder, recipe in ((prompter, points), (segmentor, masks)):
+            if getattr(recipe.inference, name) != taken:
+                left = getattr(recipe.inference, name)
+                log.warning("%s: its inference.%s of %s is not taken, but %s of the other", folder, name, left, taken)
+    return points.model_copy(update=own)

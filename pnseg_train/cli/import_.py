@@ -22,6 +22,7 @@ Examples:
   pnseg import prompter_pannuke123.pth --out checkpoints/prompter
   pnseg import prompter_cpm17.pth --recipe cpm17 --out checkpoints/cpm17
   pnseg import segmentor_h.pth --out checkpoints/segmentor --set inference.negatives=0
+  pnseg import segmentor_kumar.pth --recipe kumar --out checkpoints/kumar_segmentor
 """
 
 
@@ -57,6 +58,10 @@ def import_(file: Path, out: Path, recipe: str | None, overrides: tuple[str, ...
     if kind.network == "prompter":
         guess = "" if recipe else "; λ stands in no tensor: it follows from L as in the paper, --recipe chooses another"
         click.echo(f"  {said}{guess}")
+    else:
+        masks = chosen.inference
+        guess = "" if recipe else "; these stand in no tensor: they are PanNuke's, --recipe and --set choose others"
+        click.echo(f"  K {masks.negatives}, mask NMS {masks.nms_iou:g}, overlap {masks.overlap} px{guess}")
 
 
 def print_misfits(error: MisfitError) -> None:

@@ -1,5 +1,7 @@
 """The paper's parts as switches: each changes what it should, and nothing else."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -10,7 +12,7 @@ from pnseg_runtime.options import Options, Settings
 from pnseg_train.checkpoints import Card, build, build_pair, load_checkpoint, save_checkpoint, start_from
 from pnseg_train.crops import Crop
 from pnseg_train.fit import Learner, make_optimizer, train_step
-from pnseg_train.inference import load_pair, manifest_of
+from pnseg_train.inference import load_pair, manifest_of, pair_recipe
 from pnseg_train.models.segmentor import Prompts, sam_segmentor
 from pnseg_train.models.shared import EncoderPyramid, SharedPair
 from pnseg_train.recipes import read_recipe
@@ -179,8 +181,6 @@ def test_when_the_segmentor_tells_classes_the_prompter_knows_nuclei_alone():
 
 
 def test_class_logits_reach_the_nuclei_of_the_pipeline():
-    from pathlib import Path
-
     import numpy as np
 
     from pnseg_runtime.bundle import Bundle
@@ -206,6 +206,45 @@ def test_a_prompter_that_tells_classes_is_not_paired_with_a_segmentor_that_does(
     save_checkpoint(tmp_path / "s", *made("segmentor", TOLD))
     with pytest.raises(PnsegError, match="give two of one kind"):
         load_pair(tmp_path / "p", tmp_path / "s")
+
+
+def pair_of(prompter, segmentor, recipe="nano"):
+    return pair_recipe(Path("p"), read_recipe(recipe, prompter), Path("s"), read_recipe(recipe, segmentor))
+
+
+def test_a_pair_predicts_with_the_prompters_points_and_the_segmentors_masks_and_says_what_it_leaves(caplog):
+    first = {
+        "inference.sensitivity": 0.7,
+        "inference.nms_radius": 9,
+        "inference.nms_iou": 0.1,
+        "inference.negatives": 2,
+    }
+    second = {
+        "inference.sensitivity": 0.2,
+        "inference.nms_radius": 9,
+        "inference.nms_iou": 0.3,
+        "inference.overlap": 32,
+    }
+    inference = pair_of(first, second).inference
+    assert (inference.sensitivity, inference.nms_radius) == (0.7, 9)
+    assert (inference.nms_iou, inference.negatives, inference.overlap) == (0.3, 0, 32)
+    assert "p: its inference.nms_iou of 0.1 is not taken, but 0.3" in caplog.text
+    assert "s: its inference.sensitivity of 0.2 is not taken, but 0.7" in caplog.text
+    assert "nms_radius" not in caplog.text
+    caplog.clear()
+    assert pair_of(first, first) == read_recipe("nano", first)
+    assert not caplog.text
+
+
+def test_a_pair_has_the_name_of_its_segmentors_size_and_the_classes_of_the_network_that_tells_them():
+    assert manifest_of(pair_of({"size": "B"}, {"size": "H"}, "kumar")).model == "H"
+    assert pair_of({}, {"classes": ["a"]}).classes == ["nucleus"]
+    assert pair_of(TOLD, TOLD | {"classes": ["d", "e", "f"]}).classes == ["d", "e", "f"]
+
+
+def test_two_networks_of_other_resolutions_are_no_pair():
+    with pytest.raises(PnsegError, match=r"0\.25 µm per pixel, the other at 0\.5"):
+        pair_of({}, {"mpp": 0.5})
 
 
 def test_a_segmentor_that_tells_classes_is_not_exported_without_them():
