@@ -23,6 +23,7 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import Card, read_card, save_checkpoint
 from pnseg_train.crops import Crop, Crops, item_seed, loader
 from pnseg_train.datasets import Sample
+from pnseg_train.models.sizes import backbone_parameters
 from pnseg_train.recipes import Plan, Recipe
 from pnseg_train.tasks import Task
 
@@ -46,9 +47,10 @@ def learning_rate(step: int, plan: Plan) -> float:
 def make_optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     """Adam or AdamW; the pretrained backbone at its own rate; no decay on norms and biases."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
+    backbone = {id(parameter) for parameter in backbone_parameters(network)}
+    for parameter in network.parameters():
         if parameter.requires_grad:
-            factor = plan.backbone_lr if "backbone.blocks" in name or "backbone.conv_stem" in name else 1.0
+            factor = plan.backbone_lr if id(parameter) in backbone else 1.0
             decay = plan.weight_decay if parameter.ndim > 1 or plan.optimizer == "adam" else 0.0
             groups.setdefault((factor, decay), []).append(parameter)
     settings = [

@@ -111,6 +111,17 @@ def build_segmentor(size: str, *, pretrained: bool = False, num_classes: int = 0
     )
 
 
+def backbone_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a network's image backbone, which has been trained before: SAM's whole image encoder too.
+
+    nano's first norm is left out: its weights and their recorded figures come from runs that trained it as the heads.
+    """
+    kinds = (ConvNeXtFeatures, Lite0Features, ResizedImageEncoder)
+    backbones = (module for module in network.modules() if isinstance(module, kinds))
+    named = (pair for module in backbones for pair in module.named_parameters())
+    return [parameter for name, parameter in named if not name.startswith("bn1.")]
+
+
 def build_image_encoder(size: str, pretrained: bool = False) -> nn.Module:
     """The segmentor's image encoder alone; ``pretrained`` as for :func:`build_segmentor`."""
     spec = SEGMENTOR_SIZES[size]

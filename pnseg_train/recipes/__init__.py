@@ -27,7 +27,9 @@ class Plan(_Strict):
     batch: int = Field(8, gt=0)
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = Field(1e-4, gt=0)
-    backbone_lr: float = Field(1.0, ge=0, description="factor on the learning rate of the image backbone")
+    backbone_lr: float = Field(
+        1.0, ge=0, description="factor on the learning rate of the image backbone or SAM's encoder"
+    )
     weight_decay: float = Field(1e-4, ge=0)
     clip: float | None = Field(0.1, ge=0, description="largest gradient norm; 0 leaves gradients as they are")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")

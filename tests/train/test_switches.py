@@ -15,7 +15,7 @@ from pnseg_train.fit import Learner, make_optimizer, train_step
 from pnseg_train.inference import load_pair, manifest_of, pair_recipe
 from pnseg_train.models.segmentor import Prompts, sam_segmentor
 from pnseg_train.models.shared import EncoderPyramid, SharedPair
-from pnseg_train.recipes import read_recipe
+from pnseg_train.recipes import Plan, read_recipe
 from pnseg_train.targets import pixels_by_nucleus, random_prompts
 from pnseg_train.tasks import PrompterTask, SegmentorTask, task_of
 
@@ -311,6 +311,45 @@ def test_tuning_to_other_classes_starts_the_class_heads_anew_and_keeps_all_else(
     assert fresh == ["cls_head.layers.3.weight", "cls_head.layers.3.bias"]
     own = one.state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in other.state_dict().items() if name not in fresh)
+
+
+# What is no part of the backbone in each network's names; all else of it has been trained before.
+HEADS = {
+    "prompter": ("backbone.neck", "deform_layer", "reg_head", "cls_head", "conv.", "mask_head"),
+    "segmentor": ("prompt_encoder", "mask_decoder"),
+    "nano prompter": (
+        "backbone.neck",
+        "deform_layer",
+        "reg_head",
+        "cls_head",
+        "conv.",
+        "mask_head",
+        "backbone.backbone.bn1",
+    ),
+    "nano segmentor": (
+        *("prompt_encoder", "mask_decoder", "image_encoder.backbone.bn1", "image_encoder.context"),
+        *("image_encoder.embed", "image_encoder.merge", "image_encoder.head"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_backbone_of_every_network_learns_at_its_own_rate(name):
+    kind = name.rpartition(" ")[2]
+    card = Card(network=kind, recipe=read_recipe("nano" if "nano" in name else "kumar"))
+    with torch.device("meta"):
+        network = build(card)
+    plan = Plan(steps=1, backbone_lr=0.25)
+    groups = make_optimizer(network, plan).param_groups
+    slow = {id(p) for group in groups if group["factor"] == 0.25 for p in group["params"]}
+    names = {each for each, p in network.named_parameters() if id(p) in slow}
+    assert names == {each for each, _ in network.named_parameters() if not each.startswith(HEADS[name])}
+
+
+def test_the_papers_recipes_train_all_at_one_rate():
+    for name in ("pannuke-123", "pannuke-213", "pannuke-321", "kumar", "cpm17"):
+        recipe = read_recipe(name)
+        assert recipe.prompter.plan.backbone_lr == recipe.segmentor.plan.backbone_lr == 1.0
 
 
 def test_mixed_precision_computes_in_half_and_keeps_its_weights_whole():
