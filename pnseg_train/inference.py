@@ -76,12 +76,14 @@ def manifest_of(recipe: Recipe) -> Manifest:
 
 
 def open_checkpoints(prompter: Path, segmentor: Path, options: Options | None = None) -> Segmenter:
-    """The runtime's pipeline on two checkpoints.
+    """The runtime's pipeline on two checkpoints. The threads of the options become PyTorch's in this process.
 
     Raises:
         PnsegError: a folder that is not such a checkpoint.
     """
     first, second, recipe = load_pair(prompter, segmentor)
+    if options and options.threads:
+        torch.set_num_threads(options.threads)
     return Segmenter(Bundle(prompter, manifest_of(recipe)), options, sessions=torch_sessions(first, second))
 
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options, Settings
+from pnseg_train import inference as pairs
 from pnseg_train.checkpoints import Card, build, build_pair, load_checkpoint, save_checkpoint, start_from
 from pnseg_train.crops import Crop
 from pnseg_train.fit import Learner, make_optimizer, train_step
-from pnseg_train.inference import load_pair, manifest_of, pair_recipe
+from pnseg_train.inference import load_pair, manifest_of, open_checkpoints, pair_recipe
 from pnseg_train.models.segmentor import Prompts, sam_segmentor
 from pnseg_train.models.shared import EncoderPyramid, SharedPair
 from pnseg_train.recipes import Plan, read_recipe
@@ -240,6 +241,15 @@ def test_a_pair_has_the_name_of_its_segmentors_size_and_the_classes_of_the_netwo
     assert manifest_of(pair_of({"size": "B"}, {"size": "H"}, "kumar")).model == "H"
     assert pair_of({}, {"classes": ["a"]}).classes == ["nucleus"]
     assert pair_of(TOLD, TOLD | {"classes": ["d", "e", "f"]}).classes == ["d", "e", "f"]
+
+
+def test_the_threads_of_a_prediction_are_pytorchs(monkeypatch):
+    set_to = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(pairs, "load_pair", lambda *_: (None, None, read_recipe("nano")))
+    open_checkpoints(Path("p"), Path("s"), Options(threads=3))
+    open_checkpoints(Path("p"), Path("s"), Options())
+    assert set_to == [3]
 
 
 def test_two_networks_of_other_resolutions_are_no_pair():
