@@ -155,8 +155,9 @@ def evaluate_run(
     """One model on one split of every data set; ``mpp`` is that of images that do not state theirs.
 
     Raises:
-        PnsegError: no such model, or label maps that do not cover the split.
+        PnsegError: no such model, label maps that do not cover the split, or two data sets of one name.
     """
+    _refuse_namesakes(folders)
     find, classes = open_model(model, options, oracle, mpp)
     others = [f"{folder} {other}" for folder in folders if (other := other_classes(folder, classes))]
     if others:
@@ -175,6 +176,18 @@ def evaluate_run(
             own = sample.with_classes(len(told)) if len(classes) > 1 else sample
             results.append(measure(own, find(sample), radius))
     return Run("+".join(Path(part).name for part in model), split, find, told, sets)
+
+
+def _refuse_namesakes(folders: Sequence[Path]) -> None:
+    # Results stand under the folder's name.
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in seen:
+            raise PnsegError(
+                f"--data {seen[name]} and {folder}: two of one name; evaluate them one by one, or rename one."
+            )
+        seen[name] = folder
 
 
 def _without_classes(find: Find) -> Find:

@@ -257,6 +257,13 @@ def test_maps_of_which_only_some_have_classes_are_refused(consep, tmp_path, kind
     assert f"test_2.{kind}: has no classes" in result.stderr
 
 
+def test_two_data_sets_of_one_name_are_refused_before_one_hides_the_other(tmp_path):
+    (tmp_path / golden.TILES.name).mkdir()
+    result = run("nano", "--data", golden.TILES, "--data", tmp_path / golden.TILES.name)
+    assert result.exit_code == 1
+    assert "two of one name" in result.stderr
+
+
 def test_folds_are_told_apart_and_averaged(tmp_path):
     names = {}
     for split in ("train", "val"):
