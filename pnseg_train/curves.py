@@ -33,7 +33,8 @@ def draw_curves(run: Path, smooth: int = 50) -> Path:
     right.set(xlabel="step", ylabel="validation", ylim=(0, 1))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        if axes.lines:
+            axes.legend(fontsize=7)
     path = run / "curves.png"
     figure.savefig(path, dpi=120)
     return path

@@ -74,6 +74,8 @@ def fit(
 ) -> Card:
     """Train ``network`` and keep the last and the best checkpoint of its moving average in ``run``.
 
+    Without validation images nothing tells which is best, and the last is all there is.
+
     Args:
         run: folder of the run; holds ``state.pt`` (to resume), ``metrics.jsonl``, ``best/``, ``last/``.
             A run that was stopped goes on from its last state.
@@ -82,7 +84,7 @@ def fit(
         on_start: called by the first process when it is clear that the folder's run, if any, is this one.
 
     Returns:
-        the card of the best checkpoint.
+        the card of the best checkpoint, without validation of the last.
 
     Raises:
         PnsegError: the folder holds a run of another recipe, on other data, from other weights or of other
@@ -106,6 +108,8 @@ def fit(
     crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
     batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size, workers))
     best = read_card(run / "best", card.network) if state["best"] > -math.inf else card
+    if not validation and (run / "last").is_dir():
+        best = read_card(run / "last", card.network)
     board = open_board(run, int(state["step"])) if fabric.is_global_zero else None
     with _Progress(fabric, plan) as advance:
         for step in range(int(state["step"]), plan.steps):
@@ -122,14 +126,16 @@ def fit(
             state["seconds"] += time.perf_counter() - started
             record: dict[str, Any] = {"step": step + 1, "lr": optimizer.param_groups[0]["lr"], **losses}
             if fabric.is_global_zero and ((step + 1) % plan.validate_every == 0 or step + 1 == plan.steps):
-                metrics = _validate(task, average.module, validation)
+                metrics = _validate(task, average.module, validation) if validation else {}
                 record |= {f"val_{name}": value for name, value in metrics.items()}
                 now = card.model_copy(update={"step": step + 1, "metrics": metrics})
                 save_checkpoint(run / "last", average.module, now)
-                if metrics[task.score] > state["best"]:
+                if not validation:
+                    best = now
+                elif metrics[task.score] > state["best"]:
                     state["best"], best = metrics[task.score], now
                     save_checkpoint(run / "best", average.module, now)
-                log.info("step %d: %s", step + 1, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
+                log.info("step %d: %s", step + 1, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()) or "kept")
             if board is not None:
                 _show(board, record)
                 _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})

@@ -30,7 +30,7 @@ from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
 from pnseg_train.fit import STATE, fit
 from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
-from pnseg_train.recipes import Part, Recipe, read_recipe
+from pnseg_train.recipes import NO_SPLIT, Part, Recipe, Splits, read_recipe
 from pnseg_train.tasks import task_of
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,10 @@ The same command goes on where a stopped run was. Each device, and each process 
 @data_option
 @mpp_option
 @click.option("--train-split", help="What to train on; join several by + [default: the recipe's].")
-@click.option("--val-split", help="What chooses the best step [default: the recipe's].")
+@click.option(
+    "--val-split",
+    help="What chooses the best step; none trains without validation and keeps the last [default: the recipe's].",
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's].")
@@ -106,10 +109,10 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     training = _read(folders, recipe.splits.train, recipe, mpp)
-    validation = _read(folders, recipe.splits.val, recipe, mpp)
-    _refuse_leak(training, validation)
+    validation = [] if recipe.splits.val == NO_SPLIT else _read(folders, recipe.splits.val, recipe, mpp)
+    _refuse_leak(training, validation, recipe.splits)
     fabric.launch()
-    if fabric.world_size > 1:
+    if fabric.world_size > 1 and fabric.is_global_zero:
         together = fabric.world_size * plan.batch
         log.info("%d processes of %d crops each make batches of %d", fabric.world_size, plan.batch, together)
     torch.manual_seed(plan.seed)
@@ -124,12 +127,13 @@ def train(
     model = build_pair(card, imagenet) if network == "shared" else build(card, imagenet)
     if init:
         card = card.model_copy(update={"tuned_from": _start_from(init, model)})
-    task = task_of(model, recipe)
+    samples, held_out = ([sample for _, sample in part] for part in (training, validation))
     describe = partial(_describe_run, out, recipe)
-    best = fit(task, model, card, training, validation, out, fabric, workers=workers, on_start=describe)
+    best = fit(task_of(model, recipe), model, card, samples, held_out, out, fabric, workers=workers, on_start=describe)
     if fabric.is_global_zero:
         draw_curves(out)
-        click.echo(f"{out / 'best'}: step {best.step}, " + ", ".join(f"{k} {v:.4f}" for k, v in best.metrics.items()))
+        scores = [f"{name} {value:.4f}" for name, value in best.metrics.items()]
+        click.echo(f"{out / ('best' if held_out else 'last')}: " + ", ".join([f"step {best.step}", *scores]))
 
 
 def open_fabric(accelerator: str, devices: str, precision: Any) -> Fabric:
@@ -222,14 +226,14 @@ def assignment(text: str) -> tuple[str, object]:
         raise PnsegError(f"--set {text}: the value is not YAML; quote it, or close its brackets.") from error
 
 
-def _read(folders: tuple[Path, ...], split: str, recipe: Recipe, mpp: float | None) -> list[Sample]:
-    # All samples of a split as the model sees them; mpp is that of images that do not state theirs.
+def _read(folders: tuple[Path, ...], split: str, recipe: Recipe, mpp: float | None) -> list[tuple[Path, Sample]]:
+    # All samples of a split as the model sees them, and their folders; mpp is that of images that do not state theirs.
     number, samples = len(recipe.classes), []
     for folder in folders:
         given = (replace(sample, mpp=sample.mpp or mpp) for sample in open_dataset(folder, split))
         own = [sample.with_classes(number).at_mpp(recipe.mpp) for sample in given]
         _check_classes(folder, split, own, recipe)
-        samples += own
+        samples += [(folder, sample) for sample in own]
     return samples
 
 
@@ -254,10 +258,19 @@ def _licences(folder: Path) -> set[str]:
         return {row["licence"] for row in csv.DictReader(stream) if row.get("licence")}
 
 
-def _refuse_leak(training: list[Sample], validation: list[Sample]) -> None:
-    shared = {s.group for s in training if s.group} & {s.group for s in validation if s.group}
-    if shared:
-        raise PnsegError(f"images of one group stand in train and val ({', '.join(sorted(shared))}); mend index.csv.")
+def _refuse_leak(training: list[tuple[Path, Sample]], validation: list[tuple[Path, Sample]], splits: Splits) -> None:
+    both = f"both in the training split {splits.train} and in the validation split {splits.val}"
+    remedy = "choose splits that share none, or --val-split none, which trains without validation"
+    images = {(folder, s.name) for folder, s in training} & {(folder, s.name) for folder, s in validation}
+    if images:
+        folder, name = min(images)
+        raise PnsegError(f"{folder}: {len(images)} images, {name} one of them, stand {both}; {remedy}.")
+    groups = {s.group for _, s in training if s.group} & {s.group for _, s in validation if s.group}
+    if groups:
+        raise PnsegError(
+            f"images of one group ({', '.join(sorted(groups))}) stand {both}; {remedy}, "
+            "or mend the groups of index.csv where the data have one."
+        )
 
 
 def _log_to(path: Path) -> None:

@@ -99,11 +99,14 @@ class Inference(_Strict):
     tidy: bool = Field(False, description="keep a mask's largest piece and fill its holes")
 
 
+NO_SPLIT = "none"
+
+
 class Splits(_Strict):
     """Which images of the data are for what (see docs/datasets.md)."""
 
     train: str = "train"
-    val: str = "val"
+    val: str = Field("val", description="what chooses the best step; none for no validation")
     test: str = "test"
 
 

@@ -10,7 +10,7 @@ from pnseg_train.cli import train as verb
 from pnseg_train.datasets import read_folder
 from pnseg_train.inference import open_checkpoints
 from tests import golden
-from tests.train.datasets.made import pannuke_masks, write_fold
+from tests.train.datasets.made import boxes_map, pannuke_masks, picture, write_fold, write_index, write_plain
 from tests.train.datasets.test_layouts import consep
 
 
@@ -42,6 +42,18 @@ def test_a_data_set_of_other_classes_is_refused_even_if_it_has_fewer(tmp_path):
     result = run(golden.TILES, tmp_path / "run", "--recipe", "pannuke-123", *SPLITS)
     assert result.exit_code == 1
     assert "no folder classes/" in result.stderr
+
+
+@pytest.mark.parametrize("groups", [True, False])
+def test_validation_on_images_of_the_training_is_refused_and_none_is_offered(groups, tmp_path):
+    for name in ("a", "b"):
+        write_plain(tmp_path, name, picture(), boxes_map({1: (1, 1, 9, 9)}))
+    rows = [("a", "train", "g"), ("b", "val", "g")] if groups else [("a", "train", ""), ("b", "val", "")]
+    write_index(tmp_path, rows)
+    result = run(tmp_path, tmp_path / "run", *(() if groups else ("--train-split", "train+val")))
+    assert result.exit_code == 1
+    assert ("one group (g)" if groups else "1 images, b one of them") in result.stderr
+    assert "--val-split none" in result.stderr
 
 
 SPLITS = ("--train-split", "train", "--val-split", "val")
@@ -76,6 +88,17 @@ def test_a_seeded_run_repeats_bit_for_bit_and_leaves_all_that_the_docs_name(tmp_
         *("best", "last", "tensorboard"),
     }
     assert scalars(tmp_path / "first" / "tensorboard") >= {"lr", "loss/loss", "loss/class", "validation/f1"}
+
+
+@pytest.mark.slow
+def test_a_run_without_validation_keeps_its_last_step(tmp_path):
+    settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
+    for _ in range(2):  # the second time there is nothing left to do
+        result = run(golden.TILES, tmp_path, *settings, *("--no-pretrained", "--threads", "1", "--val-split", "none"))
+        assert result.exit_code == 0, result.output
+        assert f"{tmp_path / 'last'}: step 2" in result.stdout.replace("\n", "")
+    assert not (tmp_path / "best").exists()
+    assert (tmp_path / "curves.png").is_file()
 
 
 @pytest.mark.slow
