@@ -20,7 +20,9 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_train.checkpoints import weights_digest
 from pnseg_train.cli.evaluate import evaluate_run
+from pnseg_train.cli.train import assignment
 from pnseg_train.evaluate import mean
+from pnseg_train.recipes import read_recipe
 
 RECIPE = "nano-kumar"
 AS_GIVEN = "as given"  # a segmentor that is not trained at all
@@ -138,7 +140,8 @@ def ablation(
     """Train and evaluate the rows of the paper's Table 6 (and 7) at nano scale.
 
     What rows have in common is trained once. A row that is done is not done again, and a stopped
-    training goes on where it was. Writes ablation.md and ablation.json.
+    training goes on where it was; one of other steps, settings or data is refused. Writes
+    ablation.md and ablation.json.
     """
     steps = {"prompter": prompter_steps, "segmentor": segmentor_steps}
     lab = Lab(data, out, segmentor, prompter, steps, threads, tuple(overrides))
@@ -197,35 +200,63 @@ class Lab:
         starts = [weights_digest(folder) for folder in (self.segmentor, self.prompter) if folder is not None]
         written = {key: value for key, value in asdict(case).items() if key not in {"title", "paper"}}
         settings = {**written, "steps": dict(self.steps), "overrides": list(self.overrides), "starts": starts}
+        settings["data"] = str(self.data.resolve())
         same: dict[str, Any] = json.loads(json.dumps(settings))
         return same
 
     def trained(self, key: str) -> Path:
-        """The best checkpoint of a training, made now if it is not there."""
+        """The best checkpoint of a training, made now if it is not there.
+
+        Raises:
+            PnsegError: the folder holds a training of other settings, data or start.
+        """
         if key == AS_GIVEN:
             return self.segmentor
         training = TRAININGS[key]
         folder = self.out / key
         steps = self.steps[training.network]
+        made = json.dumps(self.training_settings(key), indent=1)
         if not (folder / "done").is_file():
             start = time.perf_counter()
             subprocess.run(self.command(key), check=True)  # noqa: S603
+            (folder / "settings.json").write_text(made + "\n", encoding="utf-8")
             (folder / "done").write_text(f"{steps} steps, {time.perf_counter() - start:.0f} s\n", encoding="utf-8")
+        elif not (folder / "settings.json").is_file() or (folder / "settings.json").read_text().strip() != made:
+            raise PnsegError(
+                f"{folder}: trained with other steps, settings, data or start than are asked for now, or before these "
+                "were noted in settings.json; give another --out, or remove the folder to train anew."
+            )
         return folder / "best"
+
+    def training_settings(self, key: str) -> dict[str, Any]:
+        """What determines a training: the recipe as it is resolved, the data, and the weights that it starts from."""
+        training = TRAININGS[key]
+        start = self.segmentor if training.network == "segmentor" else self.prompter
+        given = dict(assignment(text) for text in self.overrides)
+        recipe = read_recipe(RECIPE, {**self.fields(key), **given})
+        return {
+            "recipe": recipe.model_dump(mode="json"),
+            "data": str(self.data.resolve()),
+            "start": "" if start is None else weights_digest(start),
+        }
+
+    def fields(self, key: str) -> dict[str, Any]:
+        """The fields of the recipe that a training sets."""
+        training = TRAININGS[key]
+        steps = self.steps[training.network]
+        plan = f"{training.network}.plan"
+        return {f"{plan}.steps": steps, f"{plan}.validate_every": max(steps // 3, 1), **training.fields}
 
     def command(self, key: str) -> list[str]:
         """The command that trains a network."""
         training = TRAININGS[key]
-        steps = self.steps[training.network]
-        plan = f"{training.network}.plan"
-        fields = {f"{plan}.steps": steps, f"{plan}.validate_every": max(steps // 3, 1), **training.fields}
         start = self.segmentor if training.network == "segmentor" else self.prompter
         return [
             *(sys.executable, "-m", "pnseg_runtime.cli", "train", training.network, "--recipe", RECIPE),
             *("--data", str(self.data), "--out", str(self.out / key)),
             *(() if start is None else ("--init", str(start))),
             *(() if self.threads is None else ("--threads", str(self.threads))),
-            *(part for name, value in fields.items() for part in ("--set", f"{name}={json.dumps(value)}")),
+            *(part for name, value in self.fields(key).items() for part in ("--set", f"{name}={json.dumps(value)}")),
             *(part for text in self.overrides for part in ("--set", text)),
         ]
 

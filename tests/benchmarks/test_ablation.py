@@ -1,11 +1,13 @@
 """The ablation's rows as data, and that what is done is not done again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import ablation
 from benchmarks.ablation import AS_GIVEN, TABLE_6, TABLE_7, TRAININGS, Lab
+from pnseg_runtime.errors import PnsegError
 from pnseg_train.evaluate import Found, measure
 from pnseg_train.recipes import read_recipe
 from tests.train.test_evaluate_protocols import TWO, boxes_map, sample
@@ -78,6 +80,33 @@ def test_another_start_makes_a_row_anew(lab):
     (lab.segmentor / "model.safetensors").write_bytes(b"others")
     lab.run(TABLE_6[0])
     assert len(evaluated) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": {"prompter": 7, "segmentor": 600}},
+        {"overrides": ("segmentor.plan.lr=0.1",)},
+        {"data": "other"},
+        {"segmentor": "start"},
+    ],
+)
+def test_a_training_of_other_settings_is_not_taken_for_this_one(lab, change, tmp_path):
+    lab, commands, _ = lab
+    lab.trained("segmentor-k1")
+    assert lab.trained("segmentor-k1") == lab.out / "segmentor-k1" / "best"
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "model.safetensors").write_bytes(b"others")
+    paths = {name: tmp_path / value if isinstance(value, str) else value for name, value in change.items()}
+    with pytest.raises(PnsegError, match="segmentor-k1: trained with other"):
+        replace(lab, **paths).trained("segmentor-k1")
+    assert len(commands) == 1
+
+
+def test_other_data_make_a_row_anew(lab, tmp_path):
+    lab, _, _ = lab
+    assert lab.settings(TABLE_6[0]) != replace(lab, data=tmp_path / "other").settings(TABLE_6[0])
+    assert lab.settings(TABLE_6[0]) == replace(lab, threads=1).settings(TABLE_6[0])
 
 
 def test_segmentors_start_from_the_given_one_and_prompters_from_imagenet(lab):
