@@ -274,8 +274,8 @@ def _resume(
     for name, was in document.get("origin", origin).items():
         if was != origin[name]:
             raise PnsegError(
-                f"{run}: holds a run of other {ORIGIN[name]}: {was or 'none'}, now {origin[name] or 'none'}; "
-                "give another --out, or remove the folder to start anew."
+                f"{run}: holds a run that differs in the {ORIGIN[name]}: {was or 'none'}, "
+                f"now {origin[name] or 'none'}; give another --out, or remove the folder to start anew."
             )
     network.load_state_dict(document["network"])
     optimizer.load_state_dict(document["optimizer"])
