@@ -175,6 +175,8 @@ def facts_of(
         "slide": slide_sha256,
         "reader": reader.name,
         "resolution": {"slide_mpp": resolution.slide_mpp, "work_mpp": resolution.work_mpp, "scale": resolution.scale},
+        # What is read again after an error of the disk may show other tissue, and so give other cores.
+        "tissue": None if area.tissue is None else hashlib.sha256(np.packbits(area.tissue).tobytes()).hexdigest(),
         "roi": None if roi is None else hashlib.sha256(json.dumps(roi).encode()).hexdigest(),
         "options": {name: chosen[name] for name in ("tissue", "core", "margin")},
         "model": model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
-from pnseg_runtime.slide.readers.base import Pixels, SlideReader
+from pnseg_runtime.slide.readers.base import Box, Pixels, SlideReader
 from pnseg_runtime.slide.resolution import at_scale, read_work
 
 BoolMap = NDArray[np.bool_]
@@ -31,12 +32,12 @@ class Thumbnail:
     Attributes:
         pixels: (h, w, 3) uint8.
         scale: px of level 0 a pixel of the picture.
-        unreadable: how much of the slide could not be decoded, 0–1.
+        unreadable: (h, w) bool, white in the picture because it could not be decoded; None if all could.
     """
 
     pixels: Pixels
     scale: float
-    unreadable: float = 0.0
+    unreadable: BoolMap | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -53,16 +54,26 @@ def thumbnail_of(reader: SlideReader, longest: int = THUMBNAIL) -> Thumbnail:
     resolution = at_scale(reader, max(1.0, max(height, width) / longest))
     shape = resolution.shape
     rows = max(1, int(_STRIP / (shape[1] * max(resolution.step, 1) ** 2)))
-    strips, reasons, lost = [], [], 0
+    strips, boxes, reasons = [], [], []
     for top in range(0, shape[0], rows):
         reading = read_work(reader, resolution, (0, top, shape[1], min(top + rows, shape[0])))
         strips.append(reading.pixels)
-        lost += sum((x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in reading.unreadable)
+        boxes += [box for box, _ in reading.unreadable]
         reasons += [reason for _, reason in reading.unreadable]
-    unreadable = min(lost / (height * width), 1.0)
-    if unreadable > 0.99:
+    lost = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
+    if lost > 0.99 * height * width:
         raise ImageError(f"{reader.path}: its pixels cannot be decoded ({reasons[0].rstrip('.')}); copy it again.")
+    unreadable = _touched(boxes, shape, resolution.scale) if boxes else None
     return Thumbnail(np.concatenate(strips), resolution.scale, unreadable)
+
+
+def _touched(boxes: Sequence[Box], shape: tuple[int, int], scale: float) -> BoolMap:
+    """(h, w) bool: cells of ``scale`` px of level 0 that a box touches, and those beside them, as resampling mixes."""
+    cells = np.zeros(shape, np.bool_)
+    for x0, y0, x1, y1 in boxes:
+        left, top = (max(math.floor(value / scale) - 1, 0) for value in (x0, y0))
+        cells[top : math.ceil(y1 / scale) + 1, left : math.ceil(x1 / scale) + 1] = True
+    return cells
 
 
 def find_tissue(thumbnail: Thumbnail, slide_mpp: float) -> BoolMap:
@@ -71,6 +82,9 @@ def find_tissue(thumbnail: Thumbnail, slide_mpp: float) -> BoolMap:
     The threshold of colour is Otsu's, but never above what pale stroma has, so that a slide full of
     tissue is not divided, and never below the noise of compression. Glass that has a tint is white.
 
+    What could not be decoded counts as tissue: nobody knows what is there, and another level may show it. Otherwise no
+    core would cover it, and it would be neither read nor reported.
+
     Args:
         thumbnail: the slide.
         slide_mpp: microns per pixel of level 0.
@@ -78,14 +92,23 @@ def find_tissue(thumbnail: Thumbnail, slide_mpp: float) -> BoolMap:
     Returns:
         (h, w) bool, px of the thumbnail.
     """
+    if thumbnail.unreadable is not None:
+        return _seen_tissue(thumbnail, ~thumbnail.unreadable, slide_mpp) | thumbnail.unreadable
+    return _seen_tissue(thumbnail, np.ones(thumbnail.shape, np.bool_), slide_mpp)
+
+
+def _seen_tissue(thumbnail: Thumbnail, readable: BoolMap, slide_mpp: float) -> BoolMap:
+    """(h, w) bool, the tissue that the picture shows; what glass and tissue look like is told by what is readable."""
+    if not readable.any():
+        return np.zeros(thumbnail.shape, np.bool_)
     mpp = slide_mpp * thumbnail.scale
     smooth = cv2.GaussianBlur(thumbnail.pixels, (0, 0), 1.0).astype(np.int16)
-    glass = _glass_of(smooth)
+    glass = _glass_of(smooth[readable])
     tinted = np.clip(smooth + (255 - glass), 0, 255)
     colour = (tinted.max(axis=2) - tinted.min(axis=2)).astype(np.uint8)
     dark = 255 - tinted.mean(axis=2)
-    if np.percentile(colour, 99) >= _COLOURFUL[0]:
-        otsu, _ = cv2.threshold(colour, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    if np.percentile(colour[readable], 99) >= _COLOURFUL[0]:
+        otsu, _ = cv2.threshold(colour[readable], 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
         tissue = colour > np.clip(otsu, *_COLOURFUL)
         tissue &= ~((smooth.max(axis=2) < _BLACK) & (colour < _COLOURFUL[1]))
     else:
@@ -98,8 +121,8 @@ def find_tissue(thumbnail: Thumbnail, slide_mpp: float) -> BoolMap:
 
 
 def _glass_of(pixels: NDArray[np.int16]) -> NDArray[np.int16]:
-    """(3,) the colour of empty glass: the usual colour of the brightest pixels, if it is nearly white."""
-    light = pixels.mean(axis=2)
+    """(3,) the colour of empty glass: the usual colour of the brightest of (N, 3) pixels, if it is nearly white."""
+    light = pixels.mean(axis=1)
     brightest = pixels[light >= np.percentile(light, 95)]
     glass = np.median(brightest, axis=0)
     near_white = glass.min() > 200 and glass.max() - glass.min() < 24

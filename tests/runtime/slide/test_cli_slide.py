@@ -184,3 +184,53 @@ def test_the_pixels_of_a_real_slide_in_another_file_give_the_same_nuclei(run, tm
     assert len(first) == len(second) > 20
     points = [{(r["point_x"], r["point_y"]) for r in each} for each in (first, second)]
     assert len(points[0] & points[1]) / len(points[0]) > 0.97
+
+
+def two_pieces(path: Path, height: int, coarse: bool = False) -> Path:
+    """A tiled TIFF, glass with tissue at its top and at its end; ``coarse``: with a level of half the size."""
+    image = np.full((height, 512, 3), 240, np.uint8)
+    image[:384] = image[-384:] = sample_mosaic()
+    tiled = {"tile": (128, 128), "photometric": "rgb", "compression": "deflate", "metadata": None}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(image, **tiled)
+        if coarse:
+            writer.write(np.ascontiguousarray(image[::2, ::2]), subfiletype=1, **tiled)
+    return path
+
+
+def spoil_lower_half(path: Path, level: int) -> None:
+    """Zero the tiles of the lower half of a level."""
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages[level]
+        tiles = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    with path.open("r+b") as stream:
+        for offset, count in tiles[len(tiles) // 2 :]:
+            stream.seek(offset)
+            stream.write(bytes(count))
+
+
+def test_tissue_that_cannot_be_decoded_is_no_glass_but_told(run, tmp_path: Path) -> None:
+    path = two_pieces(tmp_path / "two.tif", 1280)
+    asked = (path, "--mpp", "0.25", "--only", "parquet", "--core", "384")
+    assert run(*asked).exit_code == 0
+    sound = rows(tmp_path / "out" / "two.parquet")
+    spoil_lower_half(path, 0)
+    done = run(*asked)
+    assert done.exit_code == 1
+    assert "unreadable parts were left out" in done.stderr
+    told = json.loads((tmp_path / "out" / "two.run.json").read_text())
+    assert max(part["box"][3] for part in told["unreadable"]) == 1280
+    found = rows(tmp_path / "out" / "two.parquet")
+    assert [r["point_y"] for r in found] == [r["point_y"] for r in sound if r["point_y"] < 640]
+
+
+def test_tissue_is_found_where_only_the_level_of_the_thumbnail_is_damaged(run, tmp_path: Path) -> None:
+    path = two_pieces(tmp_path / "two.tif", 4224, coarse=True)
+    asked = (path, "--mpp", "0.25", "--only", "parquet", "--core", "960")
+    assert run(*asked).exit_code == 0
+    sound = rows(tmp_path / "out" / "two.parquet")
+    spoil_lower_half(path, 1)
+    assert run(*asked).exit_code == 0
+    found = rows(tmp_path / "out" / "two.parquet")
+    assert sum(r["point_y"] > 3840 for r in sound) > 20
+    assert {(r["point_x"], r["point_y"]) for r in found} >= {(r["point_x"], r["point_y"]) for r in sound}

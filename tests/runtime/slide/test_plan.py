@@ -17,7 +17,7 @@ from pnseg_runtime.outputs import wkb
 from pnseg_runtime.slide.area import Area, Roi, read_roi
 from pnseg_runtime.slide.job import Model
 from pnseg_runtime.slide.options import SlideOptions
-from pnseg_runtime.slide.plan import changes, grid, plan_of
+from pnseg_runtime.slide.plan import changes, facts_of, grid, plan_of
 from pnseg_runtime.slide.resolution import Resolution
 
 SIDES = st.integers(1, 9000)
@@ -112,6 +112,17 @@ def test_a_point_in_a_region_lies_in_a_cell_that_its_raster_marks(x: float, y: f
     roi = Roi(((ring,),))
     if roi.holds(np.array([[x, y]]))[0]:
         assert roi.raster((100, 100), 30.0)[int(y // 30), int(x // 30)]
+
+
+def test_other_tissue_is_another_plan() -> None:
+    mask = np.zeros((4, 5), bool)
+    reader = SimpleNamespace(name="tiff")
+    facts = [
+        facts_of("a" * 64, reader, resolution_of(40, 50, 1.0), SlideOptions(), Area(tissue, 10.0), {})
+        for tissue in (mask, mask.copy(), ~mask)
+    ]
+    assert facts[0] == facts[1]
+    assert changes(facts[0], facts[2]) == ["tissue"]
 
 
 def test_changes_are_told_in_words() -> None:
