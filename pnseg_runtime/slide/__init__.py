@@ -103,11 +103,8 @@ def run_slide(
         watcher.chosen(segmenter.reason, segmenter.passed_over)
         model = replace(model, backend=segmenter.backend, options=replace(model.options, precision=segmenter.precision))
     job = prepare(slide, out, model, options, watcher.say)
-    with closing(job), job.store.at_work() as claims:
+    with closing(job), job.store.at_work(watcher.say) as claims:
         watcher.planned(job)
-        again = job.store.forget_damaged()
-        if again:
-            watcher.say(f"trying {again} cores with unreadable parts again")
         seconds = {"prepare": time.perf_counter() - start}
         if not all(job.store.has_settled(core) for core in job.plan.cores):
             opened = segmenter or Segmenter(job.bundle, model.options, model.backend)

@@ -153,9 +153,8 @@ class RayEngine:
         watcher = watcher or Watcher()
         start = time.perf_counter()
         job = prepare(slide, out, self._model, options, watcher.say)
-        with closing(job), job.store.at_work() as claims:
+        with closing(job), job.store.at_work(watcher.say) as claims:
             watcher.planned(job)
-            job.store.forget_damaged()
             seconds = {"prepare": time.perf_counter() - start}
             self._work(job, options, watcher)
             Settler(job).settle_rest()

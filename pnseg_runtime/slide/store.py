@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from pnseg_runtime.slide.plan import Core, Plan, changes
 
 _PLAN = "plan.json"
 _REMOVED = ".removed-"
+_START = "start"  # claimed by the process that is just starting
+_POLL = 0.1  # s between looks at whether another has started
 
 
 class Store:
@@ -61,14 +64,25 @@ class Store:
         return message
 
     @contextlib.contextmanager
-    def at_work(self, lease: float = LEASE) -> Iterator[Claims]:
+    def at_work(self, say: Callable[[str], None] = lambda _: None, lease: float = LEASE) -> Iterator[Claims]:
         """Claims on the cores of this plan; others see that this process is at work until the end.
 
+        Who is alone at the start has cores with unreadable parts done again. While another process is at work they
+        stay: it counts on what it has seen there.
+
         Args:
+            say: is told what is being done.
             lease: seconds after which the claim of a process that has gone silent is anyone's.
         """
         with Claims(self.folder / "claims", lease) as claims:
+            # One after the other, so that who comes second sees either the first at work or what it has left.
+            while not claims.take(_START):
+                time.sleep(_POLL)
+            again = 0 if claims.others() else self._forget_damaged()
             claims.take(f"at-work-{uuid.uuid4().hex}")
+            claims.release(_START)
+            if again:
+                say(f"doing {again} cores with unreadable parts again")
             yield claims
 
     def has_found(self, core: Core) -> bool:
@@ -130,15 +144,6 @@ class Store:
                 f"{path}: was damaged ({error}) and has been removed; run the same command again."
             ) from error
 
-    def forget_damaged(self) -> int:
-        """Remove the work of cores with unreadable parts, and of all that depend on it, so that it is tried again."""
-        damaged = [core for core in self.plan.cores if self.has_found(core) and self.load_found(core).unreadable]
-        for core in damaged:
-            for near in self.plan.neighbours(core):
-                self._settled_path(near).unlink(missing_ok=True)
-            self._found_path(core).unlink(missing_ok=True)
-        return len(damaged)
-
     def clear_drafts(self) -> None:
         """Remove what killed processes have left half-written; only while no other process is at work."""
         beside = (path for folder in (self.folder, self._found, self._settled) for path in folder.glob("*.part"))
@@ -153,6 +158,15 @@ class Store:
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.root.rmdir()
+
+    def _forget_damaged(self) -> int:
+        """Remove the work of cores with unreadable parts, and of all that depend on it, so that it is tried again."""
+        damaged = [core for core in self.plan.cores if self.has_found(core) and self.load_found(core).unreadable]
+        for core in damaged:
+            for near in self.plan.neighbours(core):
+                self._settled_path(near).unlink(missing_ok=True)
+            self._found_path(core).unlink(missing_ok=True)
+        return len(damaged)
 
     def _remove_others(self) -> str | None:
         message = None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -13,12 +16,15 @@ from PIL import Image
 
 from pnseg_runtime.errors import OutputError
 from pnseg_runtime.options import Options
+from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.slide import Model, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.claims import Claims
-from pnseg_runtime.slide.core import load
+from pnseg_runtime.slide.core import Found, load
+from pnseg_runtime.slide.job import Job, prepare
 from pnseg_runtime.slide.join import hashes
+from pnseg_runtime.slide.plan import Core
 from pnseg_runtime.slide.watch import Watcher
-from pnseg_runtime.slide.work import CoreDone
+from pnseg_runtime.slide.work import CoreDone, Settler
 from tests.runtime.slide.local import local_segmenter, run_local
 from tests.runtime.slide.made import sample_mosaic, save_image
 
@@ -246,3 +252,55 @@ def test_work_that_is_not_kept_is_removed(slide: Path, bundle: Path, tmp_path: P
     run_local(slide, tmp_path, bundle, ("parquet",), OPTIONS, keep_work=False)
     assert not list(tmp_path.glob("*.work"))
     assert (tmp_path / "slide.parquet").exists()
+
+
+def job_of(slide: Path, out: Path, bundle: Path) -> Job:
+    return prepare(slide, out, Model(str(bundle), Options()), OPTIONS)
+
+
+def save_nothing_found(job: Job, core: Core, unreadable: tuple = ()) -> None:
+    none = PointPrompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    empty = np.zeros(0, np.float32), np.zeros((0, 4), np.int32), ()
+    job.store.save_found(core, Found(core.view[:2], none, *empty, unreadable))
+
+
+def test_the_same_command_started_twice_leaves_damaged_cores_alone_while_the_first_counts_on_them(
+    slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    first, second = (job_of(slide, tmp_path, bundle) for _ in range(2))
+    cores = first.plan.cores
+    with closing(first), closing(second), first.store.at_work():
+        settler = Settler(first)
+        for core in cores[:-1]:
+            save_nothing_found(first, core, (((0, 0, 256, 256), "damaged"),) if core is cores[0] else ())
+            settler.settle_around(core)
+        said: list[str] = []
+        with second.store.at_work(said.append):
+            assert second.store.has_found(cores[0])
+            save_nothing_found(first, cores[-1])
+            settler.settle_around(cores[-1])
+            settler.settle_rest()
+        assert said == []
+    with second.store.at_work(said.append):
+        assert not second.store.has_found(cores[0])
+        assert not second.store.has_settled(cores[0])
+        assert second.store.has_found(cores[-1])
+    assert said == ["doing 1 cores with unreadable parts again"]
+
+
+def test_of_several_processes_that_start_together_one_forgets_damage_before_the_others_look(
+    slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    jobs = [job_of(slide, tmp_path, bundle) for _ in range(3)]
+    core = jobs[0].plan.cores[0]
+    save_nothing_found(jobs[0], core, (((0, 0, 256, 256), "damaged"),))
+    everyone = Barrier(len(jobs))
+
+    def work(job: Job) -> bool:
+        with closing(job), job.store.at_work():
+            there = job.store.has_found(core)
+            everyone.wait(10)
+            return there
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        assert not any(pool.map(work, jobs))
