@@ -106,7 +106,7 @@ def run_slide(
     with closing(job), job.store.at_work(watcher.say) as claims:
         watcher.planned(job)
         seconds = {"prepare": time.perf_counter() - start}
-        if not all(job.store.has_settled(core) for core in job.plan.cores):
+        if not all(job.store.is_done(core) for core in job.plan.cores):
             opened = segmenter or Segmenter(job.bundle, model.options, model.backend)
             seconds |= work_on(job, opened, claims, watcher.core_done)
         return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work)

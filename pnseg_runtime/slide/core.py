@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,8 +112,16 @@ def load(data: bytes) -> Found:
     """Read what :func:`save` has written.
 
     Raises:
-        ValueError, KeyError, OSError: it is damaged.
+        ValueError: it is damaged.
     """
+    try:
+        return _load(data)
+    except (OSError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
+        # RuntimeError: where a flag says that a file is encrypted, or packed in a way that is not known.
+        raise ValueError(str(error)) from error
+
+
+def _load(data: bytes) -> Found:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         facts: dict[str, Any] = json.loads(arrays["facts"].tobytes())
         boxes = arrays["boxes"]

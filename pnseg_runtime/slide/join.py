@@ -91,6 +91,8 @@ def write_results(
             sinks.append(GeoJsonSink(plain, packed, job.slide_sha256, table, job.resolution.slide_mpp))
         if ".parquet" in stream:
             sinks.append(ParquetSink(stream[".parquet"]))
+        for sink in sinks:  # after an error, before the streams close under those that would still write
+            stack.callback(sink.release)
         for done, core in enumerate(cores):
             on_part("outlines and table", done, len(cores))
             rows = job.store.load_settled(core)

@@ -67,8 +67,8 @@ class Store:
     def at_work(self, say: Callable[[str], None] = lambda _: None, lease: float = LEASE) -> Iterator[Claims]:
         """Claims on the cores of this plan; others see that this process is at work until the end.
 
-        Who is alone at the start has cores with unreadable parts done again. While another process is at work they
-        stay: it counts on what it has seen there.
+        Who is alone at the start has cores with unreadable parts or damaged files done again. While another process is
+        at work they stay: it counts on what it has seen there.
 
         Args:
             say: is told what is being done.
@@ -82,7 +82,7 @@ class Store:
             claims.take(f"at-work-{uuid.uuid4().hex}")
             claims.release(_START)
             if again:
-                say(f"doing {again} cores with unreadable parts again")
+                say(f"doing {again} cores with unreadable parts or damaged files again")
             yield claims
 
     def has_found(self, core: Core) -> bool:
@@ -90,6 +90,10 @@ class Store:
 
     def has_settled(self, core: Core) -> bool:
         return self._settled_path(core).exists()
+
+    def is_done(self, core: Core) -> bool:
+        """Whether the core is ready to be joined: there and settled."""
+        return self.has_settled(core) and self.has_found(core)
 
     def save_found(self, core: Core, found: Found) -> None:
         """Write what a core has found.
@@ -109,7 +113,7 @@ class Store:
         path = self._found_path(core)
         try:
             return cores.load(path.read_bytes())
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError) as error:
             path.unlink(missing_ok=True)
             raise OutputError(
                 f"{path}: was damaged ({error}) and has been removed; run the same command again."
@@ -160,13 +164,19 @@ class Store:
             self.root.rmdir()
 
     def _forget_damaged(self) -> int:
-        """Remove the work of cores with unreadable parts, and of all that depend on it, so that it is tried again."""
-        damaged = [core for core in self.plan.cores if self.has_found(core) and self.load_found(core).unreadable]
+        """Remove the work of cores with unreadable parts or damaged files, and of all that depend on it; how many."""
+        damaged = [core for core in self.plan.cores if self.has_found(core) and self._is_damaged(core)]
         for core in damaged:
             for near in self.plan.neighbours(core):
                 self._settled_path(near).unlink(missing_ok=True)
             self._found_path(core).unlink(missing_ok=True)
         return len(damaged)
+
+    def _is_damaged(self, core: Core) -> bool:
+        try:
+            return bool(self.load_found(core).unreadable)
+        except OutputError:
+            return True
 
     def _remove_others(self) -> str | None:
         message = None

@@ -68,6 +68,9 @@ class PictureSink:
     def close(self) -> None:
         return
 
+    def release(self) -> None:
+        return
+
     def write_density(self, stream: BinaryIO) -> None:
         """Nuclei per mm² in cells of 50 µm, smoothed, over the thumbnail."""
         density = np.asarray(cv2.GaussianBlur(self._counts.astype(np.float32), (0, 0), 1.0), np.float32) / np.float32(

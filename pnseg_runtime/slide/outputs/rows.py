@@ -24,6 +24,9 @@ class Sink(Protocol):
     def close(self) -> None:
         """Write what comes last."""
 
+    def release(self) -> None:
+        """Let go of what writes, while the streams are open; after an error too."""
+
 
 class GeoJsonSink:
     """Features for QuPath, plain and compressed: both come from the same lines."""
@@ -62,6 +65,9 @@ class GeoJsonSink:
 
     def close(self) -> None:
         self._write(geojson.TAIL)
+        self.release()
+
+    def release(self) -> None:
         for stream in self._gzips:
             stream.close()
 
@@ -118,4 +124,7 @@ class ParquetSink:
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=table.num_rows)
 
     def close(self) -> None:
+        self.release()
+
+    def release(self) -> None:
         self._writer.close()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import multiprocessing
 import random
+import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +16,8 @@ from threading import Barrier
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pnseg_runtime.errors import OutputError
@@ -19,10 +25,11 @@ from pnseg_runtime.options import Options
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.slide import Model, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.claims import Claims
-from pnseg_runtime.slide.core import Found, load
+from pnseg_runtime.slide.core import Found, load, save
 from pnseg_runtime.slide.job import Job, prepare
 from pnseg_runtime.slide.join import hashes
 from pnseg_runtime.slide.plan import Core
+from pnseg_runtime.slide.store import Store
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone, Settler
 from tests.runtime.slide.local import local_segmenter, run_local
@@ -285,7 +292,7 @@ def test_the_same_command_started_twice_leaves_damaged_cores_alone_while_the_fir
         assert not second.store.has_found(cores[0])
         assert not second.store.has_settled(cores[0])
         assert second.store.has_found(cores[-1])
-    assert said == ["doing 1 cores with unreadable parts again"]
+    assert said == ["doing 1 cores with unreadable parts or damaged files again"]
 
 
 def test_of_several_processes_that_start_together_one_forgets_damage_before_the_others_look(
@@ -304,3 +311,57 @@ def test_of_several_processes_that_start_together_one_forgets_damage_before_the_
 
     with ThreadPoolExecutor(len(jobs)) as pool:
         assert not any(pool.map(work, jobs))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "gone"])
+def test_a_damaged_file_of_a_core_is_done_again_by_the_same_command(
+    damage: str, slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path
+) -> None:
+    out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
+    path = sorted(out.glob("*.work/*/found/*.npz"))[1]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"flipped": data, "truncated": data[: len(data) // 2], "empty": b""}[damage])
+    watcher = Counting()
+    result = run_local(slide, out, bundle, ("parquet",), OPTIONS, watcher=watcher)
+    assert watcher.cores == [path.stem]
+    assert result.outputs[".parquet"].read_bytes() == undisturbed.outputs[".parquet"].read_bytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_a_damaged_file_of_a_core_is_either_read_as_it_was_or_called_damaged(place: float, bit: int, cut: bool) -> None:
+    points = PointPrompts(np.array([[3, 4], [9, 9]], np.float32), np.array([0, 1]), np.array([0.5, 1], np.float32))
+    boxes, masks = np.array([[1, 2, 7, 6]] * 2, np.int32), (np.eye(4, 6) > 0, np.ones((4, 6), bool))
+    stream = io.BytesIO()
+    save(Found((0, 0), points, np.ones(2, np.float32), boxes, masks, (), {"read": 1.0}), stream)
+    data = bytearray(stream.getvalue())
+    index = int(place * len(data))
+    data[index] ^= 1 << bit
+    try:
+        found = load(bytes(data[:index] if cut else data))
+    except ValueError:
+        return
+    assert [mask.tolist() for mask in found.masks] == [mask.tolist() for mask in masks]
+    assert found.points.coords.tolist() == points.coords.tolist()
+
+
+def test_results_that_cannot_be_joined_are_let_go_of_in_silence(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", noise.append)
+    out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
+
+    def fail(*_: object) -> None:
+        raise OutputError("damaged")
+
+    monkeypatch.setattr(Store, "load_settled", fail)
+    with pytest.raises(OutputError, match="damaged"):
+        run_local(slide, out, bundle, KINDS, OPTIONS)
+    gc.collect()
+    assert noise == []
+    assert (out / "slide.parquet").read_bytes() == undisturbed.outputs[".parquet"].read_bytes()
