@@ -20,6 +20,8 @@ from pnseg_runtime.slide.readers.base import Box
 Ring = NDArray[np.float64]
 Polygon = tuple[Ring, ...]
 
+_LINES = 2048  # along which the area of regions is measured, of all polygons together
+
 
 @dataclass(frozen=True)
 class Roi:
@@ -46,6 +48,24 @@ class Roi:
             cv2.polylines(own, cells, isClosed=True, color=1, thickness=1)
             canvas |= np.asarray(cv2.dilate(own, np.ones((3, 3), np.uint8)), np.uint8)
         return canvas.astype(np.bool_)
+
+    def lines(self) -> NDArray[np.float64]:
+        """Ascending y, px of level 0, close enough that the widths of each polygon between two of them are alike."""
+        each = max(_LINES // len(self.polygons), 4)
+        heights = [np.concatenate([ring[:, 1] for ring in rings]) for rings in self.polygons]
+        return np.unique(np.concatenate([np.linspace(ys.min(), ys.max(), each + 1) for ys in heights]))
+
+    def spans(self, ys: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+        """For each y the (N, 2) spans of x inside polygons; those of different polygons may overlap."""
+        rings = [(index, ring) for index, rings in enumerate(self.polygons) for ring in rings]
+        owners = np.concatenate([np.full(len(ring) - 1, index) for index, ring in rings])
+        ax, ay, bx, by = np.concatenate([np.hstack([ring[:-1], ring[1:]]) for _, ring in rings]).T
+        for y in ys:
+            crossed = np.flatnonzero((ay > y) != (by > y))
+            a, b = ay[crossed], by[crossed]
+            x = ax[crossed] + (bx[crossed] - ax[crossed]) * (y - a) / (b - a)
+            # A closed polygon is crossed an even number of times: into it and out of it.
+            yield x[np.lexsort((x, owners[crossed]))].reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -96,16 +116,41 @@ class Area:
         return [None if span is None else (span[0] + x0, span[1] + y0, span[2] + x0, span[3] + y0) for span in local]
 
     def area_px(self, shape: tuple[int, int]) -> float:
-        """px² of level 0 that are looked at, of a slide of (height, width) ``shape``."""
-        scale = max(1.0, max(shape) / 4096) if self.tissue is None else self.tissue_scale
-        size = (math.ceil(shape[0] / scale), math.ceil(shape[1] / scale))
-        ys, xs = np.mgrid[: size[0], : size[1]]
-        centres = np.stack([xs.ravel() + 0.5, ys.ravel() + 0.5], axis=1) * scale
-        if self.tissue is None and self.roi is None:
-            return float(shape[0]) * shape[1]
-        inside: NDArray[np.bool_] = np.asarray((centres < shape[::-1]).all(axis=1))
-        inside[inside] = self.holds(centres[inside])
-        return float(inside.sum()) * scale**2
+        """px² of level 0 that are looked at, of a slide of (height, width) ``shape``; a region is not counted in cells.
+
+        Along lines through the polygons the lengths are exact, however small a polygon is beside a cell of tissue.
+        """
+        cells, scale = (
+            (np.ones((1, 1), np.bool_), max(shape)) if self.tissue is None else (self.tissue, self.tissue_scale)
+        )
+        rows, columns = (_edges(count, scale, side) for count, side in zip(cells.shape, shape, strict=True))
+        # Length of tissue from the left end of each row of cells to each edge between cells.
+        tissue = np.cumsum(cells * np.diff(columns), axis=1)
+        tissue = np.pad(tissue, ((0, 0), (1, 0)))
+        if self.roi is None:
+            return float(np.diff(rows) @ tissue[:, -1])
+        edges = np.clip(self.roi.lines(), 0, shape[0])
+        edges = np.union1d(edges, rows[(rows > edges[0]) & (rows < edges[-1])])
+        middles, heights = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+        area = 0.0
+        for y, height, spans in zip(middles, heights, self.roi.spans(middles), strict=True):
+            row = tissue[min(int(y / scale), len(tissue) - 1)]
+            area += height * _length(np.interp(spans, columns, row))
+        return float(area)
+
+
+def _edges(count: int, scale: float, side: int) -> NDArray[np.float64]:
+    """(count + 1,) edges of cells, px of level 0; the last cell stands for the sliver behind it too."""
+    return np.append(np.arange(count) * scale, side)
+
+
+def _length(spans: NDArray[np.float64]) -> float:
+    """Of the union of (N, 2) spans from 0 on."""
+    if not len(spans):
+        return 0.0
+    starts, stops = spans[np.argsort(spans[:, 0])].T
+    reached = np.append(0.0, np.maximum.accumulate(stops)[:-1])
+    return float(np.maximum(stops - np.maximum(starts, reached), 0).sum())
 
 
 def _bounds(cells: NDArray[np.bool_], scale: float, box: Box) -> list[Any]:

@@ -96,6 +96,51 @@ def test_regions_of_interest_are_read_as_rectangles_and_geojson(tmp_path: Path) 
         assert read_roi(str(path)).holds(np.array([[4.0, 4.0], [10.0, 4.0]])).tolist() == [True, False]
 
 
+@pytest.mark.parametrize(("side", "tissue"), [(60, True), (60, False), (4000, True)])
+def test_the_area_of_a_small_region_of_a_large_slide_is_its_own(side: int, tissue: bool) -> None:
+    everywhere = np.ones((2048, 2048), bool) if tissue else None
+    for offset in (0, 29.3):
+        roi = read_roi(f"{50_000 + offset},{40_000 + offset},{side},{side}")
+        area = Area(everywhere, 100_000 / 2048, roi).area_px((100_000, 100_000))
+        assert area == pytest.approx(side**2, rel=1e-6)
+
+
+def test_the_area_of_a_region_at_the_border_is_that_on_the_slide() -> None:
+    assert Area(roi=read_roi("-50,900,100,400")).area_px((1000, 800)) == pytest.approx(50 * 100)
+    assert Area(roi=read_roi("900,100,100,400")).area_px((1000, 800)) == 0
+    assert Area().area_px((1000, 800)) == 800_000
+
+
+@pytest.mark.parametrize("scale", [9.7, 40.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_area_is_that_of_the_union_of_polygons_where_they_hold_tissue(seed: int, scale: float) -> None:
+    shapely = pytest.importorskip("shapely")
+    rng = np.random.default_rng(seed)
+    height, width = shape = (700, 900)
+    tissue = np.zeros((int(height / scale), int(width / scale)), bool)
+    tissue[3 : int(rng.integers(8, 15)), 2:-2] = True
+    tissue[-4:, int(rng.integers(0, 5)) :] = True
+
+    def ring(x: float, y: float, radius: float) -> np.ndarray:
+        turns = np.sort(rng.random(9)) * 2 * np.pi
+        corners = np.stack([x + radius * np.cos(turns), y + radius * np.sin(turns)], axis=1)
+        return np.concatenate([corners, corners[:1]])
+
+    # A polygon with a hole, one that overlaps it, and a small one that reaches over the border.
+    outer, hole, other, small = ring(400, 300, 350), ring(400, 300, 100), ring(600, 400, 250), ring(30, 640, 50)
+    xs, ys = (
+        np.append(np.arange(n) * scale, side) for n, side in zip(tissue.shape[::-1], (width, height), strict=True)
+    )
+    cells = shapely.union_all([shapely.box(xs[x], ys[y], xs[x + 1], ys[y + 1]) for y, x in np.argwhere(tissue)])
+    first = shapely.symmetric_difference(shapely.Polygon(outer), shapely.Polygon(hole))
+    polygons = shapely.union_all([first, shapely.Polygon(other), shapely.Polygon(small)])
+    roi = Roi(((outer, hole), (other,), (small,)))
+    assert Area(tissue, scale).area_px(shape) == pytest.approx(cells.area)
+    assert Area(tissue, scale, roi).area_px(shape) == pytest.approx(polygons.intersection(cells).area, rel=1e-3)
+    everywhere = polygons.intersection(shapely.box(0, 0, width, height))
+    assert Area(roi=roi).area_px(shape) == pytest.approx(everywhere.area, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "text", ["{", '{"type": "Point"}', '{"type": "Polygon"}', '{"type": "Polygon", "coordinates": [[[0, 0]]]}', "5"]
 )
