@@ -88,9 +88,10 @@ def _run_file(result: Path) -> Path:
     if result.is_file() and result.name.endswith(RUN):
         return result
     if result.is_file():
-        beside = result.with_name(result.name.split(".")[0] + RUN)
-        if beside.exists():
-            return beside
+        # A slide's name may hold dots, and be how that of another begins.
+        stems = (run.name.removesuffix(RUN) for run in result.parent.glob(f"*{RUN}"))
+        if stem := max((stem for stem in stems if result.name.startswith(f"{stem}.")), key=len, default=None):
+            return result.with_name(stem + RUN)
         raise OutputError(f"{result}: no result; give a folder that pnseg slide has written to, or its .run.json.")
     runs = sorted(result.glob(f"*{RUN}")) if result.is_dir() else []
     if not runs:

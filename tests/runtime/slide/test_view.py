@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -166,6 +167,21 @@ def test_geojson_of_predict_is_shown_with_its_image(result: Path, mosaic: Path, 
     assert row["Area px²"]["value"] > 0
     with pytest.raises(OutputError, match="--slide"):
         open_view(Path(copied))
+
+
+def test_a_result_is_found_by_any_file_of_a_slide_with_dots_in_its_name(result: Path, tmp_path: Path) -> None:
+    for stem in ("TCGA-A1.01Z", "TCGA-A1"):
+        for suffix in (".geojson", ".parquet", ".thumbnail.png"):
+            (tmp_path / f"{stem}{suffix}").touch()
+        facts = json.loads((result / "mosaic.run.json").read_text())
+        facts["outputs"][".parquet"] = str(result / "mosaic.parquet")
+        (tmp_path / f"{stem}.run.json").write_text(json.dumps(facts | {"nuclei_per_mm2": len(stem)}))
+    for stem in ("TCGA-A1.01Z", "TCGA-A1"):
+        for suffix in (".geojson", ".parquet", ".thumbnail.png", ".run.json"):
+            assert open_view(tmp_path / f"{stem}{suffix}").facts["per_mm2"] == len(stem)
+    (tmp_path / "TCGA-A2.parquet").touch()
+    with pytest.raises(OutputError, match="no result"):
+        open_view(tmp_path / "TCGA-A2.parquet")
 
 
 def test_what_holds_no_result_is_one_sentence(tmp_path: Path, result: Path) -> None:
