@@ -19,7 +19,7 @@ from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.slide import KINDS, Model, SlideOptions, SlideResult, run_slide
+from pnseg_runtime.slide import KINDS, Model, Networks, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.outputs import stem_of
 from pnseg_runtime.slide.readers import EXTENSIONS
@@ -108,9 +108,12 @@ def slide(
 
                 results, failed = _run_all(jobs, run, display)
         else:
+            networks = Networks(model, display)
 
             def run(path: Path) -> SlideResult:
-                return run_slide(path, folder, model, options, kinds, watcher=display, keep_work=keep_work)
+                return run_slide(
+                    path, folder, model, options, kinds, watcher=display, networks=networks, keep_work=keep_work
+                )
 
             results, failed = _run_all(jobs, run, display)
     if as_json:

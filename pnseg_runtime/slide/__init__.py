@@ -10,24 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
-from pnseg_runtime.sessions import AUTO
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.job import Job, Model, prepare
 from pnseg_runtime.slide.join import SlideResult, write_results
+from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.outputs import KINDS
 from pnseg_runtime.slide.outputs.labels import check_zarr
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import work_on
 
-__all__ = ["KINDS", "Model", "SlideOptions", "SlideResult", "run_slide", "segment_slide"]
+__all__ = ["KINDS", "Model", "Networks", "SlideOptions", "SlideResult", "run_slide", "segment_slide"]
 
 #: Claimed by the process that writes the outputs.
 JOIN = "join"
@@ -82,6 +80,7 @@ def run_slide(
     *,
     watcher: Watcher | None = None,
     segmenter: Segmenter | None = None,
+    networks: Networks | None = None,
     keep_work: bool = True,
 ) -> SlideResult:
     """:func:`segment_slide` with everything that it takes made before.
@@ -90,6 +89,7 @@ def run_slide(
         slide, out, model, options, kinds, keep_work: see there.
         watcher: is told of the progress.
         segmenter: the model, already open.
+        networks: of the command, where it does several slides.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
@@ -98,17 +98,13 @@ def run_slide(
         check_zarr()
     watcher = watcher or Watcher()
     start = time.perf_counter()
-    if model.backend == AUTO:  # what it stands for here and now is what the result depends on
-        segmenter = segmenter or Segmenter(Bundle.open(model.bundle), model.options, AUTO)
-        watcher.chosen(segmenter.reason, segmenter.passed_over)
-        model = replace(model, backend=segmenter.backend, options=replace(model.options, precision=segmenter.precision))
-    job = prepare(slide, out, model, options, watcher.say)
+    networks = networks or Networks(model, watcher, segmenter)
+    job = prepare(slide, out, model, options, watcher.say, networks)
     with closing(job), job.store.at_work(watcher.say) as claims:
         watcher.planned(job)
         seconds = {"prepare": time.perf_counter() - start}
         if not all(job.store.is_done(core) for core in job.plan.cores):
-            opened = segmenter or Segmenter(job.bundle, model.options, model.backend)
-            seconds |= work_on(job, opened, claims, watcher.core_done)
+            seconds |= work_on(job, networks.segmenter(job.model), claims, watcher.core_done)
         return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.outputs.atomic import all_or_none, make_folder
-from pnseg_runtime.sessions import AUTO, default_precision, find_backend
+from pnseg_runtime.sessions import AUTO, BACKENDS, default_precision, find_backend
 from pnseg_runtime.slide import plan as plans
 from pnseg_runtime.slide.area import Area, read_roi
 from pnseg_runtime.slide.options import SlideOptions
@@ -22,7 +22,7 @@ from pnseg_runtime.slide.outputs.pictures import draw_tissue
 from pnseg_runtime.slide.plan import Plan
 from pnseg_runtime.slide.readers import SlideReader, open_slide
 from pnseg_runtime.slide.resolution import Resolution, resolve
-from pnseg_runtime.slide.store import Store
+from pnseg_runtime.slide.store import Store, earlier_plans
 from pnseg_runtime.slide.tissue import Thumbnail, find_tissue, thumbnail_of
 
 #: Options of a prediction that a slide's result does not depend on.
@@ -50,6 +50,10 @@ class Model:
         if self.backend != AUTO:
             find_backend(self.backend)
 
+    def on(self, backend: str, precision: str) -> Model:
+        """The same with a backend and a precision."""
+        return replace(self, backend=backend, options=replace(self.options, precision=precision))
+
     def facts(self, opened: Bundle) -> dict[str, Any]:
         """What of the model a result depends on: all but the number of threads."""
         options = asdict(self.options)
@@ -72,6 +76,16 @@ class Model:
         return min(max(min(shapes["image"].largest[2:]) for shapes in engine.profiles) for engine in engines)
 
 
+class Backends(Protocol):
+    """Settles what ``auto`` stands for: see :class:`pnseg_runtime.slide.networks.Networks`."""
+
+    def choose(self) -> Model:
+        """The model with the fastest backend."""
+
+    def starts(self, model: Model) -> bool:
+        """Whether a model's backend starts where the cores are done."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A planned slide.
@@ -87,6 +101,7 @@ class Job:
         area: where nuclei are looked for.
         plan: the cores.
         store: their files.
+        model: what finds the nuclei, with a backend in place of ``auto``.
         bundle: the opened model.
         settings: what the model follows.
         started_anew: what has changed since earlier work that was thrown away, None if there was none.
@@ -102,6 +117,7 @@ class Job:
     area: Area
     plan: Plan
     store: Store
+    model: Model
     bundle: Bundle
     settings: Settings
     started_anew: str | None = None
@@ -117,6 +133,7 @@ def prepare(
     model: Model,
     options: SlideOptions,
     say: Callable[[str], None] = lambda _: None,
+    backends: Backends | None = None,
 ) -> Job:
     """Open, measure and plan a slide, and make its folder.
 
@@ -126,8 +143,10 @@ def prepare(
         model: what finds the nuclei.
         options: what is looked at, and how.
         say: is told what is being done.
+        backends: settles what ``auto`` stands for.
 
     Raises:
+        BackendError: ``auto`` finds no backend that works.
         ImageError: the slide cannot be read, or its microns per pixel are unknown.
         BundleError: the model cannot be opened.
         OutputError: the folder cannot be used.
@@ -143,19 +162,20 @@ def prepare(
         say("hashing the slide")
         sha256 = plans.slide_hash(reader)
         settings, window = Settings.of(bundle.manifest, model.options), bundle.manifest.masking.window
-        side, _ = plans.grid(options, window, settings.overlap, model.longest_view(bundle))
-        options = replace(options, core=side)
-        plan = plans.plan_of(
-            resolution,
-            area,
-            options,
-            window=window,
-            overlap=settings.overlap,
-            facts=plans.facts_of(sha256, reader, resolution, options, area, model.facts(bundle)),
-        )
-        make_folder(folder)
+
+        def plan_with(model: Model) -> Plan:
+            side, _ = plans.grid(options, window, settings.overlap, model.longest_view(bundle))
+            cut = replace(options, core=side)
+            facts = plans.facts_of(sha256, reader, resolution, cut, area, model.facts(bundle))
+            return plans.plan_of(resolution, area, cut, window=window, overlap=settings.overlap, facts=facts)
+
         stem = stem_of(slide)
-        store = Store(folder / f"{stem}{WORK}", plan)
+        work = folder / f"{stem}{WORK}"
+        if model.backend == AUTO and backends is not None:
+            model = _settled(model, backends, work, plan_with)
+        plan = plan_with(model)
+        make_folder(folder)
+        store = Store(work, plan)
         message = store.open()
         pictures = [folder / f"{stem}{suffix}" for suffix in (THUMBNAIL, TISSUE)]
         if not all(path.exists() for path in (*pictures, store.pictured)):
@@ -166,4 +186,35 @@ def prepare(
     except BaseException:
         reader.close()
         raise
-    return Job(slide, folder, stem, reader, sha256, resolution, thumbnail, area, plan, store, bundle, settings, message)
+    return Job(
+        slide, folder, stem, reader, sha256, resolution, thumbnail, area, plan, store, model, bundle, settings, message
+    )
+
+
+def _settled(model: Model, backends: Backends, work: Path, plan_with: Callable[[Model], Plan]) -> Model:
+    """The model with a backend in place of ``auto``: that of work which is there, if it starts, or the fastest.
+
+    Which is the fastest may change from one run to the next; what has been done is worth more than that.
+    """
+
+    def begun() -> Model | None:
+        return next((each for each in _begun(model, work, plan_with) if backends.starts(each)), None)
+
+    # Timing takes a while in which another process may have begun.
+    if (kept := begun()) is not None:
+        return kept
+    fastest = backends.choose()
+    return begun() or fastest
+
+
+def _begun(model: Model, work: Path, plan_with: Callable[[Model], Plan]) -> Iterator[Model]:
+    """The model with each backend and precision with which nothing but these differs from a plan that is there."""
+    for fingerprint, facts in earlier_plans(work):
+        try:
+            backend, precision = facts["model"]["backend"], facts["model"]["options"]["precision"]
+        except (KeyError, TypeError):
+            continue
+        if backend in BACKENDS and model.options.precision in (None, precision):
+            same = model.on(backend, precision)
+            if plan_with(same).fingerprint == fingerprint:
+                yield same

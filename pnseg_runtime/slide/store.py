@@ -207,6 +207,12 @@ class Store:
         return self._settled / f"{core.name}.arrow"
 
 
+def earlier_plans(root: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(fingerprint, facts) of the plans whose work is in a slide's folder of work."""
+    folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith(_REMOVED))
+    return [(folder.name, _facts_in(folder)) for folder in folders]
+
+
 def _facts_in(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads((folder / _PLAN).read_text(encoding="utf-8"))

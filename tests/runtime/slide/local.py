@@ -102,14 +102,14 @@ def decoder(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {"mask_logits": logits.astype(np.float32), "iou": (area / 64).astype(np.float32)}
 
 
-def local_segmenter(bundle: Path, options: Options | None = None, pause: float = 0.0) -> Segmenter:
-    """A segmenter with the networks above; ``pause`` s are slept in every view."""
+def local_segmenter(bundle: Path, options: Options | None = None, pause: float = 0.0, backend: str = "") -> Segmenter:
+    """A segmenter with the networks above; ``pause`` s are slept in every view, ``backend`` is what it says it is."""
 
     def slow(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         time.sleep(pause)
         return prompter(inputs)
 
-    return Segmenter(Bundle.open(bundle), options, sessions=Sessions(slow, encoder, decoder))
+    return Segmenter(Bundle.open(bundle), options, sessions=Sessions(slow, encoder, decoder, backend))
 
 
 def run_local(

@@ -12,8 +12,11 @@ import tifffile
 from click.testing import CliRunner, Result
 
 from pnseg_runtime import plausible
-from pnseg_runtime import slide as slides
+from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.cli import cli
+from pnseg_runtime.options import Options
+from pnseg_runtime.segmenter import Segmenter
+from pnseg_runtime.slide import networks
 from tests.real_data import real
 from tests.runtime.slide.local import local_segmenter
 from tests.runtime.slide.made import sample_mosaic, save_image
@@ -21,7 +24,7 @@ from tests.runtime.slide.made import sample_mosaic, save_image
 
 @pytest.fixture
 def run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(slides, "Segmenter", lambda *_: local_segmenter(bundle))
+    monkeypatch.setattr(networks, "Segmenter", lambda *_: local_segmenter(bundle))
 
     def run_(*arguments: str | Path) -> Result:
         given = ["slide", *map(str, arguments), "--bundle", str(bundle), "--out", str(tmp_path / "out")]
@@ -140,6 +143,23 @@ def test_slides_whose_results_would_have_one_name_are_refused(run, slide: Path, 
     done = run(slide, tmp_path / "slide.tif", "--mpp", "0.25", "--only", "parquet")
     assert done.exit_code == 1
     assert "would be named as those of" in done.stderr
+
+
+def test_auto_is_settled_once_for_all_slides_of_a_command(
+    run, slide: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def opened(_: Bundle, options: Options, backend: str) -> Segmenter:
+        asked.append(backend)
+        return local_segmenter(bundle, options, backend="onnxruntime")
+
+    monkeypatch.setattr(networks, "Segmenter", opened)
+    other = save_image(tmp_path / "other.png", sample_mosaic()[::-1])
+    done = run(slide, other, "--mpp", "0.25", "--only", "parquet", "--backend", "auto")
+    assert done.exit_code == 0, done.output
+    assert asked == ["auto"]
+    assert done.stderr.count("Backend: ") == 1
 
 
 def test_an_unknown_kind_of_output_is_wrong_usage(run, slide: Path) -> None:

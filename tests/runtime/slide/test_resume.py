@@ -20,10 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pnseg_runtime.errors import OutputError
+from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.errors import BackendError, OutputError
 from pnseg_runtime.options import Options
 from pnseg_runtime.prompts import PointPrompts
-from pnseg_runtime.slide import Model, SlideOptions, SlideResult, run_slide
+from pnseg_runtime.segmenter import Segmenter
+from pnseg_runtime.slide import Model, SlideOptions, SlideResult, networks, run_slide
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, load, save
 from pnseg_runtime.slide.job import Job, prepare
@@ -365,3 +367,33 @@ def test_results_that_cannot_be_joined_are_let_go_of_in_silence(
     gc.collect()
     assert noise == []
     assert (out / "slide.parquet").read_bytes() == undisturbed.outputs[".parquet"].read_bytes()
+
+
+def test_auto_goes_on_with_the_backend_of_the_work_that_is_there_if_it_starts(
+    slide: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    fastest, broken = "onnxruntime", ""
+
+    def opened(_: Bundle, options: Options, backend: str) -> Segmenter:
+        asked.append(backend)
+        if backend == broken:
+            raise BackendError(f"{backend}: does not start.")
+        return local_segmenter(bundle, options, backend=fastest if backend == "auto" else backend)
+
+    def run() -> Counting:
+        watcher = Counting()
+        run_slide(slide, tmp_path, Model(str(bundle), Options(), "auto"), OPTIONS, ("parquet",), watcher=watcher)
+        return watcher
+
+    monkeypatch.setattr(networks, "Segmenter", opened)
+    everything = run().cores
+    sorted(tmp_path.glob("*.work/*/found/*.npz"))[1].unlink()
+    fastest = "openvino"
+    again = run()
+    assert (len(again.cores), again.anew) == (1, None)
+    assert asked == ["auto", "onnxruntime"], "what was begun needs no timing"
+    broken = "onnxruntime"
+    anew = run()
+    assert anew.cores == everything
+    assert anew.anew == "model.backend (onnxruntime → openvino)"
