@@ -94,6 +94,8 @@ def slide(
     For every SLIDE, and every slide in a FOLDER: GeoJSON for QuPath, a table with polygons (Parquet),
     a label image (OME-Zarr), and pictures of tissue, density and classes.
     """
+    if engine != "ray" and (workers or address):
+        raise click.UsageError("--workers and --address are those of a Ray cluster; add --engine ray.")
     model = Model(bundle, Options(**given(chosen)), backend)
     options = SlideOptions(mpp, tissue, roi, core, margin)
     jobs = _expand(slides)

@@ -162,6 +162,13 @@ def test_auto_is_settled_once_for_all_slides_of_a_command(
     assert done.stderr.count("Backend: ") == 1
 
 
+@pytest.mark.parametrize("option", [("--workers", "2"), ("--address", "auto")])
+def test_options_of_ray_without_ray_are_wrong_usage(run, slide: Path, option: tuple[str, str]) -> None:
+    done = run(slide, "--mpp", "0.25", *option)
+    assert done.exit_code == 2
+    assert "--engine ray" in done.stderr
+
+
 def test_an_unknown_kind_of_output_is_wrong_usage(run, slide: Path) -> None:
     assert run(slide, "--only", "csv").exit_code == 2
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pnseg_runtime.errors import BackendError
 from pnseg_runtime.options import Options
+from pnseg_runtime.sessions import BACKENDS
 from pnseg_runtime.slide import Model, SlideOptions, run_slide
 from pnseg_runtime.slide.join import hashes
 from pnseg_runtime.slide.watch import Watcher
@@ -18,7 +22,8 @@ from tests.runtime.slide.made import sample_mosaic, save_image
 
 pytest.importorskip("openslide")
 ray = pytest.importorskip("ray", reason="Ray is not installed")
-from pnseg_runtime.slide.ray_engine import RayEngine  # noqa: E402 - it imports Ray
+from pnseg_runtime.slide import ray_engine  # noqa: E402 - it imports Ray
+from pnseg_runtime.slide.ray_engine import RayEngine  # noqa: E402
 
 KINDS = ("geojson", "parquet")
 
@@ -59,3 +64,29 @@ def test_two_workers_one_of_them_killed_give_the_bytes_of_one_process(tmp_path: 
     assert any("worker was lost" in each for each in killer.said)
     assert result.nuclei == alone.nuclei > 10
     assert hashes(result) == hashes(alone)
+
+
+@pytest.mark.slow
+def test_a_worker_for_which_there_is_no_room_gets_no_cores_and_auto_is_settled_by_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = save_image(tmp_path / "slide.png", np.tile(sample_mosaic(), (1, 2, 1)))
+    model, options = Model("nano", Options(threads=1), "auto"), SlideOptions(mpp=0.25, core=192)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    watcher = Killer()
+    try:
+        other = ray.remote(Counter).options(num_cpus=1).remote()
+        ray.get(other.total.remote())
+        with RayEngine(model, workers=2) as engine:
+            result = engine.run_slide(slide, tmp_path / "ray", options, KINDS, watcher)
+        monkeypatch.setattr(ray_engine, "PATIENCE", 0.5)
+        another = ray.remote(Counter).options(num_cpus=1).remote()
+        ray.get(another.total.remote())
+        with RayEngine(model, workers=1) as engine, pytest.raises(BackendError, match="no worker has started"):
+            engine.run_slide(slide, tmp_path / "full", options, KINDS, watcher)
+    finally:
+        ray.shutdown()
+    assert [each for each in watcher.said if "workers run" in each] == ["1 of 2 workers run"]
+    facts = json.loads(result.run.read_text())
+    assert facts["model"]["backend"] in BACKENDS
+    assert len(watcher.done_cores) == facts["cores"] > 1
