@@ -20,7 +20,7 @@ from pnseg_runtime.cuda.driver import Device
 from pnseg_runtime.cuda.engines import Engines, open_engines
 from pnseg_runtime.cuda.frame import Frame
 from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Lane
-from pnseg_runtime.errors import BackendError
+from pnseg_runtime.errors import BackendError, ImageError
 from pnseg_runtime.jobs import Job, Jobs
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
@@ -176,7 +176,12 @@ class DeviceSegmenter:
         with self._lane() as lane:
             under_way: tuple[Frame, Rescaling] | None = None
             for number, rgb in enumerate(images):
-                rescaling = Rescaling.between(check_image(rgb), mpp, self.manifest.mpp)
+                try:
+                    rescaling = Rescaling.between(check_image(rgb), mpp, self.manifest.mpp)
+                except ImageError:
+                    if under_way:  # it is the turn of the image before
+                        yield self._done(lane, *under_way)
+                    raise
                 seen = rescaling.image(rgb)
                 with self.device.current():
                     following = lane.begin(seen, number % 2)
@@ -185,9 +190,12 @@ class DeviceSegmenter:
                     yield under_way[1].back(nuclei)
                 under_way = following, rescaling
             if under_way:
-                with self.device.current():
-                    nuclei = lane.predict(under_way[0])
-                yield under_way[1].back(nuclei)
+                yield self._done(lane, *under_way)
+
+    def _done(self, lane: Lane, frame: Frame, rescaling: Rescaling) -> Nuclei:
+        with self.device.current():
+            nuclei = lane.predict(frame)
+        return rescaling.back(nuclei)
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:

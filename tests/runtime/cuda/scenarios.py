@@ -156,6 +156,20 @@ def orders() -> dict[str, Any]:
     return {"nuclei": found}
 
 
+def refused() -> dict[str, Any]:
+    """An image that is none comes after one that is: the nuclei of the first are there before the complaint."""
+    from pnseg_runtime.errors import ImageError
+
+    pair, image = Pair(), discs((300, 280), 1)
+    results = pair.device.predict_many([image, image[:0], image])
+    before = pair.check(next(results), image)
+    try:
+        next(results)
+    except ImageError as error:
+        return {"before": before, "said": str(error), "after": pair.agree(image)}
+    return {}
+
+
 def graphs() -> dict[str, Any]:
     """What graphs may not take for granted: the image's place, that of memory that grows, how much there is."""
     from pnseg_runtime.options import Options

@@ -48,6 +48,12 @@ def test_no_order_of_the_streams_changes_the_nuclei(variables):
     assert all(count > 20 for count in result(variables, "orders")["nuclei"])
 
 
+def test_an_image_that_is_refused_takes_none_from_the_one_before_it(variables):
+    found = result(variables, "refused")
+    assert found["before"] == found["after"] > 20
+    assert "no pixels" in found["said"]
+
+
 def test_a_warm_up_runs_all_networks_and_changes_no_nucleus(variables):
     found = result(variables, "warm_up")
     assert all(found["ran"])
