@@ -111,6 +111,7 @@ def train(
     training = _read(folders, recipe.splits.train, recipe, mpp)
     validation = [] if recipe.splits.val == NO_SPLIT else _read(folders, recipe.splits.val, recipe, mpp)
     _refuse_leak(training, validation, recipe.splits)
+    _refuse_nothing_to_judge_by(validation, recipe.splits)
     fabric.launch()
     if fabric.world_size > 1 and fabric.is_global_zero:
         together = fabric.world_size * plan.batch
@@ -270,6 +271,14 @@ def _refuse_leak(training: list[tuple[Path, Sample]], validation: list[tuple[Pat
         raise PnsegError(
             f"images of one group ({', '.join(sorted(groups))}) stand {both}; {remedy}, "
             "or mend the groups of index.csv where the data have one."
+        )
+
+
+def _refuse_nothing_to_judge_by(validation: list[tuple[Path, Sample]], splits: Splits) -> None:
+    if validation and not any(sample.instances.any() for _, sample in validation):
+        raise PnsegError(
+            f"the validation split {splits.val} has no nucleus, so no step is better than another; "
+            "choose another split, or --val-split none, which trains without validation."
         )
 
 

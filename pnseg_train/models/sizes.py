@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pnseg_runtime.errors import PnsegError
 from pnseg_train.models.backbones import ConvNeXtFeatures, Lite0Features
 from pnseg_train.models.conv_encoder import ConvImageEncoder
 from pnseg_train.models.mask_decoder import VotingMaskDecoder
@@ -49,7 +50,13 @@ def _convnext_small(pretrained: bool) -> nn.Module:
     if pretrained:
         import timm
 
-        published = timm.create_model("convnext_small", pretrained=True).state_dict()
+        try:
+            published = timm.create_model("convnext_small", pretrained=True).state_dict()
+        except Exception as error:  # of the hub's, the network's or the disk's making
+            raise PnsegError(
+                f"the ImageNet weights of ConvNeXt-S cannot be fetched ({type(error).__name__}: {error}); "
+                "give a checkpoint with --init, or --no-pretrained to start without them."
+            ) from error
         network.load_state_dict({k: v for k, v in published.items() if not k.startswith("head.")})
     return network
 

@@ -56,6 +56,26 @@ def test_validation_on_images_of_the_training_is_refused_and_none_is_offered(gro
     assert "--val-split none" in result.stderr
 
 
+def test_a_validation_split_without_a_nucleus_is_refused(tmp_path):
+    write_plain(tmp_path, "a", picture(), boxes_map({1: (1, 1, 9, 9)}))
+    write_plain(tmp_path, "b", picture(), boxes_map({}))
+    write_index(tmp_path, [("a", "train", ""), ("b", "val", "")])
+    result = run(tmp_path, tmp_path / "run")
+    assert result.exit_code == 1
+    assert "the validation split val has no nucleus" in result.stderr
+
+
+def test_imagenet_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
+    def offline(name, pretrained):
+        raise ConnectionError(f"no network for {name}")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    monkeypatch.setattr("pnseg_train.models.sizes.ConvNeXtFeatures", torch.nn.Identity)
+    result = run(golden.TILES, tmp_path / "run", "--recipe", "kumar", *SPLITS)
+    assert result.exit_code == 1
+    assert "cannot be fetched (ConnectionError: no network for convnext_small)" in result.stderr
+
+
 SPLITS = ("--train-split", "train", "--val-split", "val")
 SMALL = {
     "augment.crop": 64,
