@@ -155,7 +155,8 @@ def evaluate_run(
     """One model on one split of every data set; ``mpp`` is that of images that do not state theirs.
 
     Raises:
-        PnsegError: no such model, label maps that do not cover the split, or two data sets of one name.
+        PnsegError: no such model, label maps that do not cover the split, two data sets of one name, or label maps with
+            classes for data sets of different ones.
     """
     _refuse_namesakes(folders)
     find, classes = open_model(model, options, oracle, mpp)
@@ -163,12 +164,10 @@ def evaluate_run(
     if others:
         click.echo(f"{'; '.join(others)}: nuclei are measured without their classes.", err=True)
         find, classes = _without_classes(find), ()
+    told = _told_by(folders) if isinstance(find, LabelMaps) and find.tells_classes else classes
     sets: dict[str, list[Result]] = {}
     for folder in folders:
         samples = open_dataset(folder, None if split == "all" else split)
-        told = classes
-        if isinstance(find, LabelMaps) and find.tells_classes:
-            told = layout_of(folder).classes
         console = Console(stderr=True)
         shown = track(samples, description=folder.name, console=console, disable=not console.is_terminal)
         results = sets[folder.resolve().name] = []
@@ -188,6 +187,15 @@ def _refuse_namesakes(folders: Sequence[Path]) -> None:
                 f"--data {seen[name]} and {folder}: two of one name; evaluate them one by one, or rename one."
             )
         seen[name] = folder
+
+
+def _told_by(folders: Sequence[Path]) -> tuple[str, ...]:
+    # Numbers in label maps mean what they mean in the data.
+    told = {folder: layout_of(folder).classes for folder in folders}
+    if len(set(told.values())) > 1:
+        names = "; ".join(f"{folder}: {', '.join(classes) or 'unknown'}" for folder, classes in told.items())
+        raise PnsegError(f"these data sets have other classes each ({names}); evaluate them one by one.")
+    return told[folders[0]]
 
 
 def _without_classes(find: Find) -> Find:

@@ -257,6 +257,16 @@ def test_maps_of_which_only_some_have_classes_are_refused(consep, tmp_path, kind
     assert f"test_2.{kind}: has no classes" in result.stderr
 
 
+def test_maps_with_classes_are_not_measured_on_data_sets_of_different_ones_at_once(consep, tmp_path):
+    maps = tmp_path / "maps"
+    for name, kinds in KINDS_OF.items():
+        write_hovernet(maps, name, kinds)
+    result = run(maps, "--data", consep, "--data", golden.TILES, "--split", "test")
+    assert result.exit_code == 1
+    assert f"{golden.TILES}: unknown" in result.stderr
+    assert "evaluate them one by one" in result.stderr
+
+
 def test_two_data_sets_of_one_name_are_refused_before_one_hides_the_other(tmp_path):
     (tmp_path / golden.TILES.name).mkdir()
     result = run("nano", "--data", golden.TILES, "--data", tmp_path / golden.TILES.name)
