@@ -45,7 +45,8 @@ clean: ## remove the environments and everything the commands wrote
 	@echo "Installing everything the tests need into .venv-test; PyTorch with CUDA takes about 6 GB ..."
 	@rm -f $@
 	@$(PYTHON) -m venv .venv-test
-	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --editable '.[train,export,rtx,triton,openvino,slide,ray,bench,peers,dev]'
+	@# 300 MB of Python are compiled when they are imported, and most never are.
+	@.venv-test/bin/python -m pip install $(PIP_FLAGS) --no-compile --editable '.[train,export,rtx,triton,openvino,slide,ray,bench,peers,dev]'
 	@touch $@
 
 python:
