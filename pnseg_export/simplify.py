@@ -7,27 +7,38 @@ our graphs gains by it, and under a profiler it was more than half of the export
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from onnxscript.rewriter import RewritePass
-from onnxscript.rewriter.rules.common import (
-    fuse_batchnorm_into_conv_rule,
-    materialize_reshape_shape_rule,
-    remove_optional_bias_from_conv_rule,
-    reshape_reshape_rule,
-    squeeze_reshape_1d_rule,
-    transpose_transpose_rule,
-    unsqueeze_unsqueeze_rule,
-)
+from onnxscript.rewriter.rules import common as rules
 
 RULES = (
-    materialize_reshape_shape_rule,
-    reshape_reshape_rule,
-    transpose_transpose_rule,
-    unsqueeze_unsqueeze_rule,
-    squeeze_reshape_1d_rule,
-    fuse_batchnorm_into_conv_rule,
-    remove_optional_bias_from_conv_rule,
+    # What changes nothing.
+    rules.add_0_rule,
+    rules.sub_0_rule,
+    rules.mul_by_1_rule,
+    rules.div_by_1_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.no_op_transpose_rule,
+    rules.collapse_slice_rule,
+    rules.collapse_slice2_rule,
+    # Two steps that are one.
+    rules.cast_cast_rule,
+    rules.reshape_reshape_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+    rules.squeeze_reshape_1d_rule,
+    rules.successive_clip_rule,
+    rules.successive_clip_relu_rule,
+    rules.successive_relu_clip_rule,
+    rules.successive_relu_rule,
+    # Sizes and parameters that are known.
+    rules.materialize_reshape_shape_rule,
+    rules.fuse_batchnorm_into_conv_rule,
+    rules.remove_optional_bias_from_conv_rule,
+    rules.remove_optional_bias_from_conv_transpose_rule,
+    rules.remove_optional_bias_from_gemm_rule,
 )
 
 
@@ -45,22 +56,22 @@ def simplify(model: ir.Model) -> None:
         model: as PyTorch's exporter gives it unoptimised.
     """
     ir.passes.Sequential(
-        common.InlinePass(),
+        passes.InlinePass(),
         ir.passes.PassManager(
             [
                 FoldConstants(),
                 RewritePass(RULES),
-                common.RemoveUnusedNodesPass(),
-                common.RemoveUnusedFunctionsPass(),
-                common.RemoveUnusedOpsetsPass(),
+                passes.RemoveUnusedNodesPass(),
+                passes.RemoveUnusedFunctionsPass(),
+                passes.RemoveUnusedOpsetsPass(),
             ],
             steps=2,
             early_stop=True,
         ),
-        common.RemoveUnusedNodesPass(),
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.DeduplicateInitializersPass(),
-        common.CommonSubexpressionEliminationPass(),
-        common.OutputFixPass(),
-        common.NameFixPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
     )(model)
