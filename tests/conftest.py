@@ -1,10 +1,12 @@
-"""The order of the files: what takes longest starts first, so that no process of several waits for it in the end."""
+"""How the processes that share the tests (pytest-xdist) get on with each other."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-# By their time on a slow machine, the longest first; the others follow in the order of their names.
+# What takes longest starts first, so that no process waits for it in the end; the others follow in the order of names.
 LONGEST = (
     # export
     "test_gates.py",
@@ -27,6 +29,18 @@ LONGEST = (
     "test_guard.py",
     "test_table5.py",
 )
+
+
+def pytest_configure() -> None:
+    """Give each process cores of its own.
+
+    Networks take a thread a core. On cores that another process uses too, threads wait for each other, spinning.
+    """
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) >= count:
+            os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: count])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -67,10 +67,10 @@ def test_nano_in_cores_gives_what_it_gives_in_macro_tiles_of_the_same_size(
     large_image: Path, core: int, tmp_path: Path
 ) -> None:
     margin = 192
-    with load("nano", threads=2, macro_tile=core + 2 * margin, macro_margin=margin) as segmenter:
+    with load("nano", macro_tile=core + 2 * margin, macro_margin=margin) as segmenter:
         whole = segmenter.predict(pixels(large_image))
     options = SlideOptions(mpp=0.25, tissue=False, core=core, margin=margin)
-    result = run_slide(large_image, tmp_path, Model("nano", Options(threads=2)), options, ("parquet", "labels"))
+    result = run_slide(large_image, tmp_path, Model("nano", Options()), options, ("parquet", "labels"))
     assert_same(result, whole, tolerance=2e-3)
 
 
