@@ -58,7 +58,7 @@ class Rescaling:
             raise ImageError(
                 f"{shape[1]}×{shape[0]} px at {mpp:g} µm per pixel are {width}×{height} px at the model's "
                 f"{model_mpp:g}, more than is predicted whole ({MAX_PIXELS // 1_000_000} megapixels); "
-                "run pnseg slide on it, or correct its microns per pixel."
+                "save it as TIFF and run pnseg slide on it, or correct its microns per pixel."
             )
         return cls(shape, (height, width), mpp)
 
