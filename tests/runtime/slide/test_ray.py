@@ -28,6 +28,18 @@ from pnseg_runtime.slide.ray_engine import RayEngine  # noqa: E402
 KINDS = ("geojson", "parquet")
 
 
+@pytest.fixture(autouse=True)
+def every_core():
+    """Ray starts a dozen processes of its own; on the cores of one test process they take their time."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    yield
+    os.sched_setaffinity(0, own)
+
+
 class Killer(Watcher):
     """Kills the process of an actor that works, the first to answer, when the first core is done."""
 
