@@ -20,13 +20,10 @@ demo: .venv-demo/.done ## outline the nuclei of the sample images, in an environ
 	@echo "Look at demo/*.overlay.png; labels, GeoJSON and tables lie beside them."
 
 test: .venv-test/.done ## check style, types and import rules, and run all tests
-	.venv-test/bin/ruff check .
-	.venv-test/bin/ruff format --check .
-	.venv-test/bin/mypy
-	.venv-test/bin/lint-imports
 	@# Processes for each part: OpenVINO, TensorRT, ONNX Runtime and torch in one process have crashed each other.
-	for part in test_golden.py benchmarks export runtime train; do \
-		OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=12 tests/$$part || exit 1; \
+	for part in "test_style.py benchmarks" export runtime "test_golden.py train"; do \
+		OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=12 \
+			$$(printf 'tests/%s ' $$part) || exit 1; \
 	done
 
 clean: ## remove the environments and everything the commands wrote

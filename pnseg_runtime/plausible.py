@@ -1,18 +1,23 @@
-"""Nuclei have about one size in all tissue: those that were found tell whether the stated resolution can be right."""
+"""Nuclei have about one size in all tissue: those that were found tell whether a resolution can be right."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pnseg_runtime.nuclei import Mask
+from pnseg_runtime.errors import ImageError
+from pnseg_runtime.nuclei import Mask, Nuclei
 
 #: Median diameters that H&E sections have, µm: lymphocytes come to 5, tumours to 12.
 SMALLEST, USUAL, LARGEST = 3.0, 7.0, 18.0
 #: Fewer nuclei tell nothing.
 LEAST = 15
+#: A median diameter under this at the model's resolution, µm, means that the image is probably a coarser one's, and by
+#: how much it is then enlarged. Measured in docs/nano.md.
+SMALL, ENLARGED = 6.0, 1.5
 _BIN = 0.05  # µm
 _BINS = 2000
 
@@ -22,6 +27,36 @@ def diameters_of(masks: Sequence[Mask], mpp: float) -> Diameters:
     diameters = Diameters()
     diameters.add(np.array([np.count_nonzero(mask) for mask in masks], np.float64) * mpp**2)
     return diameters
+
+
+def likely_mpp(masks: Sequence[Mask], model_mpp: float) -> float:
+    """Microns per pixel of an image of unknown resolution, of what was found in it at the model's."""
+    median = diameters_of(masks, model_mpp).median
+    return model_mpp * ENLARGED if median is not None and median < SMALL else model_mpp
+
+
+def at_likely_mpp(predict: Callable[[float | None], Nuclei], model_mpp: float) -> Nuclei:
+    """Nuclei of an image of unknown resolution; if they are small, those of a second, enlarged look.
+
+    An image that is too large to be enlarged is looked at once.
+
+    Args:
+        predict: microns per pixel → the image's nuclei.
+        model_mpp: of the model.
+
+    Returns:
+        Nuclei without microns per pixel: what is likely is not measured.
+    """
+    first = predict(None)
+    likely = likely_mpp(first.masks, model_mpp)
+    if likely == model_mpp:
+        return first
+    try:
+        second = predict(likely)
+    except ImageError:
+        return first
+    timings = {stage: first.timings.get(stage, 0.0) + seconds for stage, seconds in second.timings.items()}
+    return replace(second, mpp=None, timings=timings)
 
 
 class Diameters:

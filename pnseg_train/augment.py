@@ -106,13 +106,13 @@ class QuarterTurn(v2.Transform):
 
 
 def geometry(
-    median_diameter: float, size: int, diameter: float, spread: float, limits: tuple[float, float]
+    median_diameter: float, size: int, diameter: float, spread: float, limits: tuple[float, float], turns: bool = True
 ) -> v2.Transform:
-    """Crop, scale, turn, flip and bend: image and maps alike."""
+    """Crop, scale, turn, flip and bend: image and maps alike; without ``turns`` crops stay upright."""
+    orientation = [QuarterTurn(), v2.RandomHorizontalFlip()] if turns else []
     return v2.Compose([
         ZoomCrop(size, median_diameter, diameter, spread, limits),
-        QuarterTurn(),
-        v2.RandomHorizontalFlip(),
+        *orientation,
         v2.RandomApply([v2.ElasticTransform(alpha=30.0, sigma=6.0)], p=0.15),
     ])  # fmt: skip
 

@@ -48,7 +48,9 @@ class Crops(Dataset[Crop]):
         self.samples, self.seed, self.length = samples, seed, length
         self.maps = [as_tv(sample) for sample in samples]
         self.geometry = [
-            geometry(sample.median_diameter(), augment.crop, augment.diameter, augment.spread, augment.limits)
+            geometry(
+                sample.median_diameter(), augment.crop, augment.diameter, augment.spread, augment.limits, augment.turns
+            )
             for sample in samples
         ]
         self.colour = colour(augment.colour)

@@ -26,6 +26,7 @@ LONGEST = (
     "test_fit.py",
     "test_switches.py",
     # benchmarks
+    "test_style.py",
     "test_guard.py",
     "test_table5.py",
 )

@@ -14,22 +14,26 @@ from rich.console import Console
 from rich.progress import track
 
 from pnseg_runtime import load
+from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.cli.group import Failure, show_error, show_warning
 from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
 from pnseg_runtime.errors import ImageError, PnsegError
-from pnseg_runtime.images import read_image
+from pnseg_runtime.images import RgbImage, read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, refuse_existing, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
-from pnseg_runtime.plausible import diameters_of
+from pnseg_runtime.params import LIKELY, Mpp, MppChoice
+from pnseg_runtime.plausible import at_likely_mpp, diameters_of
 from pnseg_runtime.sessions import AUTO
 
 
 class Predictor(Protocol):
     """What the verb asks of a model; :class:`pnseg_runtime.segmenter.Segmenter` is one."""
+
+    manifest: Manifest
 
     def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None) -> Nuclei: ...
 
@@ -41,6 +45,7 @@ Examples:
   pnseg predict tiles/ --backend auto --precision bfloat16
   pnseg predict tiles/ --bundle bundles/mine --backend cuda
   pnseg predict a.tif b.tif --bundle my_bundle/ --mpp 0.25
+  pnseg predict scans/ --mpp auto
 
 \b
 Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupted.
@@ -53,8 +58,10 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
 @output_options(KINDS)
 @click.option(
     "--mpp",
-    type=click.FloatRange(0.05, 5),
-    help="Microns per pixel, in place of what a file states: the model sees an image at its own, and measures in µm.",
+    type=Mpp(likely=True),
+    metavar="MPP|auto",
+    help="Microns per pixel, in place of what a file states: the model sees an image at its own, and measures in µm. "
+    "auto, for files that state none: images with small nuclei are seen again, 1.5 times enlarged.",
 )
 @prediction_options(images=True)
 @click.option(
@@ -68,7 +75,7 @@ def predict(
     bundle: str,
     folder: Path,
     kinds: tuple[str, ...],
-    mpp: float | None,
+    mpp: MppChoice,
     backend: str,
     recursive: bool,
     overwrite: bool,
@@ -96,7 +103,7 @@ def predict(
         raise Failure(f"{len(failed)} of {len(results)} images failed")
 
 
-def _run(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> Done | Failed:
+def _run(job: Job, segmenter: Predictor, mpp: MppChoice, overwrite: bool) -> Done | Failed:
     """Segment and write one image; whatever goes wrong is told in one sentence."""
     try:
         return _segment(job, segmenter, mpp, overwrite)
@@ -111,7 +118,7 @@ def _run(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> 
     return Failed(job.image, sentence)
 
 
-def _segment(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool) -> Done:
+def _segment(job: Job, segmenter: Predictor, mpp: MppChoice, overwrite: bool) -> Done:
     if job.problem is not None:
         raise job.problem
     if not overwrite:
@@ -119,7 +126,7 @@ def _segment(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool)
     image = read_image(job.image)
     start = perf_counter()
     try:
-        nuclei = segmenter.predict(image.pixels, mpp=image.mpp if mpp is None else mpp)
+        nuclei = _find(segmenter, image, mpp)
     except ImageError as error:  # a segmenter is given pixels and knows no file
         raise ImageError(f"{job.image}: {error}") from error
     seconds = perf_counter() - start
@@ -127,6 +134,12 @@ def _segment(job: Job, segmenter: Predictor, mpp: float | None, overwrite: bool)
         show_warning(f"{job.image}: {doubt}")
     write_outputs(Prediction(image.pixels, nuclei), job.outputs, overwrite)
     return Done(job.image, nuclei.shape, len(nuclei), seconds, job.outputs)
+
+
+def _find(segmenter: Predictor, image: RgbImage, mpp: MppChoice) -> Nuclei:
+    if mpp == LIKELY and image.mpp is None:
+        return at_likely_mpp(lambda likely: segmenter.predict(image.pixels, mpp=likely), segmenter.manifest.mpp)
+    return segmenter.predict(image.pixels, mpp=image.mpp if mpp is None or mpp == LIKELY else mpp)
 
 
 def _with_progress(jobs: Sequence[Job]) -> Iterator[Job]:

@@ -16,10 +16,13 @@ from rich.table import Table
 
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, shipped_bundles
 from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options
+from pnseg_runtime.params import LIKELY, Mpp, MppChoice
+from pnseg_runtime.plausible import ENLARGED, SMALL, at_likely_mpp
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.checkpoints import CARD
-from pnseg_train.cli.options import data_option, mpp_option
+from pnseg_train.cli.options import data_option
 from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
 from pnseg_train.evaluate import (
     RADIUS,
@@ -46,6 +49,7 @@ Examples:
   pnseg evaluate runs/nano/prompter/best runs/nano/segmentor/best --data DSB --data TNBC
   pnseg evaluate cellpose_masks/ --data Kumar --split test
   pnseg evaluate nano --data Kumar --points oracle --tta
+  pnseg evaluate nano --data DSB --mpp auto --tta
   pnseg evaluate --data PanNuke --fold 123:test=bundles/a --fold 213:test=bundles/b --fold 321:test=bundles/c
   pnseg evaluate nano --data TNBC --json > tnbc.json
 """
@@ -70,7 +74,13 @@ class Run:
 @click.command(epilog=EXAMPLES)
 @click.argument("model", nargs=-1)
 @data_option
-@mpp_option
+@click.option(
+    "--mpp",
+    type=Mpp(likely=True),
+    metavar="MPP|auto",
+    help="Microns per pixel of images that do not state theirs [default: taken as the model's]. auto: those with small "
+    "nuclei are seen again, 1.5 times enlarged.",
+)
 @click.option("--split", default="val", show_default=True, help="Split of the data set; 'all' for every image.")
 @click.option(
     "--fold",
@@ -100,7 +110,7 @@ class Run:
 def evaluate(
     model: tuple[str, ...],
     folders: tuple[Path, ...],
-    mpp: float | None,
+    mpp: MppChoice,
     split: str,
     folds: tuple[str, ...],
     points: str,
@@ -134,7 +144,7 @@ def evaluate(
         raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
     named = [_fold(text) for text in folds] or [(split, list(model))]
     runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius, mpp) for name, parts in named]
-    protocol = protocol_of(runs, options, points, radius)
+    protocol = protocol_of(runs, options, points, radius, mpp)
     if as_json:
         documents = [report(run, protocol, options) for run in runs]
         document = documents[0] if len(runs) == 1 else {"folds": documents, "over_folds": _over_folds(runs)}
@@ -150,9 +160,9 @@ def evaluate_run(
     options: Options,
     oracle: bool,
     radius: float,
-    mpp: float | None = None,
+    mpp: MppChoice = None,
 ) -> Run:
-    """One model on one split of every data set; ``mpp`` is that of images that do not state theirs.
+    """One model on one split of every data set; ``mpp`` is that of images that do not state theirs, or ``"auto"``.
 
     Raises:
         PnsegError: no such model, label maps that do not cover the split, two data sets of one name, or label maps with
@@ -203,7 +213,7 @@ def _without_classes(find: Find) -> Find:
 
 
 def open_model(
-    model: Sequence[str], options: Options, oracle: bool = False, mpp: float | None = None
+    model: Sequence[str], options: Options, oracle: bool = False, mpp: MppChoice = None
 ) -> tuple[Find, tuple[str, ...]]:
     """What finds nuclei in a sample, and the names of the classes if it tells several.
 
@@ -219,7 +229,13 @@ def open_model(
 
     def find(sample: Sample) -> Found:
         points = true_points(sample.with_classes(len(names))) if oracle else None
-        return Found.of(segmenter.predict(sample.image, sample.mpp or mpp, points=points))
+
+        def at(stated: float | None) -> Nuclei:
+            return segmenter.predict(sample.image, stated, points=points)
+
+        if sample.mpp is None and mpp == LIKELY:
+            return Found.of(at_likely_mpp(at, segmenter.manifest.mpp))
+        return Found.of(at(sample.mpp or (None if mpp == LIKELY else mpp)))
 
     return find, names if len(names) > 1 else ()
 
@@ -254,7 +270,7 @@ def _fold(text: str) -> tuple[str, list[str]]:
     return split, model.split(",")
 
 
-def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: float) -> list[str]:
+def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: float, mpp: MppChoice = None) -> list[str]:
     """How the numbers came about, in sentences."""
     results = [result for run in runs for result in run.results]
     empty = sum(not result.row["nuclei"] for result in results)
@@ -278,6 +294,10 @@ def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: floa
         said = [f"{name} {value}" for name, value in asdict(options).items() if value is not None and name in CHOSEN]
         whose = "centroids of the annotation (oracle)" if points == "oracle" else "the prompter's"
         lines.append(f"Prompts: {whose}; {', '.join(said)}; all else as the model says.")
+        if mpp == LIKELY:
+            lines.append(
+                f"Images of unknown resolution with nuclei under {SMALL:g} µm are enlarged {ENLARGED:g} times."
+            )
     return lines
 
 

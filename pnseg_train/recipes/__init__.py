@@ -50,6 +50,9 @@ class Augment(_Strict):
     diameter: float = Field(20.0, description="half of the crops are scaled so that nuclei get it, px; 0 for none")
     spread: float = Field(0.3, description="standard deviation of the log of the scale")
     limits: tuple[float, float] = (0.55, 2.5)
+    turns: bool = Field(
+        True, description="crops are turned and mirrored; false teaches where labels lie, if all lie off their images"
+    )
     colour: float = Field(1.0, description="strength; 0 leaves colours alone")
     clumps: float = Field(0.0, description="share of the crops whose nuclei get copies laid against them")
 

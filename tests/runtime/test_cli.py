@@ -211,6 +211,15 @@ def test_the_users_mpp_goes_before_the_files(loaded: dict[str, Any], tmp_path: P
     assert [mpp for _, mpp in loaded["model"].asked] == [0.5, 0.25]
 
 
+def test_a_likely_mpp_is_for_files_that_state_none(loaded: dict[str, Any], tmp_path: Path) -> None:
+    stated, silent = tmp_path / "stated.tif", tmp_path / "silent.png"
+    tifffile.imwrite(stated, sample(), photometric="rgb", description="Aperio|MPP = 0.5", metadata=None)
+    Image.fromarray(sample()).save(silent)
+    assert run("predict", stated, silent, "--out", tmp_path / "out", "--mpp", "auto").exit_code == 0
+    small = [mpp for _, mpp in loaded["model"].asked]
+    assert small == [0.5, None, 0.375]
+
+
 def test_results_of_an_earlier_run_in_the_same_folder_are_no_input(loaded: dict[str, Any], tmp_path: Path) -> None:
     Image.fromarray(sample()).save(tmp_path / "tile.png")
     for _ in range(2):

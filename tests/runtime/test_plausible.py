@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pnseg_runtime.cli import cli
-from pnseg_runtime.plausible import LEAST, Diameters
+from pnseg_runtime.errors import ImageError
+from pnseg_runtime.nuclei import Nuclei, NucleusClass
+from pnseg_runtime.plausible import LEAST, Diameters, at_likely_mpp, likely_mpp
 from tests.runtime.made import SAMPLES
 
 
@@ -51,3 +53,47 @@ def test_predict_warns_of_a_resolution_that_its_nuclei_belie(tmp_path):
         result = CliRunner().invoke(cli, ["predict", str(tile), *options])
         assert result.exit_code == 0, result.output
         assert ("Warning: " in result.stderr) == warned, result.stderr
+
+
+def discs(*diameters: float) -> tuple[np.ndarray, ...]:
+    ys, xs = np.mgrid[-40:41, -40:41]
+    return tuple(xs**2 + ys**2 <= (diameter / 2) ** 2 for diameter in diameters)
+
+
+@pytest.mark.parametrize(("diameters", "likely"), [
+    ((18, 20, 60), 0.375), ((20, 40, 60), 0.25), ((23,), 0.375), ((25,), 0.25), ((), 0.25)
+])  # fmt: skip
+def test_an_image_of_small_nuclei_is_probably_of_a_coarser_resolution(diameters, likely):
+    assert likely_mpp(discs(*diameters), 0.25) == likely
+
+
+class Asked:
+    """Finds one disc, and remembers at which resolutions it was asked."""
+
+    def __init__(self, diameter: float, limit: float = 5.0) -> None:
+        self.diameter, self.limit, self.mpps = diameter, limit, []
+
+    def __call__(self, mpp: float | None) -> Nuclei:
+        self.mpps.append(mpp)
+        if mpp is not None and mpp > self.limit:
+            raise ImageError("too large")
+        (mask,), one = discs(self.diameter), np.ones(1, np.float32)
+        boxes, points = np.array([[0, 0, 81, 81]], np.int32), np.full((1, 2), 40, np.float32)
+        kinds = (NucleusClass("nucleus", (255, 0, 0)),)
+        timings = {"total": 1.0 if mpp is None else 2.0}
+        return Nuclei((81, 81), points, np.zeros(1, np.int64), one, one, boxes, (mask,), kinds, mpp, timings)
+
+
+def test_small_nuclei_are_looked_at_again_and_no_resolution_is_claimed():
+    asked = Asked(18)
+    nuclei = at_likely_mpp(asked, 0.25)
+    assert asked.mpps == [None, 0.375]
+    assert nuclei.mpp is None
+    assert nuclei.timings == {"total": 3.0}
+
+
+def test_large_nuclei_and_images_that_would_be_too_large_are_looked_at_once():
+    for asked, mpps in ((Asked(30), [None]), (Asked(18, limit=0.3), [None, 0.375])):
+        nuclei = at_likely_mpp(asked, 0.25)
+        assert asked.mpps == mpps
+        assert nuclei.timings == {"total": 1.0}

@@ -40,6 +40,21 @@ def test_image_and_maps_stay_aligned_through_the_geometry(seed):
     assert solid.sum() == 0 or float((difference <= 12).float().mean()) > 0.97
 
 
+@pytest.mark.parametrize("turns", [False, True])
+def test_crops_stay_upright_only_if_they_are_not_turned(turns):
+    ramp = np.linspace(0, 250, 200).astype(np.uint8)
+    image = np.repeat(np.repeat(ramp[:, None], 200, axis=1)[..., None], 3, axis=2)
+    image[..., 1] = image[..., 0].T  # red grows downwards, green to the right
+    sample = Sample("ramps", image, np.zeros((200, 200), np.int32), np.zeros((200, 200), np.uint8))
+    upright = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        crop = geometry(0.0, 64, 0.0, 0.3, (1.0, 2.0), turns)(*as_tv(sample))[0].float()
+        down, right = (crop[:, -1] - crop[:, 0]).mean(1), (crop[:, :, -1] - crop[:, :, 0]).mean(1)
+        upright.append(bool(down[0] > 5 and right[1] > 5 and abs(right[0]) < 5 and abs(down[1]) < 5))
+    assert all(upright) if not turns else 0 < sum(upright) < 10
+
+
 def _interior(labels: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,3 +86,33 @@ def test_the_verb_prints_every_set_and_its_protocol(sample, monkeypatch):
 def test_three_folders_are_no_model():
     with pytest.raises(PnsegError, match="one bundle"):
         verb.open_model(["a", "b", "c"], Options())
+
+
+class _Asked(_Fixed):
+    """Finds the annotation, and remembers at which resolutions it was asked."""
+
+    def __init__(self, sample):
+        super().__init__(sample)
+        self.mpps = []
+
+    def predict(self, rgb, mpp=None, points=None):
+        self.mpps.append(mpp)
+        return super().predict(rgb)
+
+
+@pytest.mark.parametrize(("choice", "stated", "asked"), [
+    ("auto", None, [None, 0.375]), ("auto", 0.5, [0.5]), (0.3, None, [0.3]), (0.3, 0.5, [0.5]), (None, None, [None])
+])  # fmt: skip
+def test_a_likely_resolution_is_for_images_that_state_none(sample, monkeypatch, choice, stated, asked):
+    assert sample.median_diameter() < 24
+    model = _Asked(sample)
+    monkeypatch.setattr(verb, "open_segmenter", lambda *_: model)
+    find, _ = verb.open_model(["nano"], Options(), mpp=choice)
+    find(replace(sample, mpp=stated))
+    assert model.mpps == asked
+
+
+def test_the_protocol_tells_of_a_second_look(sample, monkeypatch):
+    monkeypatch.setattr(verb, "open_segmenter", lambda *_: _Asked(sample))
+    arguments = ["nano", "--data", str(golden.TILES), "--mpp", "auto"]
+    assert "enlarged 1.5 times" in CliRunner().invoke(verb.evaluate, arguments, catch_exceptions=False).stdout

@@ -1,0 +1,26 @@
+"""Types of values on the command line that the verbs of several packages share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import click
+
+#: In place of microns per pixel: what the nuclei suggest, see :func:`pnseg_runtime.plausible.at_likely_mpp`.
+LIKELY: Literal["auto"] = "auto"
+MppChoice = float | Literal["auto"] | None
+
+
+class Mpp(click.FloatRange):
+    """Microns per pixel that images can have.
+
+    Args:
+        likely: whether ``auto`` may stand in their place.
+    """
+
+    def __init__(self, likely: bool = False) -> None:
+        super().__init__(0.05, 5)
+        self.likely = likely
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return LIKELY if self.likely and value == LIKELY else super().convert(value, param, ctx)
