@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pnseg_runtime.cuda.nvidia import RTX_ARCHITECTURES
 from pnseg_runtime.errors import PnsegError
 
 Flavour = Literal["rtx", "tensorrt"]
 
-#: GPUs that TensorRT for RTX builds for, without one being there: its ``ComputeCapability`` in small letters.
-RTX_ARCHITECTURES = ("sm80", "sm86", "sm89", "sm120", "sm121")
 DEFAULT_TARGETS = ("rtx:sm80", "rtx:sm86", "rtx:sm89", "rtx:sm120")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pnseg_runtime.cuda.binaries import binary_for
-from pnseg_runtime.cuda.nvidia import LIBRARY, find_driver
+from pnseg_runtime.cuda.nvidia import LIBRARY, OLD_DRIVER, find_driver
 from pnseg_runtime.errors import BackendError
 
 #: Arguments of each kernel, as the characters of :mod:`struct`: P pointer, i int, f float, d double.
@@ -95,7 +95,7 @@ class Device:
             self._load_kernels()
 
     def _load_kernels(self) -> None:
-        with self.current(), checked("the driver does not take the kernels; it may be older than CUDA 13"):
+        with self.current(), checked(f"the driver does not take the kernels; {OLD_DRIVER}"):
             self._module = self._driver.module_from_buffer(binary_for(self.capability))
             self._kernels = {
                 name: self._module.get_function(name).prepare(format_) for name, format_ in ARGUMENTS.items()

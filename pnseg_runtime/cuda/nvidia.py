@@ -10,6 +10,10 @@ from pathlib import Path
 
 LIBRARY = "libcuda.so.1"
 VERSION_FILE = Path("/proc/driver/nvidia/version")
+#: GPUs that TensorRT for RTX builds for, without one being there: its ``ComputeCapability`` in small letters.
+RTX_ARCHITECTURES = ("sm80", "sm86", "sm89", "sm120", "sm121")
+#: In the sentence for kernels that a driver does not take.
+OLD_DRIVER = "it may be older than CUDA 13"
 
 #: What the driver answers most often where it does not work.
 DRIVER_ERRORS = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from pnseg_runtime.cuda.nvidia import Driver, find_driver
@@ -24,6 +26,8 @@ PACKAGES = (
     "tensorrt-cu12",
     "tensorrt-cu13",
     "tensorrt-rtx",
+    "tensorrt-rtx-cu12",
+    "tensorrt-rtx-cu13",
     "pycuda",
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
@@ -47,6 +51,7 @@ class Facts:
         cores: logical ones that this process may use.
         quota: cores that the container may use at a time, None without a limit.
         packages: distribution → version, of :data:`PACKAGES` those that are installed.
+        cuda: of those the ones that say it: distribution → major version of the CUDA that it is built for.
         driver: NVIDIA's.
         libraries: shared library → whether it loads; those of the GPU providers.
     """
@@ -58,6 +63,7 @@ class Facts:
     cores: int = 1
     quota: float | None = None
     packages: dict[str, str] = field(default_factory=dict)
+    cuda: dict[str, int] = field(default_factory=dict)
     driver: Driver = field(default_factory=Driver)
     libraries: dict[str, bool] = field(default_factory=dict)
 
@@ -75,7 +81,8 @@ def gather() -> Facts:
         flags=tuple(flag for flag in FLAGS if flag in told.get("flags", "").split()),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         quota=cpu_quota(),
-        packages=installed(),
+        packages=(packages := installed()),
+        cuda={name: major for name in packages if (major := cuda_of(name, requires(name) or ())) is not None},
         driver=find_driver(),
         libraries={name: loads(name) for name in LIBRARIES},
     )
@@ -90,6 +97,19 @@ def installed(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         except PackageNotFoundError:  # noqa: PERF203
             continue
     return found
+
+
+def cuda_of(name: str, requirements: Iterable[str]) -> int | None:
+    """The CUDA that a distribution is built for, by its own name or those of the libraries that it requires.
+
+    Args:
+        name: e.g. ``tensorrt-cu13``.
+        requirements: as its metadata have them, e.g. ``nvidia-cuda-runtime~=13.0; extra == "cuda"``.
+    """
+    for text in (name, *requirements):
+        if found := re.match(r"[\w-]*[-_]cu(1[0-9])\b|nvidia-cuda-runtime\s*\(?[~=>]=\s*(1[0-9])\b", text):
+            return int(found[1] or found[2])
+    return None
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:

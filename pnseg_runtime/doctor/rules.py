@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pnseg_runtime.bundle import EngineFile, Manifest
-from pnseg_runtime.cuda.nvidia import DRIVER_ERRORS
+from pnseg_runtime.cuda.nvidia import DRIVER_ERRORS, OLD_DRIVER, RTX_ARCHITECTURES
 from pnseg_runtime.doctor.facts import Facts
 from pnseg_runtime.doctor.probe import Attempt
-from pnseg_runtime.sessions import BACKENDS, CUDA
+from pnseg_runtime.sessions import BACKENDS, CUDA, GPU_INSTALL
 
 Level = Literal["problem", "hint"]
 
@@ -18,9 +18,8 @@ Level = Literal["problem", "hint"]
 OLDEST_GPU = (7, 5)
 #: CUDA → oldest driver for Linux that serves it.
 DRIVERS = {12: "525.60", 13: "580.65"}
-#: A distribution → the CUDA that it is built for, by its name or version.
-ORT_CUDA = 12
-RTX_CUDA = 12
+#: The CUDA that pnseg's own kernels are built with.
+KERNELS_CUDA = 13
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ def two_onnxruntimes(case: Case) -> Iterator[Finding]:
         yield Finding(
             "problem",
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files.",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu  "
-            "(or onnxruntime, on a machine without a GPU)",
+            f"{GPU_INSTALL}  (or onnxruntime, on a machine without a GPU)",
         )
 
 
@@ -94,14 +92,21 @@ def driver_too_old(case: Case) -> Iterator[Finding]:
     served = case.facts.driver.cuda
     if served is None:
         return
-    for package, cuda in needed_cuda(case.facts).items():
+    driver = f"The NVIDIA driver {case.facts.driver.version or '(of unknown version)'}"
+    serves = f"{driver} serves CUDA up to {served[0]}.{served[1]}, but"
+    for package, cuda in case.facts.cuda.items():
         if served[0] < cuda:
             yield Finding(
                 "problem",
-                f"The NVIDIA driver {case.facts.driver.version or '(of unknown version)'} serves CUDA up to "
-                f"{served[0]}.{served[1]}, but {package} {case.facts.packages[package]} needs CUDA {cuda}.",
+                f"{serves} {package} {case.facts.packages[package]} needs CUDA {cuda}.",
                 f"install driver {DRIVERS[cuda]} or newer, or a {package} that is built for CUDA {served[0]}",
             )
+    if served[0] < KERNELS_CUDA and by_flavour(case.manifest) and case.facts.driver.gpus:
+        yield Finding(
+            "problem",
+            f"{serves} the kernels of --backend {CUDA} need CUDA {KERNELS_CUDA}.",
+            f"install driver {DRIVERS[KERNELS_CUDA]} or newer, or run the engines with --backend tensorrt",
+        )
 
 
 def gpu_too_old(case: Case) -> Iterator[Finding]:
@@ -134,7 +139,7 @@ def provider_missing(case: Case) -> Iterator[Finding]:
         yield Finding(
             "hint",
             f"{gpus[0].name} is here, but no package that runs networks on it.",
-            'pip uninstall -y onnxruntime && pip install "pnseg[gpu]"',
+            GPU_INSTALL,
         )
 
 
@@ -159,16 +164,18 @@ def cpu_backend_broken(case: Case) -> Iterator[Finding]:
 
 def engines_do_not_fit(case: Case) -> Iterator[Finding]:
     """Engines run on the architecture and with the version that they were built for, and on no other."""
-    for flavour, engines in by_flavour(case.manifest).items():
-        reasons = [misfit(engine, case.facts) for engine in engines]
-        if all(reasons):
-            level: Level = "problem" if case.facts.driver.gpus else "hint"
-            target = f"rtx:{case.facts.driver.gpus[0].architecture}" if case.facts.driver.gpus else "rtx:sm86"
-            yield Finding(
-                level,
-                f"None of the bundle's {len(engines)} {flavour} engines fits: {reasons[0]}.",
-                f"pnseg build BUNDLE --target {target}",
-            )
+    reasons = {
+        flavour: [misfit(engine, case.facts) for engine in engines]
+        for flavour, engines in by_flavour(case.manifest).items()
+    }
+    if not all(reason for flavour in reasons.values() for reason in flavour):
+        return
+    for flavour, told in reasons.items():
+        yield Finding(
+            "problem" if case.facts.driver.gpus else "hint",
+            f"None of the bundle's {len(told)} {flavour} engines fits: {told[0]}.",
+            f"pnseg build BUNDLE --target {target(flavour, case.facts)}",
+        )
 
 
 def engines_not_built(case: Case) -> Iterator[Finding]:
@@ -176,11 +183,10 @@ def engines_not_built(case: Case) -> Iterator[Finding]:
     gpus, facts = case.facts.driver.gpus, case.facts
     libraries = [flavour for flavour in ("rtx", "tensorrt") if library_version(flavour, facts) is not None]
     if gpus and libraries and case.manifest is not None and not case.manifest.engines:
-        target = f"rtx:{gpus[0].architecture}" if libraries[0] == "rtx" else "tensorrt"
         yield Finding(
             "hint",
             "The bundle has no engines, which are what runs without ONNX Runtime on this GPU.",
-            f"pnseg build BUNDLE --target {target}",
+            f"pnseg build BUNDLE --target {target(libraries[0], facts)}",
         )
 
 
@@ -191,7 +197,8 @@ def engines_do_not_run(case: Case) -> Iterator[Finding]:
         engines = attempt.backend == CUDA or (attempt.backend in BACKENDS and BACKENDS[attempt.backend].engines)
         if fits and engines and attempt.error and "pycuda" in case.facts.packages:
             said = f"{attempt.backend}: {attempt.error.removeprefix(f'{attempt.backend}: ')}"
-            yield Finding("problem", f"Engines fit this GPU, but do not run: {said}", "pnseg build BUNDLE")
+            remedy = f"install driver {DRIVERS[KERNELS_CUDA]} or newer" if OLD_DRIVER in said else "pnseg build BUNDLE"
+            yield Finding("problem", f"Engines fit this GPU, but do not run: {said}", remedy)
 
 
 def pycuda_missing(case: Case) -> Iterator[Finding]:
@@ -252,19 +259,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def needed_cuda(facts: Facts) -> dict[str, int]:
-    """Package → major version of the CUDA that it is built for."""
-    needed: dict[str, int] = {}
-    for package in facts.packages:
-        if package.endswith(("-cu12", "-cu13")):
-            needed[package] = int(package[-2:])
-        elif package == "onnxruntime-gpu":
-            needed[package] = ORT_CUDA
-        elif package == "tensorrt-rtx":
-            needed[package] = RTX_CUDA
-    return needed
-
-
 def by_flavour(manifest: Manifest | None) -> dict[str, list[EngineFile]]:
     """The bundle's engines of each flavour."""
     found: dict[str, list[EngineFile]] = {}
@@ -273,9 +267,19 @@ def by_flavour(manifest: Manifest | None) -> dict[str, list[EngineFile]]:
     return found
 
 
+def target(flavour: str, facts: Facts) -> str:
+    """What ``pnseg build`` is to build for the first GPU here, of a flavour if that is built for it."""
+    architecture = facts.driver.gpus[0].architecture if facts.driver.gpus else RTX_ARCHITECTURES[1]
+    return f"rtx:{architecture}" if flavour == "rtx" and architecture in RTX_ARCHITECTURES else "tensorrt"
+
+
 def library_version(flavour: str, facts: Facts) -> str | None:
     """Version of the library that runs a flavour of engines."""
-    names = ("tensorrt-rtx",) if flavour == "rtx" else ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+    names = (
+        ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
+        if flavour == "rtx"
+        else ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+    )
     return next((facts.packages[name] for name in names if name in facts.packages), None)
 
 

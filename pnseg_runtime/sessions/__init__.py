@@ -62,6 +62,8 @@ class Backend:
 
 
 _GRAPHS = ("float32", "float16", "int8")
+#: What gives ONNX Runtime's GPU providers to an installed pnseg. Both packages in one environment overwrite each other.
+GPU_INSTALL = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu[cuda,cudnn]"'
 
 #: In the order in which ``auto`` tries the devices; those of one device are timed against each other.
 BACKENDS = {
@@ -71,7 +73,7 @@ BACKENDS = {
             "onnxruntime-tensorrt",
             "pnseg_runtime.sessions.providers",
             "onnxruntime",
-            'pip uninstall onnxruntime && pip install "pnseg[gpu]"',
+            GPU_INSTALL,
             "gpu",
             _GRAPHS,
             "ONNX Runtime, TensorRT execution provider",
@@ -81,7 +83,7 @@ BACKENDS = {
             "onnxruntime-rtx",
             "pnseg_runtime.sessions.providers",
             "onnxruntime",
-            'pip uninstall onnxruntime && pip install "pnseg[gpu]"',
+            "an ONNX Runtime that is built with it, which onnxruntime-gpu is not; or take engines: --backend tensorrt",
             "gpu",
             _GRAPHS,
             "ONNX Runtime, TensorRT for RTX execution provider",
@@ -91,7 +93,7 @@ BACKENDS = {
             "onnxruntime-cuda",
             "pnseg_runtime.sessions.providers",
             "onnxruntime",
-            'pip uninstall onnxruntime && pip install "pnseg[gpu]"',
+            GPU_INSTALL,
             "gpu",
             _GRAPHS,
             "ONNX Runtime, CUDA execution provider",

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from pnseg_runtime.bundle import sha256_of
 
@@ -101,7 +102,7 @@ def cpu_told() -> dict[str, str]:
 @contextmanager
 def _appearing(entry: Path) -> Iterator[Path]:
     """A scratch path whose file becomes the entry, whole or not at all, whoever else writes the same."""
-    scratch = entry.with_name(f".{os.getpid()}-{entry.name}")
+    scratch = entry.with_name(f".{uuid4().hex}-{entry.name}")  # threads and containers have one process id
     digest = scratch.with_suffix(".half")
     try:
         yield scratch

@@ -6,6 +6,8 @@ Not run on a GPU yet: what can be shown without one is that a provider that does
 from __future__ import annotations
 
 import os
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from pnseg_runtime.errors import BackendError
 from pnseg_runtime.sessions import BACKENDS, Opening, Runner
 from pnseg_runtime.sessions.cache import writable
 from pnseg_runtime.sessions.onnxruntime import CPU, first_line, runner, session_options
+
+#: Providers that leave shapes, which are a few numbers, to the CPU; the others take all of a network or nothing.
+SHAPES_ON_CPU = {"CUDAExecutionProvider"}
 
 
 def problem(opening: Opening) -> str | None:
@@ -44,17 +49,18 @@ def provider_settings(provider: str, cache: Path | None) -> dict[str, Any]:
 
 
 def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
-    """One of a bundle's networks, all of it on the GPU.
+    """One of a bundle's networks on the GPU.
 
     Raises:
-        BackendError: the provider does not start, or would leave part of the network to the CPU.
+        BackendError: the provider does not start, or would leave more than shapes to the CPU.
         BundleError: the bundle has no such graph.
     """
     backend = BACKENDS[opening.backend]
     path = bundle.path(graph, opening.precision)
     options = session_options(opening.threads)
-    # By itself ONNX Runtime logs a line and computes on the CPU.
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if backend.provider not in SHAPES_ON_CPU:  # by itself ONNX Runtime logs a line and computes on the CPU
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    preload_libraries()
     settings = provider_settings(backend.provider, writable(bundle.folder))
     try:
         session = onnxruntime.InferenceSession(
@@ -65,6 +71,13 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     if (first := (session.get_providers() or [CPU])[0]) != backend.provider:
         raise BackendError(not_started(backend.name, f"ONNX Runtime chose {first} instead"))
     return runner(session, path)
+
+
+def preload_libraries() -> None:
+    """Load the libraries of CUDA and cuDNN that pip has installed, which no loader looks for by itself."""
+    if preload := getattr(onnxruntime, "preload_dlls", None):
+        with redirect_stdout(StringIO()):  # it prints what it does not find; the provider's own error says it, too
+            preload()
 
 
 def not_started(backend: str, reason: str) -> str:

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from pnseg_runtime.cuda.nvidia import Driver, find_driver
-from pnseg_runtime.doctor.facts import cpu_quota, gather, installed, loads
+from pnseg_runtime.doctor.facts import cpu_quota, cuda_of, gather, installed, loads
 
 # A stand-in for libcuda.so.1 with the calls that are asked of it.
 SOURCE = r"""
@@ -79,3 +79,14 @@ def test_this_machine_can_be_looked_at():
     facts = gather()
     assert facts.cores >= 1
     assert "numpy" in facts.packages
+
+
+@pytest.mark.parametrize(("name", "requirements", "cuda"), [
+    ("onnxruntime-gpu", ["numpy", 'nvidia-cuda-runtime~=13.0; extra == "cuda"'], 13),
+    ("onnxruntime-gpu", ["numpy", 'nvidia-cuda-runtime-cu12~=12.0; extra == "cuda"'], 12),
+    ("tensorrt-rtx", ["tensorrt_rtx_cu13==1.7.1.116"], 13),
+    ("tensorrt-cu12", [], 12),
+    ("onnxruntime", ["numpy>=1.21.6"], None),
+])  # fmt: skip
+def test_packages_say_which_cuda_they_are_built_for(name, requirements, cuda):
+    assert cuda_of(name, requirements) == cuda

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from pnseg_runtime.bundle import EngineFile
-from pnseg_runtime.cuda.nvidia import Driver, Gpu
+from pnseg_runtime.cuda.nvidia import OLD_DRIVER, Driver, Gpu
 from pnseg_runtime.doctor.facts import Facts
 from pnseg_runtime.doctor.probe import Attempt, tries
 from pnseg_runtime.doctor.rules import RULES, Case, findings, misfit
@@ -19,6 +19,7 @@ CPU_ONLY = Facts(
 WITH_GPU = replace(
     CPU_ONLY,
     packages={"onnxruntime-gpu": "1.32.0", "tensorrt-rtx": "1.7.1.116", "pycuda": "2026.1"},
+    cuda={"onnxruntime-gpu": 13, "tensorrt-rtx": 13},
     driver=Driver((13, 0), "580.82", 0, (GPU,)),
     libraries={"libcudnn.so.9": True},
 )
@@ -68,12 +69,13 @@ FAULTS = {
     ),
     "a driver older than the packages": (
         replace(WITH_GPU, driver=replace(WITH_GPU.driver, cuda=(11, 8), version="520.61")),
-        ("problem", "520.61", "CUDA up to 11.8", "needs CUDA 12", "driver 525.60"),
+        ("problem", "520.61", "CUDA up to 11.8", "onnxruntime-gpu 1.32.0 needs CUDA 13", "driver 580.65"),
     ),
     "TensorRT for CUDA 13 on a driver of CUDA 12": (
         replace(
             WITH_GPU,
             packages=WITH_GPU.packages | {"tensorrt-cu13": "11.0"},
+            cuda={"tensorrt-cu13": 13},
             driver=replace(WITH_GPU.driver, cuda=(12, 4)),
         ),
         ("problem", "tensorrt-cu13 11.0 needs CUDA 13", "driver 580.65"),
@@ -100,7 +102,7 @@ FAULTS = {
     ),
     "a GPU that nothing uses": (
         replace(CPU_ONLY, driver=WITH_GPU.driver),
-        ("hint", "RTX 3090 is here, but no package", "pnseg[gpu]"),
+        ("hint", "RTX 3090 is here, but no package", 'pip install "onnxruntime-gpu[cuda,cudnn]"'),
     ),
     "a CPU whose instructions nothing uses": (
         replace(CPU_ONLY, packages={"onnxruntime": "1.32.0"}),
@@ -120,10 +122,14 @@ def test_a_planted_fault_is_told_with_its_remedy(fault):
     assert any(all(part in sentence for part in parts) for sentence in told(facts))
 
 
+RTX, CLASSIC = "pnseg build BUNDLE --target rtx:sm86", "pnseg build BUNDLE --target tensorrt"
 ENGINES = {
-    "another architecture": (engine(architectures=["sm89"]), ("for sm89, but NVIDIA GeForce RTX 3090 is sm86",)),
-    "another version": (engine(version="1.6.0"), ("built by TensorRT for RTX 1.6.0, installed is 1.7.1.116",)),
-    "a library that is not there": (engine(flavour="tensorrt"), ("TensorRT is not installed", "pnseg[tensorrt]")),
+    "another architecture": (engine(architectures=["sm89"]), ("for sm89, but NVIDIA GeForce RTX 3090 is sm86", RTX)),
+    "another version": (engine(version="1.6.0"), ("built by TensorRT for RTX 1.6.0, installed is 1.7.1.116", RTX)),
+    "a library that is not there": (
+        engine(flavour="tensorrt"),
+        ("TensorRT is not installed", "pnseg[tensorrt]", CLASSIC),
+    ),
 }
 
 
@@ -132,7 +138,18 @@ def test_engines_that_do_not_fit_are_told_with_how_to_build_them_here(fault):
     wrong, parts = ENGINES[fault]
     (sentence,) = told(WITH_GPU, with_engines(wrong))
     assert sentence.startswith("problem: ")
-    assert all(part in sentence for part in (*parts, "pnseg build BUNDLE --target rtx:sm86"))
+    assert all(part in sentence for part in parts)
+
+
+def test_nothing_is_to_be_built_that_cannot_be():
+    turing = replace(WITH_GPU, driver=replace(WITH_GPU.driver, gpus=(Gpu("Tesla T4", (7, 5), 16.0),)))
+    for manifest in (with_engines(engine()), fake_bundle().manifest):
+        (sentence,) = told(turing, manifest)
+        assert sentence.endswith("pnseg build BUNDLE --target tensorrt")
+
+
+def test_engines_of_one_flavour_that_fit_are_enough():
+    assert told(WITH_GPU, with_engines(engine(), engine(flavour="tensorrt"))) == []
 
 
 def test_engines_without_a_gpu_are_no_problem():
@@ -141,6 +158,16 @@ def test_engines_without_a_gpu_are_no_problem():
     )
     assert sentence.startswith("hint: ")
     assert "there is no GPU here" in sentence
+
+
+def test_a_driver_that_serves_packages_but_not_the_kernels_is_told():
+    facts = replace(WITH_GPU, cuda={}, driver=replace(WITH_GPU.driver, cuda=(12, 4), version="550.54"))
+    assert told(facts, fake_bundle().manifest.model_copy(update={"engines": []}), [])[0].startswith("hint")
+    (sentence,) = told(facts, with_engines(engine()))
+    assert "550.54 serves CUDA up to 12.4, but the kernels of --backend cuda need CUDA 13" in sentence
+    assert "driver 580.65" in sentence
+    failed = [Attempt("cuda", "float16", error=f"cuda: the driver does not take the kernels; {OLD_DRIVER}.")]
+    assert "install driver 580.65" in told(WITH_GPU, with_engines(engine()), failed)[0]
 
 
 def test_one_engine_that_fits_is_enough():

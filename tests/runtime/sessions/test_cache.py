@@ -1,7 +1,9 @@
 import logging
 import resource
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import numpy as np
 import pytest
@@ -132,3 +134,26 @@ def test_a_checksum_that_cannot_be_written_leaves_nothing_behind(tmp_path, monke
     monkeypatch.setattr("pathlib.Path.write_text", full)
     assert cached(tmp_path, ("a",), ".bin", writing(b"x")) is None
     assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+def test_two_threads_that_make_the_same_entry_do_not_meet(tmp_path):
+    """The second begins in the middle of the first one's writing, and ends after it."""
+    begun, ended = Event(), Event()
+
+    def first(path):
+        with path.open("wb") as file:
+            file.write(b"x" * 400)
+            file.flush()
+            begun.set()
+            ended.wait(10)
+            file.write(b"x" * 600)
+
+    with ThreadPoolExecutor(1) as pool:
+        one = pool.submit(cached, tmp_path, ("a",), ".bin", first)
+        begun.wait(10)
+        other = cached(tmp_path, ("a",), ".bin", writing(b"x" * 1000))
+        assert (other.read_bytes(), is_sound(other)) == (b"x" * 1000, True)
+        ended.set()
+        assert one.result() == other
+    assert (other.read_bytes(), is_sound(other)) == (b"x" * 1000, True)
+    assert sorted(path.name for path in other.parent.iterdir()) == [other.name, f"{other.name}.sha256"]
