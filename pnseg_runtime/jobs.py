@@ -17,14 +17,26 @@ T = TypeVar("T")
 Work = Callable[[Callable[[], bool]], T]
 
 _CALLED_OFF = "The prediction was cancelled."
+CLOSED = "This segmenter is closed; open the bundle again."
 
 
 class Job(Generic[T]):
-    """A piece of work on its way. ``await job`` waits for it and leaves the event loop to others."""
+    """A piece of work on its way. ``await job`` waits for it and leaves the event loop to others.
 
-    def __init__(self) -> None:
+    Args:
+        work: what to do; let go of as soon as the job is done or called off.
+        ended: called then, once.
+    """
+
+    def __init__(self, work: Work[T], ended: Callable[[], None]) -> None:
         self._off = Event()
         self._future: Future[T] = Future()
+        self._work: Work[T] | None = work
+        self._future.add_done_callback(lambda _: self._let_go(ended))
+
+    def _let_go(self, ended: Callable[[], None]) -> None:
+        self._work = None  # and the image in it
+        ended()
 
     def result(self, timeout: float | None = None) -> T:
         """What came out.
@@ -67,9 +79,10 @@ class Job(Generic[T]):
             self.cancel()  # whoever waited for it was cancelled
             raise
 
-    def run(self, work: Work[T]) -> None:
-        """Do it, in the thread that calls."""
-        if not self._future.set_running_or_notify_cancel():
+    def run(self) -> None:
+        """Do it, in the thread that calls, if it was not called off."""
+        work = self._work
+        if not self._future.set_running_or_notify_cancel() or work is None:
             return
         try:
             self._future.set_result(work(self._off.is_set))
@@ -107,12 +120,12 @@ class Jobs(Generic[T]):
                 f"All {self._ahead} places for images are taken; wait for a result, or open the segmenter with a "
                 "longer queue."
             )
-        job: Job[T] = Job()
+        job = Job(work, self._places.release)
         try:
-            self._threads.submit(self._do, job, work)
+            self._threads.submit(self._do, job)
         except RuntimeError as error:
-            self._places.release()
-            raise BackendError("This segmenter is closed; open the bundle again.") from error
+            job.cancel()
+            raise BackendError(CLOSED) from error
         return job
 
     def in_order(self, works: Iterable[Work[T]]) -> Iterator[T]:
@@ -138,10 +151,7 @@ class Jobs(Generic[T]):
         self._closed.set()
         self._threads.shutdown(wait=True)
 
-    def _do(self, job: Job[T], work: Work[T]) -> None:
-        try:
-            if self._closed.is_set():
-                job.cancel()
-            job.run(work)
-        finally:
-            self._places.release()
+    def _do(self, job: Job[T]) -> None:
+        if self._closed.is_set():
+            job.cancel()
+        job.run()

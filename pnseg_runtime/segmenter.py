@@ -10,7 +10,7 @@ from types import TracebackType
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.clock import Clock, never
 from pnseg_runtime.errors import BackendError
-from pnseg_runtime.jobs import Job, Jobs, Work
+from pnseg_runtime.jobs import CLOSED, Job, Jobs, Work
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pipeline import Pipeline
@@ -57,6 +57,7 @@ class Segmenter:
         )
         self._pipeline: Pipeline | None = Pipeline(bundle.manifest, self.options, sessions)
         self._jobs: Jobs[Nuclei] | None = None
+        self._accepts_jobs = True
         self._lock = Lock()
 
     def __enter__(self) -> Segmenter:
@@ -75,7 +76,7 @@ class Segmenter:
             BackendError: the segmenter is closed.
         """
         if (pipeline := self._pipeline) is None:
-            raise BackendError("This segmenter is closed; open the bundle again.")
+            raise BackendError(CLOSED)
         return pipeline
 
     @property
@@ -123,6 +124,7 @@ class Segmenter:
         Jobs that wait are called off, those that run come to their end first.
         """
         with self._lock:
+            self._accepts_jobs = False
             jobs, self._jobs = self._jobs, None
         if jobs is not None:
             jobs.close()
@@ -205,7 +207,7 @@ class Segmenter:
 
     def _workers(self) -> Jobs[Nuclei]:
         with self._lock:
-            if (jobs := self._jobs) is None:
-                assert self.pipeline  # raises if the segmenter is closed
-                jobs = self._jobs = Jobs(self.options.workers, self.options.queue)
+            if not self._accepts_jobs:
+                raise BackendError(CLOSED)
+            jobs = self._jobs = self._jobs or Jobs(self.options.workers, self.options.queue)
             return jobs

@@ -21,14 +21,13 @@ from pnseg_runtime.cuda.engines import Engines, open_engines
 from pnseg_runtime.cuda.frame import Frame
 from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Lane
 from pnseg_runtime.errors import BackendError, ImageError
-from pnseg_runtime.jobs import Job, Jobs
+from pnseg_runtime.jobs import CLOSED, Job, Jobs
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pixels import Pixels, check_image
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import CUDA, default_precision, require_engines
 
-CLOSED = "This segmenter is closed; open the bundle again."
 #: What the kernel of nearest negatives is made for.
 MOST_NEGATIVES = 4
 
@@ -90,7 +89,7 @@ class DeviceSegmenter:
         self._use_graphs = use_graphs
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
         self._lock = Lock()
-        self._closed = False
+        self._closed, self._accepts_jobs = False, True
         self._jobs: Jobs[Nuclei] | None = None
         with self.device.current():
             self._engines: Engines | None = engines or open_engines(bundle, self.device.capability, self.precision)
@@ -110,6 +109,7 @@ class DeviceSegmenter:
         Jobs that wait are called off, those that run come to their end first.
         """
         with self._lock:
+            self._accepts_jobs = False
             jobs, self._jobs = self._jobs, None
         if jobs is not None:
             jobs.close()
@@ -147,7 +147,7 @@ class DeviceSegmenter:
         """
         check_image(rgb)
         with self._lock:
-            if self._closed:
+            if not self._accepts_jobs:
                 raise BackendError(CLOSED)
             jobs = self._jobs = self._jobs or Jobs(self.options.workers, self.options.queue)
         return jobs.submit(lambda cancelled: self.predict(rgb, mpp, cancelled), timeout)

@@ -1,6 +1,8 @@
 import asyncio
 import threading
 import time
+from gc import collect
+from weakref import ref
 
 import pytest
 
@@ -67,6 +69,27 @@ def test_a_waiting_job_is_called_off_at_once_and_never_runs(jobs, gate):
     gate.set()
     jobs.submit(lambda _: None).result(PATIENCE)
     assert ran == []
+
+
+def test_a_job_that_is_called_off_leaves_its_place_and_its_image(jobs, gate):
+    class Image:
+        pass
+
+    image = Image()
+    left = ref(image)
+    running = jobs.submit(behind(gate))
+    waiting = [jobs.submit(lambda _, image=image: image) for _ in range(2)]
+    del image
+    with pytest.raises(QueueFullError):
+        jobs.submit(lambda _: 0, timeout=0.01)
+    for job in waiting:
+        job.cancel()
+    collect()
+    assert left() is None
+    following = [jobs.submit(lambda _: 1, timeout=0.01) for _ in range(2)]
+    gate.set()
+    running.result(PATIENCE)
+    assert [job.result(PATIENCE) for job in following] == [1, 1]
 
 
 def test_a_running_job_is_told_that_it_was_called_off(jobs, gate):

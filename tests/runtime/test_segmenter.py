@@ -112,6 +112,26 @@ def test_a_prediction_that_is_called_off_ends_before_its_next_step():
     held.segmenter.close()
 
 
+def test_what_is_submitted_while_it_closes_is_refused():
+    held = Held(workers=1)
+    running = held.segmenter.submit(IMAGE)
+    assert held.started.wait(PATIENCE)
+    closing = threading.Thread(target=held.segmenter.close)
+
+    def submit_while_it_closes():  # it waits for what runs, so there is all the time to be noticed
+        while closing.is_alive():
+            held.segmenter.submit(IMAGE).cancel()
+
+    closing.start()
+    try:
+        with pytest.raises(BackendError, match="closed"):
+            submit_while_it_closes()
+    finally:
+        held.let_go.set()
+        closing.join(PATIENCE)
+    assert len(running.result(PATIENCE)) == 1
+
+
 def test_closing_finishes_what_runs_and_refuses_what_comes():
     held = Held(workers=1)
     running = held.segmenter.submit(IMAGE)
