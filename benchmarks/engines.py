@@ -20,6 +20,7 @@ from pnseg_export.files import read_graph, write_graph
 from pnseg_export.graphs.rewrites import GPU
 from pnseg_export.precision.float16 import halve
 from pnseg_runtime.bundle import (
+    MANIFEST_NAME,
     Bundle,
     Classes,
     EngineFile,
@@ -57,6 +58,7 @@ def half_bundle(size: str, folder: Path, prompter: bool = True) -> Bundle:
         masking=Masking(),
         graphs=made,
     ).model_copy(update={"variants": {"float16": half}})
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(), encoding="utf-8")
     return Bundle(folder, manifest)
 
 

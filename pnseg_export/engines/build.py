@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import onnx
+from filelock import FileLock
 
 from pnseg_export.engines.job import Built, Job
 from pnseg_export.engines.profiles import Buckets, profiles
@@ -21,14 +22,18 @@ from pnseg_runtime.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Bundle,
+    BundleFile,
     EngineFile,
     GraphName,
     Manifest,
     Precision,
     file_entry,
+    read_manifest,
 )
 from pnseg_runtime.errors import BackendError, PnsegError
 
+#: Folder of a bundle's engines.
+ENGINES = "engines"
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
@@ -62,21 +67,14 @@ def build_engines(
     Raises:
         PnsegError: a graph that the bundle lacks, a library that is not there, a build that fails or crashes.
     """
-    manifest = bundle.manifest.model_copy(update={"format_version": FORMAT_VERSION})
     for target in targets:
         for graph in choices.graphs:
-            engine, built = build_engine(bundle, graph, target, choices)
-            others = [other for other in manifest.engines if other.file != engine.file]
-            manifest = manifest.model_copy(update={"engines": [*others, engine]})
-            scratch = bundle.folder / f".{MANIFEST_NAME}"
-            scratch.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            scratch.replace(bundle.folder / MANIFEST_NAME)
-            report(engine, built)
-    return manifest
+            report(*build_engine(bundle, graph, target, choices))
+    return read_manifest(bundle.folder / MANIFEST_NAME)
 
 
 def build_engine(bundle: Bundle, graph: GraphName, target: Target, choices: BuildChoices) -> tuple[EngineFile, Built]:
-    """Build one engine in a process of its own and put it into the bundle's folder."""
+    """Build one engine in a process of its own, put it into the bundle's folder and name it in the manifest."""
     entry, prompting = bundle.graph(graph, choices.precision), bundle.manifest.prompting
     if entry.precision != choices.precision:
         raise PnsegError(f"{bundle.folder}: its {choices.precision} {graph} is a {entry.precision} graph.")
@@ -101,15 +99,10 @@ def build_engine(bundle: Bundle, graph: GraphName, target: Target, choices: Buil
             level=choices.level,
         )
         built = run(job, folder, bundle.folder)
-        place = bundle.folder / "engines" / f"{target.flavour}-{built.architecture}-{built.version}"
-        place.mkdir(parents=True, exist_ok=True)
+        place = Path(ENGINES, f"{target.flavour}-{built.architecture}-{built.version}")
         path = place / f"{graph}.{choices.precision}.engine"
-        (folder / "engine").replace(path)
-        log = path.with_suffix(".log")
-        (folder / "log").replace(log)
-    return (
-        EngineFile(
-            **file_entry(path, bundle.folder).model_dump(),
+        engine = EngineFile(
+            **_at(path, folder / "engine").model_dump(),
             flavour=target.flavour,
             version=built.version,
             architectures=[built.architecture],
@@ -123,10 +116,30 @@ def build_engine(bundle: Bundle, graph: GraphName, target: Target, choices: Buil
             attention=built.attention,
             fused_attention=built.fused_attention,
             seconds=built.seconds,
-            log=file_entry(log, bundle.folder),
-        ),
-        built,
-    )
+            log=_at(path.with_suffix(".log"), folder / "log"),
+        )
+        _put(bundle.folder, engine, folder)
+    return engine, built
+
+
+def _at(path: Path, scratch: Path) -> BundleFile:
+    # The entry of a file that will be at a place of the bundle.
+    return file_entry(scratch, scratch.parent).model_copy(update={"file": path.as_posix()})
+
+
+def _put(bundle: Path, engine: EngineFile, folder: Path) -> None:
+    # Another build of the same bundle may have named its own meanwhile, so the manifest is read again. The files come
+    # right before it, since a bundle that does not have what its manifest names is refused.
+    (bundle / engine.file).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(bundle / ENGINES / ".lock"):
+        manifest = read_manifest(bundle / MANIFEST_NAME)
+        others = [other for other in manifest.engines if other.file != engine.file]
+        changes = {"format_version": FORMAT_VERSION, "engines": [*others, engine]}
+        scratch = bundle / f".{MANIFEST_NAME}"
+        scratch.write_text(manifest.model_copy(update=changes).model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / "engine").replace(bundle / engine.file)
+        (folder / "log").replace(bundle / engine.log.file)
+        scratch.replace(bundle / MANIFEST_NAME)
 
 
 def run(job: Job, folder: Path, logs: Path) -> Built:

@@ -10,7 +10,7 @@ import pytest
 
 from pnseg_export.engines import flavours
 from pnseg_export.engines.build import BuildChoices, build_engine, build_engines, expected_types, run
-from pnseg_export.engines.job import Job
+from pnseg_export.engines.job import Built, Job
 from pnseg_export.engines.profiles import Buckets, profiles
 from pnseg_export.engines.targets import DEFAULT_TARGETS, Target, parse_target
 from pnseg_export.files import read_graph, write_graph
@@ -165,6 +165,47 @@ def test_a_library_that_is_not_there_is_named_with_its_remedy(monkeypatch):
 def test_a_graph_of_another_precision_is_not_built(tmp_path):
     with pytest.raises(PnsegError, match="no float16 graphs"):
         build_engine(Bundle.open(SHIPPED / "nano"), "encoder", SM86, BuildChoices())
+
+
+def pretend(job, folder, logs):
+    """A build that takes no time and no library."""
+    Path(job.engine).write_bytes(f"engine of {job.graph} for {job.architecture}".encode())
+    Path(job.log).write_text("log")
+    return Built(
+        version="1.0", architecture=job.architecture, layers={}, census={}, attention=0, fused_attention=0, seconds=0.0,
+        memory=0,
+    )  # fmt: skip
+
+
+def test_two_builds_of_one_bundle_keep_each_others_engines(tmp_path, monkeypatch):
+    folder = tmp_path / "nano"
+    shutil.copytree(SHIPPED / "nano", folder, ignore=shutil.ignore_patterns(".cache"))
+    monkeypatch.setattr("pnseg_export.engines.build.run", pretend)
+    first, second = Bundle.open(folder), Bundle.open(folder)
+    choices = BuildChoices(precision="float32", graphs=("encoder", "decoder"))
+    build_engines(first, [SM86], choices)
+    manifest = build_engines(second, [parse_target("rtx:sm89")], choices)
+    named = {(engine.graph, *engine.architectures) for engine in manifest.engines}
+    assert named == {(graph, sm) for graph in ("encoder", "decoder") for sm in ("sm86", "sm89")}
+    assert Bundle.open(folder).manifest == manifest
+    assert build_engines(first, [SM86], choices).engines != manifest.engines  # built anew: still four, in another order
+    assert len(Bundle.open(folder).manifest.engines) == 4
+
+
+def test_a_rebuilt_engine_never_lies_under_the_old_ones_name_while_its_digest_is_taken(tmp_path, monkeypatch):
+    folder = tmp_path / "nano"
+    shutil.copytree(SHIPPED / "nano", folder, ignore=shutil.ignore_patterns(".cache"))
+    monkeypatch.setattr("pnseg_export.engines.build.run", pretend)
+    choices = BuildChoices(precision="float32", graphs=("encoder",))
+    build_engines(Bundle.open(folder), [SM86], choices)
+
+    def killed(path, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pnseg_export.engines.build.file_entry", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(Bundle.open(folder), [SM86], choices)
+    assert len(Bundle.open(folder).manifest.engines) == 1
 
 
 def test_targets_are_a_library_and_a_gpu():
