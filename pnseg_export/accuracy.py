@@ -12,7 +12,7 @@ from pnseg_train.datasets import open_dataset
 from pnseg_train.evaluate import SHOWN, Row, evaluate_sample, mean
 
 
-def accuracy(folder: Path, data: Sequence[Path], split: str = "val") -> dict[str, Row]:
+def accuracy(folder: Path, data: Sequence[Path], split: str) -> dict[str, Row]:
     """Mean metrics of the bundle in ``folder`` on a split of every data set, by the data sets' names.
 
     Images are seen at the model's resolution and measured in their own pixels, as ``pnseg evaluate`` does.

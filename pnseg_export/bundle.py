@@ -22,6 +22,7 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
 from pnseg_train.checkpoints import read_card, weights_digest
+from pnseg_train.datasets import open_dataset
 from pnseg_train.inference import load_pair, manifest_of, torch_sessions
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Segmentor
@@ -81,6 +82,7 @@ def export_bundle(
     overwrite: bool = False,
     rewrites: Rewrites = CPU,
     validation: Sequence[Path] = (),
+    split: str = "val",
 ) -> Manifest:
     """Export a pair of networks, check the graphs against them, and only then put the bundle at ``out``.
 
@@ -88,7 +90,8 @@ def export_bundle(
         tiles: real images, (H, W, 3) uint8 RGB.
         overwrite: replace a bundle that is there, or an empty folder.
         rewrites: how the networks are to be computed.
-        validation: annotated data sets; the accuracy on their validation images goes into the manifest.
+        validation: annotated data sets; the accuracy on images of theirs goes into the manifest.
+        split: which images; the networks must not have been trained on them.
 
     Returns:
         the manifest as written.
@@ -96,11 +99,13 @@ def export_bundle(
     Raises:
         PnsegError: ``out`` exists and is not replaced, or a graph differs from its network by more than the tolerance.
     """
+    for place in validation:
+        open_dataset(place, split)  # what is not there is told before the work
     with new_folder(out, overwrite, "bundle", is_bundle) as folder:
         manifest = manifest.model_copy(update={"graphs": export_graphs(prompter, segmentor, folder, rewrites)})
         write_manifest(folder, manifest)
         manifest = manifest.model_copy(update={"parity": check(folder, prompter, segmentor, tiles)})
-        manifest = manifest.model_copy(update={"accuracy": accuracy(folder, validation)})
+        manifest = manifest.model_copy(update={"accuracy": accuracy(folder, validation, split)})
         write_manifest(folder, manifest)
     return manifest
 

@@ -55,6 +55,8 @@ class Segmenter:
         sessions = sessions or open_sessions(
             bundle, backend, self.options.threads, self.options.precision, unread, cache
         )
+        if sessions.limits is not None:
+            self.options = sessions.limits.within(self.options)
         self._pipeline: Pipeline | None = Pipeline(bundle.manifest, self.options, sessions)
         self._jobs: Jobs[Nuclei] | None = None
         self._accepts_jobs = True

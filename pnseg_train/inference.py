@@ -16,11 +16,11 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Runner, Sessions
-from pnseg_train.checkpoints import load_checkpoint
+from pnseg_train.checkpoints import load_checkpoint, read_card
 from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Prompts, Segmentor
-from pnseg_train.recipes import Recipe
+from pnseg_train.recipes import NO_SPLIT, Recipe
 
 log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[Any]]
@@ -105,6 +105,20 @@ def load_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor, Rec
             "give two of one kind."
         )
     return first, second, pair_recipe(prompter, first_card.recipe, segmentor, second_card.recipe)
+
+
+def validation_split(prompter: Path, segmentor: Path) -> str:
+    """The split that chose the steps of two checkpoints, and that neither has been trained on.
+
+    Raises:
+        PnsegError: there is none, or each has another.
+    """
+    splits = {read_card(folder).recipe.splits.val for folder in (prompter, segmentor)}
+    if len(splits) > 1:
+        raise PnsegError(f"{prompter} and {segmentor}: each held out another ({', '.join(splits)}); give --split.")
+    if NO_SPLIT in splits:
+        raise PnsegError(f"{prompter} and {segmentor}: trained with no images held out; give --split.")
+    return splits.pop()
 
 
 def pair_recipe(prompter: Path, points: Recipe, segmentor: Path, masks: Recipe) -> Recipe:

@@ -14,6 +14,7 @@ from pnseg_export.precision.feeds import read_tiles
 from pnseg_export.precision.int8 import SCHEMES
 from pnseg_export.precision.variants import Int8Choices, Reduced, add_variants
 from pnseg_runtime.bundle import Bundle
+from pnseg_train.inference import validation_split
 
 EXAMPLES = """
 \b
@@ -43,6 +44,7 @@ Examples:
     multiple=True,
     help="Annotated data set; the accuracy on its validation images goes into the manifest. May be repeated.",
 )
+@click.option("--split", help="Of those data sets [default: what the checkpoints' recipes held out].")
 @precisions_option("Add graphs of this precision too, as pnseg quantise does")
 @click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
 @click.option("--attribution", multiple=True, help="Whom to name: a data set or pretrained weights; may be repeated.")
@@ -55,6 +57,7 @@ def export(
     tiles: Path,
     target: str,
     validation: tuple[Path, ...],
+    split: str | None,
     precisions: tuple[Reduced, ...],
     licence: str,
     attribution: tuple[str, ...],
@@ -68,7 +71,8 @@ def export(
     first, second, manifest = describe_pair(prompter, segmentor)
     provenance = manifest.provenance.model_copy(update={"weights_licence": licence, "attribution": list(attribution)})
     manifest = manifest.model_copy(update={"provenance": provenance, "model": name or manifest.model})
-    manifest = export_bundle(first, second, manifest, out, images, overwrite, TARGETS[target], validation)
+    measured = split or (validation_split(prompter, segmentor) if validation else "")
+    manifest = export_bundle(first, second, manifest, out, images, overwrite, TARGETS[target], validation, measured)
     for graph, file in manifest.graphs.items():
         click.echo(f"{graph:9} {file.file:16} {file.bytes / 1e6:6.1f} MB")
     differences = ", ".join(f"{k} {v:.1e}" for k, v in manifest.parity["largest_difference"].items())

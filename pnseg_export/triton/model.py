@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import triton_python_backend_utils as pb_utils
 
 from pnseg_runtime.bundle import Bundle, read_manifest
 from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.limits import Limits
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
 
 Arrays = dict[str, np.ndarray]
+#: Parameters of the model's configuration: what the networks take at most, if they are engines.
+LIMITS = [field.name for field in fields(Limits)]
 
 
 class TritonPythonModel:
@@ -36,7 +40,9 @@ class TritonPythonModel:
             for network, graph in manifest.graphs.items()
         }
         sessions = Sessions(runners["prompter"], runners["encoder"], runners["decoder"])
-        self.segmenter = Segmenter(Bundle(folder, manifest), sessions=sessions)
+        told = {name: int(parameters[name]["string_value"]) for name in LIMITS if name in parameters}
+        limits = Limits(**told) if told else None
+        self.segmenter = Segmenter(Bundle(folder, manifest), sessions=replace(sessions, limits=limits))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request; an image that cannot be segmented fails alone."""

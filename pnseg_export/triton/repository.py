@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ from pnseg_export.folders import new_folder
 from pnseg_export.triton.config import ModelConfig, Tensor, network_tensors
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, EngineFile, GraphFile, GraphName
 from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.limits import Limits
 
 VERSION = "1"  # of each model, as Triton counts versions
 
@@ -54,7 +56,7 @@ def export_triton(
     with new_folder(out, overwrite, "model repository of one bundle", is_repository) as folder:
         for network, model in names.items():
             _network(bundle, network, folder / model, backend, precision)
-        _pipeline(bundle, folder / name, names, precision)
+        _pipeline(bundle, folder / name, names, precision, backend)
     return [*names.values(), name]
 
 
@@ -111,7 +113,19 @@ def _engine(bundle: Bundle, network: str, precision: str) -> EngineFile:
     return fitting[-1]
 
 
-def _pipeline(bundle: Bundle, folder: Path, names: dict[GraphName, str], precision: str) -> None:
+def _limits(bundle: Bundle, precision: str, backend: str) -> dict[str, str]:
+    # What the pipeline hands to its networks at most: engines take no more, graphs anything.
+    if backend != "tensorrt":
+        return {}
+    engines = {network: _engine(bundle, network, precision) for network in get_args(GraphName)}
+    largest = {
+        network: [{name: span.largest for name, span in profile.items()} for profile in engine.profiles]
+        for network, engine in engines.items()
+    }
+    return {name: str(value) for name, value in asdict(Limits.of(largest)).items()}
+
+
+def _pipeline(bundle: Bundle, folder: Path, names: dict[GraphName, str], precision: str, backend: str) -> None:
     place = folder / VERSION
     place.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("model.py"), place / "model.py")
@@ -125,6 +139,6 @@ def _pipeline(bundle: Bundle, folder: Path, names: dict[GraphName, str], precisi
         outputs=OUTPUTS,
         kind="KIND_CPU",
         count=2,  # while one waits for the networks, the other prepares or paints
-        parameters={str(network): model for network, model in names.items()},
+        parameters={str(network): model for network, model in names.items()} | _limits(bundle, precision, backend),
     )
     (folder / "config.pbtxt").write_text(config.text(), encoding="utf-8")

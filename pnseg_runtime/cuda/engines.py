@@ -165,10 +165,18 @@ def profile_of(profiles: Sequence[Profile], shapes: Mapping[str, Shape], path: P
         raise BackendError(f"{path}: no profile of the engine takes all of {told}; build it with wider profiles.")
     name, ranges = next(iter(taken.items()))
     told = " or ".join(f"{times(least)} to {times(most)}" for least, most in ranges)
-    raise BackendError(
-        f"{path}: the engine takes no {name} of {times(shapes[name])}, but {told}; "
-        "take smaller images or batches, or build it for larger ones (pnseg build --side, --batches, --prompts)."
+    fits = any(least[0] <= shapes[name][0] <= most[0] for least, most in ranges)
+    remedy = (
+        "take as many negative prompts as the bundle says, since engines are built for no more"
+        if name in {"point_coords", "point_labels"} and fits
+        else "take smaller images or batches, or build it for larger ones (pnseg build --side, --batches, --prompts)"
     )
+    raise BackendError(f"{path}: the engine takes no {name} of {times(shapes[name])}, but {told}; {remedy}.")
+
+
+def largest_shapes(profiles: Sequence[Profile]) -> list[dict[str, Shape]]:
+    """For each profile, an input's name → the largest shape it takes."""
+    return [{name: largest for name, (_, largest) in profile.items()} for profile in profiles]
 
 
 def times(shape: Shape) -> str:

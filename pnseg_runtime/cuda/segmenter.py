@@ -11,17 +11,19 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Lock
 from types import TracebackType
+from typing import get_args
 
 import numpy as np
 
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import Bundle, GraphName
 from pnseg_runtime.clock import go_on_unless, never
 from pnseg_runtime.cuda.driver import Device
-from pnseg_runtime.cuda.engines import Engines, open_engines
+from pnseg_runtime.cuda.engines import Engines, largest_shapes, open_engines
 from pnseg_runtime.cuda.frame import Frame
 from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Lane
 from pnseg_runtime.errors import BackendError, ImageError
 from pnseg_runtime.jobs import CLOSED, Job, Jobs
+from pnseg_runtime.limits import Limits
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pixels import Pixels, check_image
@@ -94,6 +96,9 @@ class DeviceSegmenter:
         with self.device.current():
             self._engines: Engines | None = engines or open_engines(bundle, self.device.capability, self.precision)
             check_types(self._engines)
+            self.options = Limits.of(
+                {name: largest_shapes(getattr(self._engines, name).profiles) for name in get_args(GraphName)}
+            ).within(self.options)
 
     def __enter__(self) -> DeviceSegmenter:
         return self

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.bundle import Bundle, GraphName, Manifest
 from pnseg_runtime.errors import BackendError, BundleError
+from pnseg_runtime.limits import Limits
 
 #: A network: named input arrays to named output arrays.
 Runner = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
@@ -163,6 +164,7 @@ class Sessions:
         precision: what they compute in.
         reason: why it is this backend, one sentence.
         passed_over: of ``auto``: why each backend that was tried does not work, a sentence each.
+        limits: what engines take at most; None for networks that take anything.
     """
 
     prompter: Runner
@@ -172,6 +174,7 @@ class Sessions:
     precision: str = field(default="float32", compare=False)
     reason: str = field(default="", compare=False)
     passed_over: tuple[str, ...] = field(default=(), compare=False)
+    limits: Limits | None = field(default=None, compare=False)
 
 
 def open_sessions(
@@ -217,11 +220,11 @@ def open_sessions(
     module = load_backend(entry)
     if (problem := module.problem(opening)) is not None:
         raise BackendError(f"{backend}: {problem}")
+    opened = {graph: module.open_network(bundle, graph, opening) for graph in get_args(GraphName)}
     turn = Lock()
-    networks: dict[str, Any] = {
-        graph: in_turn(module.open_network(bundle, graph, opening), turn) for graph in get_args(GraphName)
-    }
-    return Sessions(**networks, backend=backend, precision=precision, reason=f"{backend} was asked for.")
+    networks: dict[str, Any] = {graph: in_turn(network, turn) for graph, network in opened.items()}
+    limits = module.limits(opened) if entry.engines else None
+    return Sessions(**networks, backend=backend, precision=precision, reason=f"{backend} was asked for.", limits=limits)
 
 
 def default_precision(backend: str, manifest: Manifest) -> str:

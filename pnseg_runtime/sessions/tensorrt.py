@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.cuda.driver import Device
-from pnseg_runtime.cuda.engines import Engine, Profile, Shape, find_engines
+from pnseg_runtime.cuda.engines import Engine, Profile, Shape, find_engines, largest_shapes
 from pnseg_runtime.cuda.memory import Memory
 from pnseg_runtime.cuda.nvidia import find_driver
 from pnseg_runtime.cuda.plan import FEWEST_PROMPTS, bucket
-from pnseg_runtime.sessions import BACKENDS, Opening, Runner
+from pnseg_runtime.limits import Limits
+from pnseg_runtime.sessions import BACKENDS, Opening
 
 PROMPTS = ("point_coords", "point_labels", "image_index")
 
@@ -40,7 +41,7 @@ def problem(opening: Opening) -> str | None:
     return None
 
 
-def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
+def open_network(bundle: Bundle, graph: str, opening: Opening) -> Network:
     """One of a bundle's networks.
 
     Raises:
@@ -53,6 +54,11 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     with device.current():
         fit = find_engines(bundle, device.capability, opening.precision)
         return Network(device, fit.open(bundle, graph))
+
+
+def limits(networks: Mapping[str, Network]) -> Limits:
+    """What a bundle's networks take at most."""
+    return Limits.of({name: largest_shapes(network.profiles) for name, network in networks.items()})
 
 
 class Network:
@@ -68,6 +74,11 @@ class Network:
         self._execution = engine.execution(self._stream.handle)
         self._memory = Memory(device, self._stream.synchronize)
         self._buffers = Buffers()
+
+    @property
+    def profiles(self) -> list[Profile]:
+        """Of the engine."""
+        return self._engine.profiles
 
     def __call__(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run it.

@@ -39,6 +39,7 @@ from pnseg_train.evaluate import (
     true_points,
 )
 from pnseg_train.label_maps import LabelMaps
+from pnseg_train.recipes import Splits
 
 Find = Callable[[Sample], Found]
 
@@ -81,7 +82,10 @@ class Run:
     help="Microns per pixel of images that do not state theirs [default: taken as the model's]. auto: those with small "
     "nuclei are seen again, 1.5 times enlarged.",
 )
-@click.option("--split", default="val", show_default=True, help="Split of the data set; 'all' for every image.")
+@click.option(
+    "--split",
+    help="Split of the data set; 'all' for every image  [default: what the checkpoints' recipes held out; else val].",
+)
 @click.option(
     "--fold",
     "folds",
@@ -111,7 +115,7 @@ def evaluate(
     model: tuple[str, ...],
     folders: tuple[Path, ...],
     mpp: MppChoice,
-    split: str,
+    split: str | None,
     folds: tuple[str, ...],
     points: str,
     threads: int | None,
@@ -142,7 +146,7 @@ def evaluate(
     )
     if bool(model) == bool(folds):
         raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
-    named = [_fold(text) for text in folds] or [(split, list(model))]
+    named = [_fold(text) for text in folds] or [(split or held_out(model), list(model))]
     runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius, mpp) for name, parts in named]
     protocol = protocol_of(runs, options, points, radius, mpp)
     if as_json:
@@ -151,6 +155,19 @@ def evaluate(
         click.echo(json.dumps(_without_nan(document), indent=1))
     else:
         print_runs(runs, protocol)
+
+
+def held_out(model: Sequence[str]) -> str:
+    """The split that a model was not trained on, as far as it says so.
+
+    Raises:
+        PnsegError: checkpoints that agree on none.
+    """
+    if len(model) == 2 and all((Path(part) / CARD).is_file() for part in model):
+        from pnseg_train.inference import validation_split
+
+        return validation_split(Path(model[0]), Path(model[1]))
+    return Splits().val
 
 
 def evaluate_run(

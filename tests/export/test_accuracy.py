@@ -11,7 +11,7 @@ from tests.export.tiles import write_coarse
 
 def test_images_of_another_resolution_are_measured_as_evaluate_measures_them(tmp_path):
     write_coarse(tmp_path / "coarse")
-    given = accuracy(SHIPPED / "nano", [tmp_path / "coarse"])
+    given = accuracy(SHIPPED / "nano", [tmp_path / "coarse"], "val")
     (expected,) = evaluate_run("val", ["nano"], [tmp_path / "coarse"], Options(), oracle=False, radius=12.0).results
     assert given["coarse"]["images"] == 1
     assert expected.row["pq"] > 0.6

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from pnseg_export.engines.profiles import Buckets
 from pnseg_export.precision.feeds import SAMPLES, read_tiles
 from pnseg_export.triton.config import ModelConfig, Tensor
 from pnseg_export.triton.repository import OUTPUTS, export_triton
@@ -73,6 +74,14 @@ def test_every_profile_of_an_engine_is_used_since_triton_takes_the_first_alone_u
         assert group.kind == schema.ModelInstanceGroup.KIND_GPU
         assert list(group.profile) == [str(number) for number in range(profiles[network])]
         assert (tmp_path / "models" / f"nano_{network}" / "1" / "model.plan").is_file()
+
+
+def test_a_pipeline_on_engines_is_told_what_they_take(tmp_path):
+    folder = bundle_with_engines(tmp_path / "nano", precision="float32", buckets=Buckets((1, 4), (16, 32), 512))
+    export_triton(Bundle.open(folder), tmp_path / "models", backend="tensorrt")
+    config, _ = parsed((tmp_path / "models" / "nano" / "config.pbtxt").read_text())
+    told = {name: config.parameters[name].string_value for name in ("windows", "prompts", "side")}
+    assert told == {"windows": "4", "prompts": "32", "side": "512"}
 
 
 def test_a_field_that_the_schema_does_not_have_is_caught(repository):

@@ -5,7 +5,11 @@ import torch
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import CARD, WEIGHTS, Card, build, load_checkpoint, save_checkpoint
+from pnseg_train.cli.evaluate import held_out
+from pnseg_train.inference import validation_split
 from pnseg_train.recipes import read_recipe
+
+PARTS = ("prompter", "segmentor")
 
 
 @pytest.fixture
@@ -49,3 +53,26 @@ def test_truncated_weights_are_refused(saved):
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(PnsegError, match="not a checkpoint"):
         load_checkpoint(tmp_path)
+
+
+def saved_with(folder, network, split):
+    recipe = read_recipe("nano", {"splits": {"train": "train", "val": split}})
+    folder.mkdir(parents=True)
+    (folder / CARD).write_text(Card(network=network, recipe=recipe).model_dump_json())
+    return folder
+
+
+@pytest.mark.parametrize(("splits", "told"), [
+    (("213:val", "213:val"), None), (("val", "213:val"), "each held out another"), (("none", "none"), "no images held")
+])  # fmt: skip
+def test_what_a_pair_was_not_trained_on_is_what_both_held_out(tmp_path, splits, told):
+    pair = [saved_with(tmp_path / part, part, split) for part, split in zip(PARTS, splits, strict=True)]
+    if told is None:
+        assert validation_split(*pair) == held_out([str(part) for part in pair]) == splits[0]
+        return
+    with pytest.raises(PnsegError, match=rf"{told}.*give --split"):
+        validation_split(*pair)
+
+
+def test_a_bundle_does_not_say_what_it_was_not_trained_on():
+    assert held_out(["nano"]) == "val"

@@ -33,6 +33,7 @@ def test_the_papers_recipes_have_the_papers_values(name):
     assert plan.step_at == (plan.steps / 2 if name.startswith("pannuke") else 0)
     segmentor = recipe.segmentor
     assert (segmentor.plan.optimizer, segmentor.plan.lr, segmentor.plan.weight_decay) == ("adamw", 1e-4, 1e-4)
+    assert segmentor.plan.clip == 0
     assert (segmentor.negatives, inference.negatives, inference.region_filter, inference.overlap) == (1, 1, True, 64)
     assert 20 <= segmentor.instances <= 25
     if name.startswith("pannuke"):
