@@ -98,6 +98,7 @@ class Inference(_Strict):
     nms_radius: float = Field(12.0, description="of the point NMS, px")
     negatives: int = Field(0, description="K")
     nms_iou: float = 0.5
+    iou_threshold: float = Field(0.0, ge=0, le=1, description="masks with a lower predicted IoU are dropped")
     overlap: int = Field(64, description="ε, what neighbouring windows share, px")
     tidy: bool = Field(False, description="keep a mask's largest piece and fill its holes")
 
