@@ -22,6 +22,7 @@ from pnseg_runtime.slide.readers.base import (
 from pnseg_runtime.tiff import credible_mpp
 
 _BLOCK = 512  # px
+_INDEXES = (".vms", ".vmu")  # Hamamatsu's text files that name those with the pixels
 
 
 def open_slide(path: Path) -> SlideReader:
@@ -129,6 +130,21 @@ def _facts_of(path: Path, handle: openslide.OpenSlide, bounds: Box) -> Facts:
 
 
 def _files_of(path: Path) -> tuple[Path, ...]:
-    """A slide of several files keeps the others in a folder of its name (MIRAX)."""
-    beside = path.with_suffix("")
-    return (path, *sorted(p for p in beside.rglob("*") if p.is_file())) if beside.is_dir() else (path,)
+    """Every file that a slide's pixels come from.
+
+    Only formats of several files are looked for beyond the slide itself: a folder of a slide's name may be anything,
+    the results of an earlier run among it.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs":
+        return (path, *sorted(p for p in path.with_suffix("").rglob("*") if p.is_file()))
+    if suffix in _INDEXES:
+        return (path, *_named_in(path))
+    return (path,)
+
+
+def _named_in(index: Path) -> list[Path]:
+    """The files that are a value of one of the ``name=value`` lines of an index."""
+    lines = index.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    values = {value.strip() for _, _, value in (line.partition("=") for line in lines)} - {""}
+    return sorted(file for value in values if (file := index.parent / value).is_file())

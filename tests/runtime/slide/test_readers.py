@@ -14,6 +14,7 @@ from pnseg_runtime.slide.outputs import stem_of
 from pnseg_runtime.slide.plan import slide_hash
 from pnseg_runtime.slide.readers import READERS, open_slide
 from pnseg_runtime.slide.readers.base import UnreadableRegion
+from pnseg_runtime.slide.readers.openslide import _files_of
 from pnseg_runtime.slide.tissue import find_tissue, thumbnail_of
 from tests.real_data import real
 from tests.runtime.made import SAMPLES, sample
@@ -122,6 +123,31 @@ def test_the_hash_of_a_slide_is_that_of_every_byte(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert slide_hash(open_slide(path)) != before
+
+
+def test_a_folder_of_results_with_the_slides_name_is_no_part_of_the_slide(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "case1.tif", sample(), 2, 128)
+    before = open_slide(path)
+    (tmp_path / "case1").mkdir()
+    (tmp_path / "case1" / "case1.parquet").write_bytes(b"results")
+    after = open_slide(path)
+    assert before.name == after.name == "openslide"
+    assert after.facts.files == (path,)
+    assert slide_hash(after) == slide_hash(before)
+
+
+def test_slides_of_several_files_are_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "slide" / "deep").mkdir(parents=True)
+    beside = [tmp_path / "slide" / "Data0001.dat", tmp_path / "slide" / "deep" / "Index.dat"]
+    named = [tmp_path / "slide(1,0).jpg", tmp_path / "slide.jpg", tmp_path / "slide_map.jpg"]
+    for file in (*beside, *named, tmp_path / "other.jpg"):
+        file.touch()
+    mirax, index = tmp_path / "slide.mrxs", tmp_path / "slide.VMS"
+    mirax.touch()
+    lines = ["[Virtual Microscope Specimen]", "NoLayers=1", *(f"ImageFile={file.name}\r" for file in named), "Empty="]
+    index.write_text("\n".join([*lines, "MacroImage=gone.jpg"]))
+    assert _files_of(mirax) == (mirax, *beside)
+    assert _files_of(index) == (index, *named)
 
 
 @pytest.mark.parametrize("name", ["gone.svs", "folder", "text.svs", "empty.tif"])
