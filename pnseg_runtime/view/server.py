@@ -107,7 +107,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Security-Policy", "default-src 'self'; img-src 'self' data: blob:")
         self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cache-Control", "no-store" if kind == "application/json" else "max-age=3600")
+        # Addresses name no slide: what a browser kept would be shown for the next one at the same port.
+        self.send_header("Cache-Control", "no-store")
         self.end_headers()
         self.wfile.write(body)
 

@@ -128,6 +128,21 @@ def test_what_is_not_there_is_not_found(address: str, path: str) -> None:
         urllib.request.urlopen(address + path)
 
 
+@pytest.mark.parametrize("path", ["", "view.js", "summary.json", "tile/9/0/0.jpg"])
+def test_browsers_keep_nothing_that_another_slide_at_the_same_port_would_be_shown_with(
+    result: Path, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(STATIC, tmp_path / "static")
+    (tmp_path / "static" / "vendor").mkdir(exist_ok=True)
+    (tmp_path / "static" / "vendor" / "openseadragon.min.js").touch()
+    monkeypatch.setattr(servers, "STATIC", tmp_path / "static")
+    with Server(open_view(result)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with urllib.request.urlopen(server.address + path) as answer:
+            assert answer.headers["Cache-Control"] == "no-store"
+        server.shutdown()
+
+
 @needs_page
 def test_the_server_listens_on_the_loopback_alone(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
