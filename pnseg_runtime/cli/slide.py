@@ -265,6 +265,9 @@ class Display(Watcher):
         if self._task is not None:
             self._progress.update(self._task, description=f"{self._name}: {part}", total=of, completed=done, rates="")
 
+    def current(self, result: SlideResult) -> None:
+        self._console.print(f"{result.slide.name}: is done already, its results are kept ({result.run})")
+
     def done(self, result: SlideResult) -> None:
         self.clear()
 

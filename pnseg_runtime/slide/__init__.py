@@ -16,8 +16,8 @@ from typing import Any
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide.claims import Claims
-from pnseg_runtime.slide.job import Job, Model, prepare
-from pnseg_runtime.slide.join import SlideResult, write_results
+from pnseg_runtime.slide.job import Job, Model, open_work, plan_slide
+from pnseg_runtime.slide.join import SlideResult, current_result, write_results
 from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.outputs import KINDS
@@ -99,13 +99,31 @@ def run_slide(
     watcher = watcher or Watcher()
     start = time.perf_counter()
     networks = networks or Networks(model, watcher, segmenter)
-    job = prepare(slide, out, model, options, watcher.say, networks)
+    planned = plan_slide(slide, out, model, options, watcher.say, networks)
+    if (result := done_before(planned, kinds, watcher)) is not None:
+        return result
+    job = open_work(planned)
     with closing(job), job.store.at_work(watcher.say) as claims:
         watcher.planned(job)
         seconds = {"prepare": time.perf_counter() - start}
         if not all(job.store.is_done(core) for core in job.plan.cores):
             seconds |= work_on(job, networks.segmenter(job.model), claims, watcher.core_done)
         return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work)
+
+
+def done_before(job: Job, kinds: Sequence[str], watcher: Watcher) -> SlideResult | None:
+    """The result of an earlier run that has kept no work, with the slide closed; None if there is anything to do.
+
+    Work that was kept is looked at first: files of it that are damaged or gone are done again.
+    """
+    if job.store.folder.exists() or not all(path.exists() for path in job.pictures):
+        return None
+    result = current_result(job, kinds)
+    if result is not None:
+        job.close()
+        watcher.current(result)
+        watcher.done(result)
+    return result
 
 
 def finish(
@@ -118,7 +136,7 @@ def finish(
     *,
     keep_work: bool,
 ) -> SlideResult:
-    """Write the outputs of a slide whose cores are all settled; of several processes one after the other.
+    """Write the outputs of a slide whose cores are all settled, unless they are there; of several processes one does.
 
     The last of them clears up: what looks left over may be another's that is still being written.
     """
@@ -130,7 +148,11 @@ def finish(
         job.store.clear_drafts()
     started = time.perf_counter()
     seconds["total without outputs"] = started - start
-    result = write_results(job, kinds, seconds, watcher.writing)
+    result = current_result(job, kinds)
+    if result is not None:
+        watcher.current(result)
+    else:
+        result = write_results(job, kinds, seconds, watcher.writing)
     if last and not keep_work:
         job.store.remove()
     watcher.done(result)

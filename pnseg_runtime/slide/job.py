@@ -122,6 +122,11 @@ class Job:
     settings: Settings
     started_anew: str | None = None
 
+    @property
+    def pictures(self) -> tuple[Path, Path]:
+        """The pictures that are drawn of every slide."""
+        return self.folder / f"{self.stem}{THUMBNAIL}", self.folder / f"{self.stem}{TISSUE}"
+
     def close(self) -> None:
         """Let go of the slide."""
         self.reader.close()
@@ -135,7 +140,19 @@ def prepare(
     say: Callable[[str], None] = lambda _: None,
     backends: Backends | None = None,
 ) -> Job:
-    """Open, measure and plan a slide, and make its folder.
+    """Open, measure and plan a slide, and make its folder: :func:`plan_slide` and :func:`open_work`."""
+    return open_work(plan_slide(slide, folder, model, options, say, backends))
+
+
+def plan_slide(
+    slide: Path,
+    folder: Path,
+    model: Model,
+    options: SlideOptions,
+    say: Callable[[str], None] = lambda _: None,
+    backends: Backends | None = None,
+) -> Job:
+    """Open, measure and plan a slide; nothing is written.
 
     Args:
         slide: file, or folder of an OME-Zarr.
@@ -149,7 +166,6 @@ def prepare(
         BackendError: ``auto`` finds no backend that works.
         ImageError: the slide cannot be read, or its microns per pixel are unknown.
         BundleError: the model cannot be opened.
-        OutputError: the folder cannot be used.
     """
     bundle = Bundle.open(model.bundle)
     reader = open_slide(slide)
@@ -174,21 +190,35 @@ def prepare(
         if model.backend == AUTO and backends is not None:
             model = _settled(model, backends, work, plan_with)
         plan = plan_with(model)
-        make_folder(folder)
-        store = Store(work, plan)
-        message = store.open()
-        pictures = [folder / f"{stem}{suffix}" for suffix in (THUMBNAIL, TISSUE)]
-        if not all(path.exists() for path in (*pictures, store.pictured)):
-            with all_or_none(pictures, store.drafts) as (small, drawn):
-                Image.fromarray(thumbnail.pixels).save(small, format="PNG")
-                Image.fromarray(draw_tissue(thumbnail, area, plan, resolution)).save(drawn, format="PNG")
-            store.pictured.touch()
     except BaseException:
         reader.close()
         raise
-    return Job(
-        slide, folder, stem, reader, sha256, resolution, thumbnail, area, plan, store, model, bundle, settings, message
-    )
+    store = Store(work, plan)
+    return Job(slide, folder, stem, reader, sha256, resolution, thumbnail, area, plan, store, model, bundle, settings)
+
+
+def open_work(job: Job) -> Job:
+    """Make the folders of a planned slide and draw what is looked at; the slide is closed if that fails.
+
+    Returns:
+        The job, with what has changed since earlier work.
+
+    Raises:
+        OutputError: the folder cannot be used.
+    """
+    try:
+        make_folder(job.folder)
+        message = job.store.open()
+        if not all(path.exists() for path in (*job.pictures, job.store.pictured)):
+            with all_or_none(job.pictures, job.store.drafts) as (small, drawn):
+                Image.fromarray(job.thumbnail.pixels).save(small, format="PNG")
+                tissue = draw_tissue(job.thumbnail, job.area, job.plan, job.resolution)
+                Image.fromarray(tissue).save(drawn, format="PNG")
+            job.store.pictured.touch()
+    except BaseException:
+        job.close()
+        raise
+    return replace(job, started_anew=message)
 
 
 def _settled(model: Model, backends: Backends, work: Path, plan_with: Callable[[Model], Plan]) -> Model:

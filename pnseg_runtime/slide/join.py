@@ -81,7 +81,7 @@ def write_results(
     firsts, classes, stages, unreadable, total = [], Counter[str](), Counter[str](), [], 0
     diameters = Diameters()
     with ExitStack() as stack:
-        run = job.folder / f"{job.stem}{RUN}"
+        run = run_path(job)
         *streams, run_stream = stack.enter_context(all_or_none([*files.values(), run], job.store.drafts))
         stream = dict(zip(files, streams, strict=True))
         pictures = PictureSink(job.thumbnail, table, job.resolution.slide_mpp)
@@ -202,14 +202,46 @@ def _run_facts(
     }
 
 
-def is_current(job: Job, kinds: Sequence[str]) -> bool:
-    """Whether the outputs are those of this plan, all of them there."""
+def run_path(job: Job) -> Path:
+    """The ``run.json`` of a slide."""
+    return job.folder / f"{job.stem}{RUN}"
+
+
+def current_result(job: Job, kinds: Sequence[str]) -> SlideResult | None:
+    """The result that an earlier run has written, if it is this plan's, whole, and all its files are there.
+
+    With unreadable parts it is none: the file may be readable now.
+    """
+    facts, paths = earlier_facts(job), output_paths(job.folder, job.stem, kinds)
+    if facts.get("fingerprint") != job.plan.fingerprint or facts.get("unreadable") != []:
+        return None
+    listed = facts.get("outputs", {})
+    if not all(suffix in listed and path.exists() for suffix, path in paths.items()):
+        return None
     try:
-        facts = json.loads((job.folder / f"{job.stem}{RUN}").read_text(encoding="utf-8"))
+        return SlideResult(
+            slide=job.slide,
+            run=run_path(job),
+            outputs=paths,
+            nuclei=facts["nuclei"],
+            classes=facts["nuclei_of_class"],
+            area_mm2=facts["area_mm2"],
+            unreadable=[],
+            median_diameter=facts["median_diameter_um"],
+            doubt=facts["doubt"],
+            started_anew=job.started_anew,
+        )
+    except KeyError:
+        return None
+
+
+def earlier_facts(job: Job) -> dict[str, Any]:
+    """What the ``run.json`` of an earlier run says; empty if there is none that can be read."""
+    try:
+        facts = json.loads(run_path(job).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    there = all(path.exists() for path in output_paths(job.folder, job.stem, kinds).values())
-    return there and facts.get("fingerprint") == job.plan.fingerprint
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def hashes(result: SlideResult) -> dict[str, str]:

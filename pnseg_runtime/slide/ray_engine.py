@@ -20,9 +20,9 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pnseg_runtime.errors import BackendError, PnsegError
-from pnseg_runtime.slide import finish
+from pnseg_runtime.slide import done_before, finish
 from pnseg_runtime.slide.core import find_nuclei
-from pnseg_runtime.slide.job import Job, Model, prepare
+from pnseg_runtime.slide.job import Job, Model, open_work, plan_slide, prepare
 from pnseg_runtime.slide.join import SlideResult
 from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
@@ -175,7 +175,10 @@ class RayEngine:
         """
         watcher = watcher or Watcher()
         start = time.perf_counter()
-        job = prepare(slide, out, self._model, options, watcher.say, _Chooser(self, self._model, watcher))
+        planned = plan_slide(slide, out, self._model, options, watcher.say, _Chooser(self, self._model, watcher))
+        if (result := done_before(planned, kinds, watcher)) is not None:
+            return result
+        job = open_work(planned)
         with closing(job), job.store.at_work(watcher.say) as claims:
             watcher.planned(job)
             seconds = {"prepare": time.perf_counter() - start}

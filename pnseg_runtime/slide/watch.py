@@ -28,5 +28,8 @@ class Watcher:
     def writing(self, part: str, done: int, of: int) -> None:
         """An output is being written."""
 
+    def current(self, result: SlideResult) -> None:
+        """A slide's results were there already, and none of them is written again."""
+
     def done(self, result: SlideResult) -> None:
         """A slide is done."""

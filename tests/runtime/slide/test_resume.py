@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import multiprocessing
 import random
 import shutil
@@ -72,6 +73,8 @@ class Counting(Watcher):
         self.cores: list[str] = []
         self.said: list[str] = []
         self.anew: str | None = None
+        self.kept: list[SlideResult] = []
+        self.written: list[str] = []
 
     def planned(self, job) -> None:
         self.anew = job.started_anew
@@ -81,6 +84,12 @@ class Counting(Watcher):
 
     def say(self, what: str) -> None:
         self.said.append(what)
+
+    def current(self, result: SlideResult) -> None:
+        self.kept.append(result)
+
+    def writing(self, part: str, done: int, of: int) -> None:
+        self.written.append(part)
 
 
 def found_files(out: Path) -> list[str]:
@@ -263,6 +272,43 @@ def test_work_that_is_not_kept_is_removed(slide: Path, bundle: Path, tmp_path: P
     assert (tmp_path / "slide.parquet").exists()
 
 
+@pytest.mark.parametrize("keep_work", [True, False])
+def test_a_slide_that_is_done_is_neither_done_nor_written_again(
+    keep_work: bool, slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    first = run_local(slide, tmp_path, bundle, ("parquet", "pictures"), OPTIONS, keep_work=keep_work)
+    before = {path: path.stat().st_mtime_ns for path in (first.run, *first.outputs.values())}
+    watcher = Counting()
+    again = run_local(slide, tmp_path, bundle, ("parquet",), OPTIONS, keep_work=keep_work, watcher=watcher)
+    assert (watcher.cores, watcher.written, watcher.kept) == ([], [], [again])
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (again.nuclei, again.classes, again.doubt) == (first.nuclei, first.classes, first.doubt)
+    assert again.area_mm2 == pytest.approx(first.area_mm2, abs=1e-6)
+    assert list(again.outputs) == [".parquet"]
+
+
+@pytest.mark.parametrize("lacking", ["kind", "file", "picture", "fingerprint", "unreadable"])
+def test_results_that_are_not_all_there_or_not_whole_are_written(
+    lacking: str, slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    first = run_local(slide, tmp_path, bundle, ("parquet",), OPTIONS, keep_work=False)
+    expected = first.outputs[".parquet"].read_bytes()
+    kinds = ("parquet", "geojson") if lacking == "kind" else ("parquet",)
+    if lacking == "file":
+        first.outputs[".parquet"].unlink()
+    elif lacking == "picture":
+        (tmp_path / "slide.tissue.png").unlink()
+    elif lacking in ("fingerprint", "unreadable"):
+        facts = json.loads(first.run.read_text())
+        first.run.write_text(json.dumps(facts | {lacking: [{"box": [0, 0, 9, 9], "reason": "damaged"}]}))
+    watcher = Counting()
+    again = run_local(slide, tmp_path, bundle, kinds, OPTIONS, watcher=watcher)
+    assert len(watcher.cores) > 1
+    assert all(path.exists() for path in again.outputs.values())
+    assert (tmp_path / "slide.tissue.png").exists()
+    assert again.outputs[".parquet"].read_bytes() == expected
+
+
 def job_of(slide: Path, out: Path, bundle: Path) -> Job:
     return prepare(slide, out, Model(str(bundle), Options()), OPTIONS)
 
@@ -357,6 +403,7 @@ def test_results_that_cannot_be_joined_are_let_go_of_in_silence(
     noise: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", noise.append)
     out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
+    (out / "slide.run.json").unlink()  # else there is nothing to join
 
     def fail(*_: object) -> None:
         raise OutputError("damaged")
