@@ -19,7 +19,7 @@ from pnseg_runtime.bundle import sha256_of
 from pnseg_runtime.outputs.atomic import all_or_none
 from pnseg_runtime.plausible import Diameters
 from pnseg_runtime.slide.job import Job
-from pnseg_runtime.slide.outputs import RUN, output_paths
+from pnseg_runtime.slide.outputs import KINDS, RUN, output_paths
 from pnseg_runtime.slide.outputs.labels import write_labels
 from pnseg_runtime.slide.outputs.pictures import PictureSink
 from pnseg_runtime.slide.outputs.rows import GeoJsonSink, ParquetSink, Sink
@@ -66,6 +66,9 @@ def write_results(
 ) -> SlideResult:
     """Write the outputs; the same nuclei give the same bytes, ``run.json`` and its timings apart.
 
+    Outputs of an earlier run stay and are listed with the new ones if they are of the same result, and are removed if
+    they are of another.
+
     Args:
         job: the slide, all cores of which are settled.
         kinds: names in :data:`pnseg_runtime.slide.outputs.KINDS`.
@@ -110,9 +113,11 @@ def write_results(
         if ".density.png" in stream:
             pictures.write_density(stream[".density.png"])
             pictures.write_classes(stream[".classes.png"])
+        labels = job.store.drafts / f"{uuid.uuid4().hex}.zarr"
+        stack.callback(shutil.rmtree, labels, ignore_errors=True)
         if ".labels.zarr" in paths:
             on_part("label image", 0, 1)
-            _write_labels(job, firsts, paths[".labels.zarr"])
+            _write_labels(job, firsts, labels)
         area = job.area.area_px(job.reader.shape) * (job.resolution.slide_mpp / 1000) ** 2
         result = SlideResult(
             slide=job.slide,
@@ -126,33 +131,63 @@ def write_results(
             doubt=diameters.doubt(job.resolution.slide_mpp),
             started_anew=job.started_anew,
         )
-        facts = _run_facts(job, result, kinds, {"cores": dict(stages), "this process": seconds})
+        outputs = _settle_earlier(job, result) | paths
+        facts = _run_facts(job, result, outputs, {"cores": dict(stages), "this process": seconds})
         for each in stream.values():
             each.flush()
         run_stream.write(json.dumps(facts, indent=2, ensure_ascii=False).encode())
+        if ".labels.zarr" in paths:
+            _replace(paths[".labels.zarr"], labels)
     return result
 
 
-def _write_labels(job: Job, firsts: Sequence[int], target: Path) -> None:
-    """Write the label image beside its place and move it there."""
-    draft, old = (job.store.drafts / f"{uuid.uuid4().hex}.{kind}" for kind in ("zarr", "old"))
+def _write_labels(job: Job, firsts: Sequence[int], draft: Path) -> None:
+    write_labels(
+        draft,
+        job.stem,
+        job.store,
+        firsts,
+        job.resolution,
+        job.reader.shape,
+        job.bundle.manifest.class_table,
+        reach=job.bundle.manifest.masking.window,
+    )
+
+
+def _replace(target: Path, draft: Path) -> None:
+    """Move a folder to where another may be."""
+    old = draft.with_suffix(".old")
     try:
-        write_labels(
-            draft,
-            job.stem,
-            job.store,
-            firsts,
-            job.resolution,
-            job.reader.shape,
-            job.bundle.manifest.class_table,
-            reach=job.bundle.manifest.masking.window,
-        )
         if target.exists():
             target.rename(old)
         draft.rename(target)
     finally:
-        for left in (draft, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _settle_earlier(job: Job, result: SlideResult) -> dict[str, Path]:
+    """The outputs that an earlier run lists and that are this result's too; those of another result are removed.
+
+    The ``run.json`` of the other goes first: whoever is killed then leaves none that lists files of this one.
+    """
+    earlier = earlier_facts(job)
+    listed = earlier.get("outputs")
+    found = {
+        suffix: path
+        for suffix, path in output_paths(job.folder, job.stem, KINDS).items()
+        if isinstance(listed, dict) and listed.get(suffix) == path.name and path.exists()
+    }
+    if (earlier.get("fingerprint"), earlier.get("unreadable")) == (job.plan.fingerprint, result.unreadable):
+        return found
+    result.run.unlink(missing_ok=True)
+    for path in found.values():
+        if path in result.outputs.values():  # is replaced when all of them are
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return {}
 
 
 def _regions(unreadable: list[tuple[tuple[int, int, int, int], str]]) -> list[dict[str, Any]]:
@@ -162,10 +197,11 @@ def _regions(unreadable: list[tuple[tuple[int, int, int, int], str]]) -> list[di
 
 
 def _run_facts(
-    job: Job, result: SlideResult, kinds: Sequence[str], timings: dict[str, dict[str, float]]
+    job: Job, result: SlideResult, outputs: dict[str, Path], timings: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     height, width = job.reader.shape
     resolution = job.resolution
+    kinds = [kind.name for kind in KINDS.values() if outputs.keys() >= set(kind.suffixes)]
     return {
         "pnseg": __version__,
         "slide": {
@@ -185,7 +221,7 @@ def _run_facts(
             "scale": resolution.scale,
         },
         "model": job.plan.facts["model"],
-        "options": job.plan.facts["options"] | {"only": list(kinds)},
+        "options": job.plan.facts["options"] | {"only": kinds},
         "fingerprint": job.plan.fingerprint,
         "classes": [{"name": kind.name, "color": list(kind.color)} for kind in job.bundle.manifest.class_table],
         "nuclei": result.nuclei,
@@ -196,7 +232,7 @@ def _run_facts(
         "nuclei_per_mm2": round(result.per_mm2, 3),
         "cores": len(job.plan.cores),
         "unreadable": result.unreadable,
-        "outputs": {suffix: path.name for suffix, path in result.outputs.items()},
+        "outputs": {suffix: path.name for suffix, path in outputs.items()},
         "timings": {part: {k: round(v, 3) for k, v in stages.items()} for part, stages in timings.items()},
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
     }

@@ -309,6 +309,34 @@ def test_results_that_are_not_all_there_or_not_whole_are_written(
     assert again.outputs[".parquet"].read_bytes() == expected
 
 
+def test_outputs_of_the_same_result_that_are_asked_for_one_after_the_other_are_all_listed(
+    slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    for kind in ("parquet", "geojson", "pictures"):
+        result = run_local(slide, tmp_path, bundle, (kind,), OPTIONS)
+    (tmp_path / "slide.geojson").unlink()
+    assert list(run_local(slide, tmp_path, bundle, ("geojson.gz",), OPTIONS).outputs) == [".geojson.gz"]
+    told = json.loads(result.run.read_text())
+    kept = (".parquet", ".density.png", ".classes.png", ".geojson.gz")
+    assert told["outputs"] == {suffix: f"slide{suffix}" for suffix in kept}
+    assert told["options"]["only"] == ["geojson.gz", "parquet", "pictures"]
+
+
+def test_outputs_of_another_result_are_removed_and_nothing_else(slide: Path, bundle: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other.geojson"
+    first = run_local(slide, out, bundle, ("parquet", "labels", "pictures"), OPTIONS)
+    other.write_text("not of this folder")
+    (out / "slide.geojson").write_text("of somebody else")
+    facts = json.loads(first.run.read_text())
+    facts["outputs"][".geojson.gz"] = "../other.geojson"
+    first.run.write_text(json.dumps(facts))
+    result = run_local(slide, out, bundle, ("parquet",), SlideOptions(mpp=0.25, core=192, tissue=False))
+    assert json.loads(result.run.read_text())["outputs"] == {".parquet": "slide.parquet"}
+    left = {path.name for path in out.iterdir()} - {"slide.work", "slide.thumbnail.png", "slide.tissue.png"}
+    assert left == {"slide.parquet", "slide.run.json", "slide.geojson"}
+    assert other.exists()
+
+
 def job_of(slide: Path, out: Path, bundle: Path) -> Job:
     return prepare(slide, out, Model(str(bundle), Options()), OPTIONS)
 
