@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+import tifffile
 
 from pnseg_runtime.colour import rgba_on_white
 from pnseg_runtime.slide.readers.base import (
@@ -29,7 +30,7 @@ def open_slide(path: Path) -> SlideReader:
     """Open a slide.
 
     Raises:
-        NotMine: OpenSlide does not know the format, or the file is damaged.
+        NotMine: OpenSlide does not know the format, or knows less of it than another reader, or the file is damaged.
     """
     try:
         handle = openslide.OpenSlide(path)
@@ -37,7 +38,25 @@ def open_slide(path: Path) -> SlideReader:
         raise NotMine("an unknown format") from error
     except openslide.OpenSlideError as error:
         raise NotMine(str(error)) from error
+    plain = handle.properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff"
+    if plain and (reason := _beyond_openslide(path)) is not None:
+        handle.close()
+        raise NotMine(reason)
     return OpenSlideReader(path, handle)
+
+
+def _beyond_openslide(path: Path) -> str | None:
+    """What OpenSlide, which takes any tiled TIFF, would leave out of a plain one; None if that is nothing."""
+    try:
+        with tifffile.TiffFile(path) as tif:
+            page = tif.pages.first
+            if tif.is_ome:
+                return "an OME-TIFF, whose levels and pixel size it does not know"
+            if page.dtype is None or page.dtype.kind not in "ui" or page.bitspersample not in (8, 16):
+                return f"its samples are no integers of 8 or 16 bits ({page.dtype}, {page.bitspersample} bits)"
+    except Exception:  # whatever a damaged directory makes tifffile raise: OpenSlide has opened it
+        return None
+    return None
 
 
 class OpenSlideReader(SlideReader):

@@ -77,6 +77,27 @@ def test_a_plain_tiff_in_strips_is_read_piece_by_piece(rows: int, tmp_path: Path
     np.testing.assert_array_equal(slide.read(0, (13, 29, 200, 170)), image[29:170, 13:200])
 
 
+def test_a_tiled_ome_tiff_has_the_levels_and_the_pixel_size_that_it_states(tmp_path: Path) -> None:
+    image, path = sample(), tmp_path / "slide.ome.tif"
+    tiled = {"tile": (64, 64), "photometric": "rgb", "compression": "deflate"}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(image, subifds=1, metadata={"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}, **tiled)
+        writer.write(np.ascontiguousarray(image[::2, ::2]), subfiletype=1, **tiled)
+    slide = open_slide(path)
+    assert (slide.name, slide.facts.mpp) == ("tiff", 0.5)
+    assert [level.downsample for level in slide.levels] == [1, 2]
+    np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), image[5:90, 3:100])
+
+
+def test_a_tiled_tiff_of_floats_is_read_by_the_reader_that_can_decode_it(tmp_path: Path) -> None:
+    image = sample()
+    unit = (image / 255).astype(np.float32)
+    tifffile.imwrite(tmp_path / "floats.tif", unit, tile=(64, 64), photometric="rgb", metadata=None)
+    slide = open_slide(tmp_path / "floats.tif")
+    assert slide.name == "tiff"
+    np.testing.assert_allclose(slide.read(0, (3, 5, 100, 90)).astype(int), image[5:90, 3:100], atol=1)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
 def test_images_are_read_by_the_same_door(suffix: str, tmp_path: Path) -> None:
     Image.fromarray(sample()).save(tmp_path / f"image{suffix}")
