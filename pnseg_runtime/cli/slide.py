@@ -22,7 +22,7 @@ from pnseg_runtime.options import Options
 from pnseg_runtime.slide import KINDS, Model, Networks, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.outputs import stem_of
-from pnseg_runtime.slide.readers import EXTENSIONS
+from pnseg_runtime.slide.readers import EXTENSIONS, is_zarr
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone
 
@@ -165,7 +165,7 @@ def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
     """Slides in the order named; a folder stands for the slides in it, sorted. Those that cannot be are errors."""
     found: list[Path | PnsegError] = []
     for path in named:
-        if path.is_dir() and not path.name.lower().endswith(".zarr"):
+        if path.is_dir() and not is_zarr(path):
             inside = sorted(p for p in path.iterdir() if _is_slide(p))
             found += inside or [ImageError(f"{path}: no slides in this folder ({' '.join(EXTENSIONS)}).")]
         else:

@@ -38,8 +38,13 @@ THUMBNAIL, TISSUE, RUN, WORK = ".thumbnail.png", ".tissue.png", ".run.json", ".w
 
 
 def stem_of(slide: Path) -> str:
-    """What a slide's outputs are called: its name without the last suffix, nor that of OME before it."""
+    """What a slide's outputs are called: its name without the last suffix, nor that of OME before it.
+
+    An image in an OME-Zarr (``a.zarr/0``) has the name of that before its own.
+    """
     name = slide.name
+    if slide.parent.name.lower().endswith(".zarr"):
+        return f"{stem_of(slide.parent)}_{name}"
     for ending in (".ome.zarr", ".ome.tif", ".ome.tiff"):
         if name.lower().endswith(ending):
             return name[: -len(ending)]

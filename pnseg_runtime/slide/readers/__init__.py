@@ -11,7 +11,7 @@ from pathlib import Path
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.slide.readers.base import NotMine, SlideReader
 
-__all__ = ["EXTENSIONS", "READERS", "Reader", "SlideReader", "open_slide"]
+__all__ = ["EXTENSIONS", "READERS", "Reader", "SlideReader", "is_zarr", "open_slide"]
 
 LOGGER = logging.getLogger("pnseg.slide")
 
@@ -61,7 +61,7 @@ def open_slide(path: str | Path, readers: Sequence[Reader] = READERS) -> SlideRe
     folder = path.is_dir()
     reasons, missing = [], []
     for reader in readers:
-        if reader.extensions and not path.name.lower().endswith(reader.extensions):
+        if reader.extensions and not (path.name.lower().endswith(reader.extensions) or is_zarr(path)):
             continue
         if folder and not reader.extensions:
             continue
@@ -80,3 +80,8 @@ def open_slide(path: str | Path, readers: Sequence[Reader] = READERS) -> SlideRe
     why = "; ".join(reason.rstrip(".;") for reason in reasons)
     remedy = f'install {", ".join(missing)} (pip install "pnseg[slide]")' if missing else "copy it again or convert it"
     raise ImageError(f"{path}: cannot be opened as a slide ({why or 'no reader is installed'}); {remedy}.")
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is an image by its name, or by that of the folder it is one of several images of."""
+    return path.is_dir() and any(name.lower().endswith(".zarr") for name in (path.name, path.parent.name))

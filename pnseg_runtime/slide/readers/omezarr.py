@@ -11,19 +11,22 @@ import zarr
 from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader
 from pnseg_runtime.tiff import credible_mpp
 
+_FIRST = "0"  # the first image of a bioformats2raw.layout
 _MICRONS = {"micrometer": 1.0, "millimeter": 1000.0, "nanometer": 0.001}
 
 
 def open_slide(path: Path) -> SlideReader:
-    """Open the first multiscale image of a Zarr folder.
+    """Open the first multiscale image of a Zarr folder, or of the first image in it, as bioformats2raw lays them out.
 
     Raises:
         NotMine: it is no OME-Zarr image of three 8-bit channels.
     """
     try:
-        group = zarr.open_group(str(path), mode="r")
-        attributes: dict[str, Any] = dict(group.attrs)
-        scales = (attributes.get("ome", attributes).get("multiscales") or [None])[0]
+        group: Any = zarr.open_group(str(path), mode="r")
+        scales = _scales_of(group)
+        if scales is None and _FIRST in group:
+            group = group[_FIRST]
+            scales = _scales_of(group)
         if scales is None:
             raise NotMine("no multiscales metadata")
         return OmeZarrReader(path, group, scales)
@@ -31,6 +34,13 @@ def open_slide(path: Path) -> SlideReader:
         raise
     except Exception as error:
         raise NotMine(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _scales_of(group: Any) -> dict[str, Any] | None:
+    """The metadata of a group's first multiscale image."""
+    attributes: dict[str, Any] = dict(getattr(group, "attrs", {}))
+    scales: dict[str, Any] | None = (attributes.get("ome", attributes).get("multiscales") or [None])[0]
+    return scales
 
 
 class OmeZarrReader(SlideReader):
@@ -43,7 +53,8 @@ class OmeZarrReader(SlideReader):
         channels = dict(zip(self._axes, full.shape, strict=True)).get("c", 0)
         if channels < 3 or full.dtype != np.uint8 or not {"x", "y", "c"} <= set(self._axes):
             raise NotMine(f"it has {channels} channels of {full.dtype}, not three of uint8")
-        steps = [_scale_of(entry, self._axes) for entry in scales["datasets"]]
+        common = _scale_of(scales, self._axes)  # of all levels, beside their own
+        steps = [_scale_of(entry, self._axes, common) for entry in scales["datasets"]]
         levels = tuple(
             Level((array.shape[self._axes.index("y")], array.shape[self._axes.index("x")]), step[0] / steps[0][0])
             for array, step in zip(self._arrays, steps, strict=True)
@@ -62,12 +73,13 @@ class OmeZarrReader(SlideReader):
         return np.ascontiguousarray(block.transpose([left.index(axis) for axis in ("y", "x", "c")]))
 
 
-def _scale_of(entry: dict[str, Any], axes: list[str]) -> tuple[float, float]:
-    """(x, y) size of a pixel in the axes' unit."""
+def _scale_of(entry: dict[str, Any], axes: list[str], within: tuple[float, float] = (1.0, 1.0)) -> tuple[float, float]:
+    """(x, y) size of a pixel in the axes' unit, multiplied by those that it lies within."""
+    x, y = within
     for transform in entry.get("coordinateTransformations", []):
         if transform.get("type") == "scale":
-            return float(transform["scale"][axes.index("x")]), float(transform["scale"][axes.index("y")])
-    return 1.0, 1.0
+            return x * float(transform["scale"][axes.index("x")]), y * float(transform["scale"][axes.index("y")])
+    return x, y
 
 
 def _unit_of(axes: list[Any]) -> str:

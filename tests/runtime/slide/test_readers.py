@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from pnseg_runtime.cli.slide import _expand
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.slide.outputs import stem_of
 from pnseg_runtime.slide.plan import slide_hash
@@ -135,6 +136,36 @@ def test_an_ome_zarr_is_read_with_its_levels_and_pixel_size(version: int, tmp_pa
     assert [level.downsample for level in slide.levels] == [1, 2]
     np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), image[5:90, 3:100])
     assert stem_of(tmp_path / "slide.ome.zarr") == "slide"
+
+
+def write_zarr(group, image: np.ndarray, common: float = 1.0) -> None:
+    """An image of 0.5 µm as OME-Zarr 0.4; ``common`` of that is said of all levels together."""
+    group.create_array("0", data=image.transpose(2, 0, 1), chunks=(3, 64, 64))
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
+    own, shared = ([{"type": "scale", "scale": [1, size, size]}] for size in (0.5 / common, common))
+    described = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": own}]}
+    group.attrs["multiscales"] = [described | {"coordinateTransformations": shared}]
+
+
+def test_a_scale_of_all_levels_of_an_ome_zarr_is_multiplied_with_their_own(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", minversion="3")
+    write_zarr(zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2), sample(), common=0.25)
+    assert open_slide(tmp_path / "a.zarr").facts.mpp == 0.5
+
+
+def test_of_several_images_in_an_ome_zarr_the_first_or_the_named_one_is_read(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", minversion="3")
+    root = zarr.open_group(str(tmp_path / "a.ome.zarr"), mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    images = {"0": sample(), "1": sample("purple_crowded")}
+    for name, image in images.items():
+        write_zarr(root.create_group(name), image)
+    for path, name in ((tmp_path / "a.ome.zarr", "0"), *((tmp_path / "a.ome.zarr" / name, name) for name in images)):
+        slide = open_slide(path)
+        assert (slide.name, slide.facts.mpp) == ("ome-zarr", 0.5)
+        np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), images[name][5:90, 3:100])
+        assert _expand([path]) == [path]
+    assert stem_of(tmp_path / "a.ome.zarr" / "1") == "a_1"
 
 
 def test_the_hash_of_a_slide_is_that_of_every_byte(tmp_path: Path) -> None:
