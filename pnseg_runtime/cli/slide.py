@@ -21,7 +21,7 @@ from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.slide import KINDS, Model, Networks, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.job import Job
-from pnseg_runtime.slide.outputs import stem_of
+from pnseg_runtime.slide.outputs import TISSUE, stem_of
 from pnseg_runtime.slide.readers import EXTENSIONS, is_zarr
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone
@@ -123,6 +123,11 @@ def slide(
     elif results:
         print_table(results)
     for result in results:
+        if not result.cores:
+            show_warning(
+                f"{result.slide}: nothing was looked at, as no tissue was found in it or its region of interest; "
+                f"see {result.run.with_name(stem_of(result.slide) + TISSUE)}, or look everywhere with --no-tissue."
+            )
         if result.doubt:
             show_warning(f"{result.slide}: {result.doubt}")
         if result.unreadable:

@@ -38,6 +38,7 @@ class SlideResult:
         nuclei: how many.
         classes: class → how many.
         area_mm2: what was looked at.
+        cores: how many parts that was done in, 0 if there was nothing to look at.
         unreadable: parts that could not be decoded, as in ``run.json``.
         median_diameter: of a disc of a nucleus's area, µm; None without nuclei.
         doubt: why the microns per pixel are hardly right, None if nothing speaks against them.
@@ -50,6 +51,7 @@ class SlideResult:
     nuclei: int
     classes: dict[str, int]
     area_mm2: float
+    cores: int
     unreadable: list[dict[str, Any]]
     median_diameter: float | None = None
     doubt: str | None = None
@@ -126,6 +128,7 @@ def write_results(
             nuclei=total,
             classes={kind.name: classes[kind.name] for kind in table},
             area_mm2=area,
+            cores=len(cores),
             unreadable=_regions(unreadable),
             median_diameter=diameters.median,
             doubt=diameters.doubt(job.resolution.slide_mpp),
@@ -262,6 +265,7 @@ def current_result(job: Job, kinds: Sequence[str]) -> SlideResult | None:
             nuclei=facts["nuclei"],
             classes=facts["nuclei_of_class"],
             area_mm2=facts["area_mm2"],
+            cores=facts["cores"],
             unreadable=[],
             median_diameter=facts["median_diameter_um"],
             doubt=facts["doubt"],

@@ -81,6 +81,7 @@ def find_tissue(thumbnail: Thumbnail, slide_mpp: float) -> BoolMap:
 
     The threshold of colour is Otsu's, but never above what pale stroma has, so that a slide full of
     tissue is not divided, and never below the noise of compression. Glass that has a tint is white.
+    Where hardly anything has colour it is either of the two: a grey image, or glass with a small pale piece.
 
     What could not be decoded counts as tissue: nobody knows what is there, and another level may show it. Otherwise no
     core would cover it, and it would be neither read nor reported.
@@ -107,12 +108,12 @@ def _seen_tissue(thumbnail: Thumbnail, readable: BoolMap, slide_mpp: float) -> B
     tinted = np.clip(smooth + (255 - glass), 0, 255)
     colour = (tinted.max(axis=2) - tinted.min(axis=2)).astype(np.uint8)
     dark = 255 - tinted.mean(axis=2)
+    black = (smooth.max(axis=2) < _BLACK) & (colour < _COLOURFUL[1])
     if np.percentile(colour[readable], 99) >= _COLOURFUL[0]:
         otsu, _ = cv2.threshold(colour[readable], 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-        tissue = colour > np.clip(otsu, *_COLOURFUL)
-        tissue &= ~((smooth.max(axis=2) < _BLACK) & (colour < _COLOURFUL[1]))
+        tissue = (colour > np.clip(otsu, *_COLOURFUL)) & ~black
     else:
-        tissue = dark > _DARKER
+        tissue = (dark > _DARKER) | ((colour > _COLOURFUL[0]) & ~black)
     least = (_LEAST_MICRONS / mpp) ** 2
     tissue = _without_specks(tissue, min(least, tissue.size / 100))
     reach = max(1, math.ceil(_MARGIN_MICRONS / mpp))

@@ -62,6 +62,16 @@ def test_a_resolution_that_the_nuclei_belie_is_a_warning(run, slide: Path, tmp_p
     assert doubt in done.stderr
 
 
+def test_a_slide_on_which_there_is_nothing_to_look_at_is_a_warning(run, tmp_path: Path) -> None:
+    empty = save_image(tmp_path / "empty.png", np.full((400, 500, 3), 240, np.uint8))
+    for _ in range(2):  # done, and found to be done
+        done = run(empty, "--mpp", "0.25", "--only", "parquet")
+        assert done.exit_code == 0, done.output
+        assert "empty.png: nothing was looked at" in done.stderr
+        assert "empty.tissue.png" in done.stderr
+    assert "is done already" in done.stderr
+
+
 def test_json_holds_what_the_table_holds(run, slide: Path) -> None:
     done = run(slide, "--mpp", "0.25", "--only", "parquet", "--json")
     told = json.loads(done.stdout)

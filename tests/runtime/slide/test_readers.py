@@ -16,7 +16,7 @@ from pnseg_runtime.slide.plan import slide_hash
 from pnseg_runtime.slide.readers import READERS, open_slide
 from pnseg_runtime.slide.readers.base import UnreadableRegion
 from pnseg_runtime.slide.readers.openslide import _files_of
-from pnseg_runtime.slide.tissue import find_tissue, thumbnail_of
+from pnseg_runtime.slide.tissue import Thumbnail, find_tissue, thumbnail_of
 from tests.real_data import real
 from tests.runtime.made import SAMPLES, sample
 from tests.runtime.slide.test_resolution import write_pyramid
@@ -228,8 +228,29 @@ def test_a_tile_full_of_tissue_is_looked_at_whole(name: str) -> None:
     assert find_tissue(thumbnail_of(slide), 0.25).mean() > 0.9
 
 
-def test_empty_glass_holds_no_tissue(tmp_path: Path) -> None:
+def glass() -> np.ndarray:
     rng = np.random.default_rng(0)
-    glass = np.clip(240 + rng.normal(0, 1.5, (600, 800, 1)) + np.array([0, -3, 2]), 0, 255).astype(np.uint8)
-    Image.fromarray(glass).save(tmp_path / "glass.png")
+    return np.clip(240 + rng.normal(0, 1.5, (600, 800, 1)) + np.array([0, -3, 2]), 0, 255).astype(np.uint8)
+
+
+def test_empty_glass_holds_no_tissue(tmp_path: Path) -> None:
+    Image.fromarray(glass()).save(tmp_path / "glass.png")
     assert not find_tissue(thumbnail_of(open_slide(tmp_path / "glass.png")), 0.5).any()
+
+
+def test_a_pale_piece_of_less_than_a_hundredth_of_a_slide_is_tissue() -> None:
+    pixels = glass()
+    pixels[300:350, 400:460] -= np.array([4, 18, 6], np.uint8)
+    tissue = find_tissue(Thumbnail(pixels, 1.0), 2.0)
+    assert tissue[300:350, 400:460].all()
+    assert tissue.mean() < 0.03
+
+
+def test_tissue_of_a_grey_image_is_what_is_dark_and_what_little_has_colour() -> None:
+    pixels = np.repeat(glass()[..., :1], 3, axis=2)
+    pixels[100:300, 100:300] -= 90
+    pixels[300:350, 400:460] -= np.array([4, 18, 6], np.uint8)
+    tissue = find_tissue(Thumbnail(pixels, 1.0), 2.0)
+    assert tissue[100:300, 100:300].all()
+    assert tissue[300:350, 400:460].all()
+    assert not tissue[400:].any()
