@@ -3,9 +3,9 @@
 
 const NUCLEI_TILE = 1024; // px of the slide
 const OUTLINES_FROM = 0.15; // screen px a px of the slide
-const MOST_TILES = 200; // kept in memory
+const MOST_TILES = 200; // kept in memory, unless more are in view
 
-const state = { hidden: new Set(), tiles: new Map(), density: null, chosen: null, summary: null };
+const state = { hidden: new Set(), tiles: new Map(), density: null, chosen: null, summary: null, frame: null };
 window.pnseg = state; // for those who look under the bonnet, and for tests
 
 const element = (id) => document.getElementById(id);
@@ -97,16 +97,25 @@ function visibleTiles(place) {
 function tile(column, row) {
   const key = `${column}/${row}`;
   if (!state.tiles.has(key)) {
-    if (state.tiles.size >= MOST_TILES) state.tiles.delete(state.tiles.keys().next().value);
     const [x, y] = [column * NUCLEI_TILE, row * NUCLEI_TILE];
     const entry = { nuclei: [], leftOut: 0, ready: false };
     state.tiles.set(key, entry);
     fetchJson(`nuclei/${x}/${y}/${x + NUCLEI_TILE}/${y + NUCLEI_TILE}.json`)
       .then((answer) => Object.assign(entry, { nuclei: answer.nuclei, leftOut: answer.left_out, ready: true }))
-      .then(draw)
+      .then(drawSoon)
       .catch(() => state.tiles.delete(key));
   }
   return state.tiles.get(key);
+}
+
+// A tile in view that were forgotten would be asked for again by the next drawing, and that for ever.
+function forgetTiles(visible) {
+  const most = Math.max(MOST_TILES, 2 * visible.length);
+  const inView = new Set(visible.map(([column, row]) => `${column}/${row}`));
+  for (const key of state.tiles.keys()) {
+    if (state.tiles.size <= most) return;
+    if (!inView.has(key)) state.tiles.delete(key);
+  }
 }
 
 function trace(rings) {
@@ -123,7 +132,8 @@ function drawOutlines(context, place) {
   let shown = 0;
   let leftOut = 0;
   context.setTransform(place.ratio * place.scale, 0, 0, place.ratio * place.scale, place.ratio * place.x, place.ratio * place.y);
-  for (const [column, row] of visibleTiles(place)) {
+  const visible = visibleTiles(place);
+  for (const [column, row] of visible) {
     const entry = tile(column, row);
     leftOut += entry.leftOut;
     for (const nucleus of entry.nuclei) {
@@ -141,6 +151,7 @@ function drawOutlines(context, place) {
       shown++;
     }
   }
+  forgetTiles(visible);
   state.shown = shown;
   element("hint").textContent = leftOut ? `${number(leftOut)} nuclei are not drawn: zoom in` : "";
 }
@@ -163,7 +174,14 @@ function drawDensity(context, place) {
   element("hint").textContent = "Density of nuclei; zoom in for outlines.";
 }
 
+// Many tiles may arrive between two frames.
+function drawSoon() {
+  state.frame ??= requestAnimationFrame(draw);
+}
+
 function draw() {
+  if (state.frame !== null) cancelAnimationFrame(state.frame);
+  state.frame = null;
   if (!state.viewer?.world.getItemCount() || !state.density) return;
   const { canvas } = state;
   const { clientWidth, clientHeight } = element("slide");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import threading
 import time
 import urllib.error
@@ -207,6 +208,57 @@ def test_what_holds_no_result_is_one_sentence(tmp_path: Path, result: Path) -> N
         open_view(tmp_path)
     with pytest.raises(OutputError, match="no longer there"):
         open_view(result, tmp_path / "gone.svs")
+
+
+#: What the page's script meets in a browser, as far as drawing outlines needs it: a screen of 25×15 tiles.
+BEFORE_THE_SCRIPT = """
+let answer = () => new Promise(() => {}), frames = new Map(), asked = [], draws = 0, left = 0;
+const parts = { slide: { clientWidth: 4000, clientHeight: 2400 }, outlines: { checked: true }, fill: {}, hint: {} };
+globalThis.window = {};
+globalThis.document = { getElementById: (id) => parts[id] };
+globalThis.OpenSeadragon = { Point: class { constructor(x, y) { Object.assign(this, { x, y }); } } };
+globalThis.requestAnimationFrame = (draw) => { frames.set(frames.size + 1, draw); return frames.size; };
+globalThis.cancelAnimationFrame = (frame) => frames.delete(frame);
+globalThis.fetch = (url) => answer(url);
+"""
+AFTER_THE_SCRIPT = """
+const context = { setTransform() {}, clearRect() { draws++; } };
+const viewport = { imageToViewerElementCoordinates: (p) => ({ x: p.x * 0.16 - left, y: p.y * 0.16 }) };
+Object.assign(state, {
+  summary: { width: 1e6, height: 1e6 }, density: {}, canvas: { style: {}, getContext: () => context },
+  viewer: { world: { getItemCount: () => 1 }, viewport },
+});
+answer = async (url) => { asked.push(url); return { ok: true, json: async () => ({ nuclei: [], left_out: 0 }) }; };
+(async () => {
+  for (const place of [0, 4000, 8000, 12000]) {
+    [left, asked, draws] = [place, [], 0];
+    draw();
+    for (let turn = 0; turn < 20; turn++) {
+      await new Promise(setImmediate);
+      const due = [...frames.values()];
+      frames.clear();
+      due.forEach((each) => each());
+    }
+    const visible = visibleTiles(placement()).length;
+    console.log(JSON.stringify({ asked: asked.length, draws, visible, kept: state.tiles.size }));
+  }
+})();
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+def test_more_tiles_in_view_than_are_kept_are_asked_for_once_and_drawn_once_a_frame() -> None:
+    script = BEFORE_THE_SCRIPT + (STATIC / "view.js").read_text(encoding="utf-8") + AFTER_THE_SCRIPT
+    ran = subprocess.run(["node", "-"], input=script, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr
+    places = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(places) == 4
+    assert places[0]["asked"] == places[0]["visible"] > 300
+    for place in places:
+        assert place["asked"] <= place["visible"]
+        assert place["draws"] <= 3
+        assert place["visible"] <= place["kept"] <= 2 * place["visible"]
+    assert places[-1]["kept"] < sum(place["asked"] for place in places)
 
 
 def test_an_installation_without_the_page_says_so(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
