@@ -1,6 +1,6 @@
 """Who works on what: several processes share a folder without doing anything twice.
 
-A claim is a file made with ``O_EXCL``, kept fresh by a heartbeat. One whose process is gone, or that
+A claim is a file made with ``O_EXCL``, kept fresh by a heartbeat. One whose process is known to be gone, or that
 has not been refreshed for a while, is taken over. Claims save work and nothing more: results are
 written atomically and are the same whoever makes them, so a claim that is lost does no harm.
 """
@@ -91,15 +91,17 @@ class Claims:
     def _create(self, path: Path) -> bool:
         # A claim is complete when it appears, so a link and not an open file.
         draft = path.with_name(f".{uuid.uuid4().hex}.draft")
-        draft.write_text(json.dumps(self._me), encoding="ascii")
+        claim: dict[str, object] = {**self._me, "claim": uuid.uuid4().hex}
+        draft.write_text(json.dumps(claim), encoding="ascii")
         try:
             os.link(draft, path)
         except FileExistsError:
-            return False
+            # A file system on the network may have lost its answer, asked again, and met what it had made itself.
+            return self._owner(path) == claim
         except OSError:  # a file system without links
             try:
                 with path.open("x", encoding="ascii") as stream:
-                    json.dump(self._me, stream)
+                    json.dump(claim, stream)
             except FileExistsError:
                 return False
         finally:
@@ -116,7 +118,8 @@ class Claims:
     def _is_stale(self, path: Path) -> bool:
         owner = self._owner(path)
         here = _machine()
-        if owner and all(owner.get(key) == value for key, value in here.items()):
+        # Without a time of its start a process cannot be told from another that has its number by now.
+        if owner.get("started") and all(owner.get(key) == value for key, value in here.items()):
             pid = owner.get("pid")
             return not isinstance(pid, int) or _started(pid) != owner.get("started")
         try:
@@ -153,21 +156,9 @@ def _machine() -> dict[str, str]:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty if there is none, or if it has ended."""
+    """When a process started, in the kernel's ticks; empty if there is none, if it has ended, or if no /proc tells."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
-        if Path("/proc").is_dir():
-            return ""
-        return _alive(pid)
-    return "" if fields[0] == "Z" else fields[19]
-
-
-def _alive(pid: int) -> str:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
         return ""
-    except OSError:
-        return "alive"
-    return "alive"
+    return "" if fields[0] == "Z" else fields[19]

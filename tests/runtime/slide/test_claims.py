@@ -8,6 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from pnseg_runtime.slide import claims
 from pnseg_runtime.slide.claims import Claims
 
 
@@ -75,6 +78,37 @@ def test_a_process_that_is_gone_from_this_machine_holds_nothing(tmp_path: Path) 
     # Its number may belong to another process by now, which has started at another time.
     path.write_text(json.dumps(owner | {"started": "0", "id": "gone"}))
     assert Claims(tmp_path).take("a")
+
+
+def test_where_no_start_of_a_process_is_known_its_claims_last_as_long_as_their_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "Path", lambda name: tmp_path / "none" if str(name).startswith("/proc") else Path(name))
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("on Windows this would interrupt the process"))
+    mine, other = Claims(tmp_path, lease=30), Claims(tmp_path, lease=30)
+    assert mine.take("a")
+    assert not other.take("a")
+    owner = json.loads((tmp_path / "a.claim").read_text())
+    (tmp_path / "b.claim").write_text(json.dumps(owner | {"id": "gone"}))
+    assert not other.take("b")
+    age(tmp_path / "b.claim", 31)
+    assert other.take("b")
+
+
+def test_a_claim_that_was_made_though_the_answer_was_lost_is_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def lost(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError
+
+    first, second = Claims(tmp_path), Claims(tmp_path)
+    monkeypatch.setattr(os, "link", lost)
+    assert first.take("a")
+    assert not second.take("a")
+    assert not first.take("a"), "it is held already"
 
 
 def test_a_heart_that_beats_keeps_a_claim_fresh(tmp_path: Path) -> None:
