@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +167,20 @@ def _bounds(cells: NDArray[np.bool_], scale: float, box: Box) -> list[Any]:
     return [(math.floor((x0 + int(columns[0])) * scale), math.floor((y0 + int(rows[0])) * scale), right, bottom)]
 
 
+def _edges_at(ring: Ring, ys: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 4) ends ax, ay, bx, by of the edges of a closed ring that rays at heights between those given may cross."""
+    edges = np.hstack([ring[:-1], ring[1:]])
+    if not len(ys):
+        return edges[:0]
+    lower, upper = np.minimum(edges[:, 1], edges[:, 3]), np.maximum(edges[:, 1], edges[:, 3])
+    return edges[(lower <= ys.max()) & (upper > ys.min())]
+
+
 def _odd(points: NDArray[np.float64], ring: Ring) -> NDArray[np.bool_]:
     """Whether a ray from each point crosses a closed ring an odd number of times."""
     inside = np.zeros(len(points), np.bool_)
     x, y = points.T
-    for (ax, ay), (bx, by) in pairwise(ring):
-        if ay == by:
-            continue
+    for ax, ay, bx, by in _edges_at(ring, y):
         crosses = (ay > y) != (by > y)
         inside ^= crosses & (x < (bx - ax) * (y - ay) / (by - ay) + ax)
     return inside

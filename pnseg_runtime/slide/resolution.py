@@ -20,7 +20,8 @@ from pnseg_runtime.rescale import TOLERANCE
 from pnseg_runtime.slide.readers.base import Box, Level, Pixels, SlideReader, UnreadableRegion
 from pnseg_runtime.tiff import credible_mpp
 
-_SUPPORT = 8  # px around what is resampled, times the reduction: Lanczos reaches 3
+_SUPPORT = 2  # work px around what is resampled, which a bicubic kernel reaches
+_SPARE = 6  # px of the level beyond that
 _SMALLEST_BLOCK = 256  # px, where an unreadable region is no longer divided
 
 
@@ -150,7 +151,7 @@ def read_work(reader: SlideReader, resolution: Resolution, box: Box) -> Reading:
         span = (round(x0), round(y0), round(x1), round(y1))
         pixels, bad = _read_around_damage(reader, resolution.level, _inside(span, width, height))
         return Reading(_grown(pixels, (box[3] - box[1], box[2] - box[0])), bad)
-    reach = math.ceil(_SUPPORT * max(resolution.step, 1))
+    reach = reach_of(resolution)
     span = (math.floor(x0) - reach, math.floor(y0) - reach, math.ceil(x1) + reach, math.ceil(y1) + reach)
     outer = _inside(span, width, height)
     pixels, bad = _read_around_damage(reader, resolution.level, outer)
@@ -163,6 +164,11 @@ def read_work(reader: SlideReader, resolution: Resolution, box: Box) -> Reading:
     )
     resampled = Image.fromarray(pixels).resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC, box=inner)
     return Reading(np.asarray(resampled), bad)
+
+
+def reach_of(resolution: Resolution) -> int:
+    """How far beyond the edges of a box :func:`read_work` reads, px of the level."""
+    return math.ceil(_SUPPORT * max(resolution.step, 1)) + _SPARE
 
 
 def _inside(span: Box, width: int, height: int) -> Box:

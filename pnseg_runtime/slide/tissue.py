@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.slide.readers.base import Box, Pixels, SlideReader
-from pnseg_runtime.slide.resolution import at_scale, read_work
+from pnseg_runtime.slide.resolution import Resolution, at_scale, reach_of, read_work
 
 BoolMap = NDArray[np.bool_]
 
 THUMBNAIL = 2048  # px, longest side
-_STRIP = 4_000_000  # px of a level read at a time
+_STRIP = 4_000_000  # px of a level read at a time, if that is enough for _ROWS
+_ROWS = 8  # of the picture read at a time, at the least: as many again are not read around them
+_PART = 64_000_000  # px of a level read at a time, at the most
 _COLOURFUL = (6, 20)  # the least and the most that the threshold of colour may be, 0–255
 _DARKER = 30  # than glass, without colour: a grey image's tissue
 _BLACK = 40  # scanner's borders and ink: dark without colour
@@ -45,7 +47,7 @@ class Thumbnail:
 
 
 def thumbnail_of(reader: SlideReader, longest: int = THUMBNAIL) -> Thumbnail:
-    """A small picture, from the coarsest level that is fine enough, read in strips.
+    """A small picture, from the coarsest level that is fine enough, read in strips, or in parts of them.
 
     Raises:
         ImageError: nothing of the slide can be decoded.
@@ -53,18 +55,34 @@ def thumbnail_of(reader: SlideReader, longest: int = THUMBNAIL) -> Thumbnail:
     height, width = reader.shape
     resolution = at_scale(reader, max(1.0, max(height, width) / longest))
     shape = resolution.shape
-    rows = max(1, int(_STRIP / (shape[1] * max(resolution.step, 1) ** 2)))
-    strips, boxes, reasons = [], [], []
+    rows, columns = _part_of(resolution)
+    pixels = np.empty((*shape, 3), np.uint8)
+    boxes, reasons = [], []
     for top in range(0, shape[0], rows):
-        reading = read_work(reader, resolution, (0, top, shape[1], min(top + rows, shape[0])))
-        strips.append(reading.pixels)
-        boxes += [box for box, _ in reading.unreadable]
-        reasons += [reason for _, reason in reading.unreadable]
+        for left in range(0, shape[1], columns):
+            right, bottom = min(left + columns, shape[1]), min(top + rows, shape[0])
+            reading = read_work(reader, resolution, (left, top, right, bottom))
+            pixels[top:bottom, left:right] = reading.pixels
+            boxes += [box for box, _ in reading.unreadable]
+            reasons += [reason for _, reason in reading.unreadable]
     lost = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
     if lost > 0.99 * height * width:
         raise ImageError(f"{reader.path}: its pixels cannot be decoded ({reasons[0].rstrip('.')}); copy it again.")
     unreadable = _touched(boxes, shape, resolution.scale) if boxes else None
-    return Thumbnail(np.concatenate(strips), resolution.scale, unreadable)
+    return Thumbnail(pixels, resolution.scale, unreadable)
+
+
+def _part_of(resolution: Resolution) -> tuple[int, int]:
+    """(rows, columns) of a picture that are read at a time.
+
+    What is read around a part has the height of some rows, so a part is no lower than that. Whole rows suit a file in
+    strips; where they are too many pixels, at a large reduction, they are divided.
+    """
+    step = max(resolution.step, 1)
+    rows = max(_ROWS, int(_STRIP / (resolution.shape[1] * step**2)))
+    around = 2 * reach_of(resolution) / step
+    columns = int(_PART / ((rows + around) * step**2) - around)
+    return rows, min(max(columns, 1), resolution.shape[1])
 
 
 def _touched(boxes: Sequence[Box], shape: tuple[int, int], scale: float) -> BoolMap:

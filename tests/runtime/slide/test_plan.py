@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.options import Options
 from pnseg_runtime.outputs import wkb
-from pnseg_runtime.slide.area import Area, Roi, read_roi
+from pnseg_runtime.slide.area import Area, Roi, _edges_at, read_roi
 from pnseg_runtime.slide.job import Model
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.plan import changes, facts_of, grid, plan_of
@@ -157,6 +158,21 @@ def test_a_point_in_a_region_lies_in_a_cell_that_its_raster_marks(x: float, y: f
     roi = Roi(((ring,),))
     if roi.holds(np.array([[x, y]]))[0]:
         assert roi.raster((100, 100), 30.0)[int(y // 30), int(x // 30)]
+
+
+def test_of_a_ring_only_the_edges_at_the_height_of_points_are_looked_at() -> None:
+    turns = np.linspace(0, 2 * np.pi, 10_001)
+    ring = np.stack([5000 + 4000 * np.cos(turns), 5000 + 4000 * np.sin(turns)], axis=1)
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.uniform((0, 4900), (9999, 5000), (500, 2)), ring[ring[:, 1] == ring[0, 1]]])
+    near = _edges_at(ring, points[:, 1])
+    assert 0 < len(near) < 200
+    crossed = sum((a[1] > points[:, 1]) != (b[1] > points[:, 1]) for a, b in pairwise(ring))
+    kept = sum((ay > points[:, 1]) != (by > points[:, 1]) for _, ay, _, by in near)
+    np.testing.assert_array_equal(kept, crossed)
+    inside = np.hypot(*(points[:500] - 5000).T) < 4000
+    assert (Roi(((ring,),)).holds(points[:500]) == inside).mean() > 0.99
+    assert Roi(((ring,),)).holds(np.zeros((0, 2))).shape == (0,)
 
 
 def test_other_tissue_is_another_plan() -> None:

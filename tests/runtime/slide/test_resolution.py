@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.slide import tissue
 from pnseg_runtime.slide.readers import READERS, open_slide
 from pnseg_runtime.slide.readers.base import Box, Facts, Level, SlideReader, UnreadableRegion, downsample_of
 from pnseg_runtime.slide.resolution import at_scale, read_work, resolve
+from pnseg_runtime.slide.tissue import thumbnail_of
+from tests.runtime.slide.made import sample_mosaic
 
 SPOTS = np.array([(101, 77), (333, 222), (512, 480), (640, 31), (41, 505), (719, 560)])
 
@@ -156,3 +159,32 @@ def test_both_sides_of_a_seam_meet_the_same_damage() -> None:
     left = read_work(slide, resolution, (0, 0, 700, 1000)).unreadable
     right = read_work(slide, resolution, (500, 0, 1400, 1000)).unreadable
     assert {box[:2] for box, _ in left} & {box[:2] for box, _ in right}
+
+
+class _Picture(SlideReader):
+    """An image without a pyramid; remembers how many px each read had."""
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        super().__init__("picture", Path("picture"), Facts((Level(image.shape[:2], 1.0),), mpp=0.25))
+        self.image = image
+        self.read_px: list[int] = []
+
+    def _read(self, level: int, box: Box) -> NDArray[np.uint8]:
+        x0, y0, x1, y1 = box
+        self.read_px.append((y1 - y0) * (x1 - x0))
+        return self.image[y0:y1, x0:x1]
+
+
+@pytest.mark.parametrize(("part", "most"), [(64_000_000, 1.7), (64_000, 2.7)])
+def test_a_thumbnail_of_a_slide_without_a_pyramid_reads_little_around_its_parts(
+    part: int, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tissue, "_STRIP", 20_000)  # a row of the picture: as of 100,000 px with the usual limit
+    monkeypatch.setattr(tissue, "_PART", part, raising=False)
+    slide = _Picture(np.tile(sample_mosaic(), (3, 2, 1))[:800, :1000])
+    small = thumbnail_of(slide, 50)
+    assert small.shape == (40, 50)
+    assert sum(slide.read_px) < most * 800 * 1000
+    assert max(slide.read_px) <= part
+    whole = read_work(slide, at_scale(slide, small.scale), (0, 0, 50, 40)).pixels
+    assert np.abs(small.pixels.astype(int) - whole).max() <= 1
