@@ -31,6 +31,10 @@ _START = "start"  # claimed by the process that is just starting
 _POLL = 0.1  # s between looks at whether another has started
 
 
+class DamagedWorkError(OutputError):
+    """A file of a core was damaged, and has been removed."""
+
+
 class Store:
     """The files of one plan."""
 
@@ -108,16 +112,15 @@ class Store:
         """Read what a core has found.
 
         Raises:
-            OutputError: the file is damaged.
+            DamagedWorkError: the file is damaged.
+            OutputError: it cannot be read; it is kept, as it may be sound.
         """
         path = self._found_path(core)
+        data = _read(path)
         try:
-            return cores.load(path.read_bytes())
-        except (OSError, ValueError) as error:
-            path.unlink(missing_ok=True)
-            raise OutputError(
-                f"{path}: was damaged ({error}) and has been removed; run the same command again."
-            ) from error
+            return cores.load(data)
+        except ValueError as error:
+            raise _removed(path, error) from error
 
     def save_settled(self, core: Core, table: pa.Table) -> None:
         """Write the nuclei of a core.
@@ -136,17 +139,16 @@ class Store:
         """Read the nuclei of a core.
 
         Raises:
-            OutputError: the file is damaged.
+            DamagedWorkError: the file is damaged.
+            OutputError: it cannot be read; it is kept, as it may be sound.
         """
         path = self._settled_path(core)
+        data = _read(path)
         try:
-            with pa.OSFile(str(path), "rb") as stream, pa.ipc.open_file(stream) as reader:
+            with pa.ipc.open_file(pa.py_buffer(data)) as reader:
                 return reader.read_all()
-        except (OSError, pa.ArrowException) as error:
-            path.unlink(missing_ok=True)
-            raise OutputError(
-                f"{path}: was damaged ({error}) and has been removed; run the same command again."
-            ) from error
+        except (OSError, pa.ArrowException) as error:  # bytes in memory: an OSError of Arrow's is no disk's
+            raise _removed(path, error) from error
 
     def clear_drafts(self) -> None:
         """Remove what killed processes have left half-written; only while no other process is at work."""
@@ -175,7 +177,7 @@ class Store:
     def _is_damaged(self, core: Core) -> bool:
         try:
             return bool(self.load_found(core).unreadable)
-        except OutputError:
+        except DamagedWorkError:
             return True
 
     def _remove_others(self) -> str | None:
@@ -219,6 +221,21 @@ def _facts_in(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be read ({error.strerror or error}); see to the disk and run the same command again."
+        ) from error
+
+
+def _removed(path: Path, error: Exception) -> DamagedWorkError:
+    """Remove a file of work that is damaged, and what to raise then."""
+    path.unlink(missing_ok=True)
+    return DamagedWorkError(f"{path}: was damaged ({error}) and has been removed; run the same command again.")
 
 
 def _write(path: Path, data: bytes) -> None:

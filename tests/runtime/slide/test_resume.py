@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from threading import Barrier
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -405,6 +407,31 @@ def test_a_damaged_file_of_a_core_is_done_again_by_the_same_command(
     result = run_local(slide, out, bundle, ("parquet",), OPTIONS, watcher=watcher)
     assert watcher.cores == [path.stem]
     assert result.outputs[".parquet"].read_bytes() == undisturbed.outputs[".parquet"].read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["found", "settled"])
+def test_work_that_cannot_be_read_at_the_moment_is_kept(
+    kind: str, slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
+    files = sorted(out.glob(f"*.work/*/{kind}/*"))
+    job = job_of(slide, out, bundle)
+    core = job.plan.cores[1]
+    load_core = job.store.load_found if kind == "found" else job.store.load_settled
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with closing(job), monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        patched.setattr(pa, "OSFile", refuse)
+        with pytest.raises(OutputError, match=r"cannot be read \(Input/output error\)"):
+            load_core(core)
+        if kind == "found":
+            with pytest.raises(OutputError, match="cannot be read"), job.store.at_work():
+                pass
+    assert sorted(out.glob(f"*.work/*/{kind}/*")) == files
+    assert load_core(core) is not None
 
 
 @settings(max_examples=200, deadline=None)
