@@ -167,7 +167,10 @@ def _run_all(
 
 
 def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
-    """Slides in the order named; a folder stands for the slides in it, sorted. Those that cannot be are errors."""
+    """Slides in the order named; a folder stands for the slides in it, sorted. Those that cannot be are errors.
+
+    A DICOM slide is a series of files, each of which opens all of it: the first one stands for it.
+    """
     found: list[Path | PnsegError] = []
     for path in named:
         if path.is_dir() and not is_zarr(path):
@@ -177,7 +180,12 @@ def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
             found.append(path)
     stems: dict[str, Path] = {}
     unique: list[Path | PnsegError] = []
+    series: set[tuple[Path, str]] = set()
     for job in dict.fromkeys(found):
+        if isinstance(job, Path) and (one := _series_of(job)) is not None:
+            if (job.parent, one) in series:
+                continue
+            series.add((job.parent, one))
         rival = stems.setdefault(stem_of(job), job) if isinstance(job, Path) else job
         if rival is job:
             unique.append(job)
@@ -186,6 +194,16 @@ def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
                 ImageError(f"{job}: its results would be named as those of {rival}; use another --out for one of them.")
             )
     return unique
+
+
+def _series_of(path: Path) -> str | None:
+    if path.suffix.lower() != ".dcm":
+        return None
+    try:
+        from pnseg_runtime.slide.readers.openslide import series_of
+    except ImportError:  # said when the slide is opened
+        return None
+    return series_of(path)
 
 
 def _is_slide(path: Path) -> bool:

@@ -23,6 +23,7 @@ from pnseg_runtime.slide.readers.base import (
 from pnseg_runtime.tiff import credible_mpp
 
 _BLOCK = 512  # px
+_SERIES = "dicom.SeriesInstanceUID"
 _INDEXES = (".vms", ".vmu")  # Hamamatsu's text files that name those with the pixels
 
 
@@ -144,16 +145,36 @@ def _facts_of(path: Path, handle: openslide.OpenSlide, bounds: Box) -> Facts:
         mpp=credible_mpp(mpp_x, mpp_y),
         hint=hint,
         identity=f"{said.get('openslide.quickhash-1', '')} {bounds}",
-        files=_files_of(path),
+        files=_files_of(path, said.get(_SERIES)),
     )
 
 
-def _files_of(path: Path) -> tuple[Path, ...]:
-    """Every file that a slide's pixels come from.
+def series_of(path: Path) -> str | None:
+    """The DICOM series that a file is one of; None if it is no slide in DICOM."""
+    try:
+        if not _is_dicom(path):
+            return None
+        with openslide.OpenSlide(path) as handle:
+            series: str | None = handle.properties.get(_SERIES)
+            return series
+    except (OSError, openslide.OpenSlideError):
+        return None
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _files_of(path: Path, series: str | None = None) -> tuple[Path, ...]:
+    """Every file that a slide's pixels come from; of a DICOM series the same ones whichever of them is named.
 
     Only formats of several files are looked for beyond the slide itself: a folder of a slide's name may be anything,
     the results of an earlier run among it.
     """
+    if series is not None:
+        beside = sorted(p for p in path.parent.iterdir() if p.is_file())
+        return tuple(p for p in beside if p == path or series_of(p) == series)
     suffix = path.suffix.lower()
     if suffix == ".mrxs":
         return (path, *sorted(p for p in path.with_suffix("").rglob("*") if p.is_file()))

@@ -202,6 +202,33 @@ def test_slides_of_several_files_are_all_of_them(tmp_path: Path) -> None:
     assert _files_of(index) == (index, *named)
 
 
+class _Series:
+    """In place of OpenSlide: a file of DICOM's magic number, the rest of which is the series it belongs to."""
+
+    def __init__(self, path: Path) -> None:
+        self.properties = {"dicom.SeriesInstanceUID": Path(path).read_bytes()[132:].decode()}
+
+    def __enter__(self) -> _Series:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def test_the_files_of_a_dicom_series_are_one_slide_and_all_of_it_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pnseg_runtime.slide.readers.openslide.openslide.OpenSlide", _Series)
+    for name, series in (("a1", "1.2"), ("a2", "1.2"), ("b1", "1.3"), ("b2", "1.3")):
+        (tmp_path / f"{name}.dcm").write_bytes(bytes(128) + b"DICM" + series.encode())
+    (tmp_path / "c.dcm").write_text("no DICOM")
+    (tmp_path / "notes.txt").touch()
+    a1, a2, b1, c = (tmp_path / f"{name}.dcm" for name in ("a1", "a2", "b1", "c"))
+    assert _expand([tmp_path]) == [a1, b1, c]
+    assert _expand([a2, a1]) == [a2]
+    assert _files_of(a1, "1.2") == _files_of(a2, "1.2") == (a1, a2)
+
+
 @pytest.mark.parametrize("name", ["gone.svs", "folder", "text.svs", "empty.tif"])
 def test_what_is_no_slide_is_one_sentence_that_names_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
