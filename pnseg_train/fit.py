@@ -88,7 +88,7 @@ def fit(
 
     Raises:
         PnsegError: the folder holds a run of another recipe, on other data, from other weights or of other
-            processes.
+            processes; or the training diverges, which leaves the checkpoints as they were before.
     """
     plan = task.plan
     bare = network.to(fabric.device)
@@ -122,6 +122,7 @@ def fit(
                 average.update_parameters(bare)
             else:
                 average.module.load_state_dict(bare.state_dict())
+            _refuse_divergence(run, step + 1, losses["loss"], average.module if _keeps(step, plan) else None, fabric)
             state["step"] = step + 1
             state["seconds"] += time.perf_counter() - started
             record: dict[str, Any] = {"step": step + 1, "lr": optimizer.param_groups[0]["lr"], **losses}
@@ -190,6 +191,33 @@ def train_step(
     return {name: round(float(term.detach()), 5) for name, term in losses.items()} | {
         "loss": round(float(total.detach()), 5)
     }
+
+
+def _keeps(step: int, plan: Plan) -> bool:
+    # Whether a checkpoint or a state is written behind this step, counted from 0.
+    return step + 1 == plan.steps or any(
+        (step + 1) % every == 0 for every in (plan.validate_every, plan.checkpoint_every)
+    )
+
+
+def _refuse_divergence(run: Path, step: int, loss: float, kept: nn.Module | None, fabric: Fabric) -> None:
+    # A finite loss may still have a gradient that is not, so weights that are to be kept are looked at, too. The loss
+    # is that of all processes, so that all of them stop.
+    summed = fabric.all_reduce(fabric.to_device(torch.tensor(loss)), reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    total = float(summed)
+    if math.isfinite(total) and (kept is None or _is_finite(kept)):
+        return
+    what = f"the loss is {total}" if not math.isfinite(total) else "weights are not finite"
+    last = run / "last"
+    start = f"go on from {last} by --init" if last.is_dir() else "train anew"
+    raise PnsegError(
+        f"{run}: the training has diverged ({what} at step {step}); {start} with a lower plan.lr and another --out."
+    )
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
 def _validate(task: Task, network: nn.Module, samples: list[Sample]) -> dict[str, float]:

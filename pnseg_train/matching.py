@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 DISTANCE_WEIGHT = 0.1
+FARTHEST = 1e9  # what a cost that is not finite counts as
 
 
 @torch.no_grad()
@@ -25,6 +27,8 @@ def match_points(points: Tensor, class_logits: Tensor, centroids: Tensor, classe
     distance = torch.cdist(points.float(), centroids.float())
     probability = class_logits.float().softmax(-1)[:, classes]
     cost = (DISTANCE_WEIGHT * distance - probability).cpu().numpy()
-    rows, columns = linear_sum_assignment(cost)
+    # A network that has diverged gives no finite costs. It gets some pairs, so that its loss, which is not finite
+    # either, can tell.
+    rows, columns = linear_sum_assignment(np.nan_to_num(cost, nan=FARTHEST, posinf=FARTHEST))
     device = points.device
     return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)

@@ -1,11 +1,13 @@
 """The training loop on real tiles: it learns, it repeats, and it goes on exactly where it stopped."""
 
 import json
+import math
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import Precision
+from safetensors.torch import load_file
 from torch import nn
 
 from pnseg_runtime.errors import PnsegError
@@ -99,10 +101,10 @@ class DotTask:
         return {"f1": float(len(samples))}
 
 
-def train_dot(run, tiles, *, processes=1, scaler=None, stop_after=None, on_start=None, **card):
+def train_dot(run, tiles, *, processes=1, scaler=None, stop_after=None, on_start=None, task=DotTask, plan=(), **card):
     """A run of a few fast steps; returns its network and its card."""
     torch.set_num_threads(1)
-    plan = {"steps": 4, "batch": 2, "checkpoint_every": 2}
+    plan = {"steps": 4, "batch": 2, "checkpoint_every": 2, **dict(plan)}
     recipe = read_recipe("nano", {"augment.crop": 32, **{f"prompter.plan.{name}": n for name, n in plan.items()}})
     recipe = recipe.model_copy(update={"splits": Splits(train=card.pop("split", "train"))})
     fabric = Fabric(accelerator="cpu", devices=1)
@@ -116,8 +118,9 @@ def train_dot(run, tiles, *, processes=1, scaler=None, stop_after=None, on_start
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fabric, "world_size", processes)
         given = Card(network="prompter", recipe=recipe, **card)
-        task = DotTask(recipe.prompter.plan)
-        best = fit(task, network, given, tiles[:2], tiles[2:3], run, fabric, on_step, on_start=on_start)
+        best = fit(
+            task(recipe.prompter.plan), network, given, tiles[:2], tiles[2:3], run, fabric, on_step, on_start=on_start
+        )
     return network, best
 
 
@@ -182,6 +185,40 @@ def test_a_gradient_scaler_goes_on_where_it_was(tmp_path):
     resumed = Scaled(65536.0)
     train_dot(tmp_path, tiles_of(), scaler=resumed)
     assert resumed.scale == 64.0
+
+
+class DivergingTask(DotTask):
+    """Its loss, or the gradient of it, is finite in the first two steps alone."""
+
+    steps_done = 0
+    fault = staticmethod(lambda value: value * math.nan)
+
+    def losses(self, network, crop):
+        self.steps_done += 1
+        sound = super().losses(network, crop)
+        return sound if self.steps_done <= 2 else sound | {"fault": self.fault(network.value).sum()}
+
+
+class SteepTask(DivergingTask):
+    fault = staticmethod(lambda value: (value - value.detach()).abs().sqrt())  # 0, with a gradient of 0 · inf
+
+
+@pytest.mark.parametrize(("task", "says"), [(DivergingTask, "the loss is nan"), (SteepTask, "weights are not finite")])
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_run_that_diverges_stops_and_keeps_its_earlier_checkpoint(task, says, validated, tmp_path):
+    tiles = tiles_of()[: 3 if validated else 2]
+    with pytest.raises(PnsegError, match=rf"{says} at step 3\); go on from .*last by --init with a lower plan\.lr"):
+        train_dot(tmp_path, tiles, task=task, plan={"validate_every": 1})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert json.loads((tmp_path / "last" / "model.json").read_text())["step"] == 2
+    assert load_file(tmp_path / "last" / "model.safetensors")["value"].isfinite().all()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["state"]["step"] == 2
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_is_to_be_trained_anew(tmp_path):
+    with pytest.raises(PnsegError, match=r"at step 3\); train anew with a lower"):
+        train_dot(tmp_path, tiles_of(), task=DivergingTask)
+    assert not (tmp_path / "last").exists()
 
 
 @pytest.mark.slow

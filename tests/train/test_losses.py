@@ -89,6 +89,21 @@ def test_an_image_without_nuclei_has_a_finite_loss():
     assert terms["point"].item() == 0
 
 
+@pytest.mark.parametrize("fault", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("of", ["points", "class_logits"])
+def test_a_prompter_that_has_diverged_has_a_loss_that_is_not_finite(of, fault):
+    outputs = {
+        "points": torch.rand(1, 5, 2),
+        "class_logits": torch.randn(1, 5, 2),
+        "region_logits": torch.randn(1, 1, 8, 8),
+    }
+    outputs[of].fill_(fault)
+    terms = prompter_losses(
+        PrompterOutput(**outputs), [torch.ones(2, 2)], [torch.zeros(2).long()], torch.zeros(1, 1, 8, 8), 0.4
+    )
+    assert not torch.isfinite(sum(terms.values()))
+
+
 def test_votes_outside_nuclei_cost_nothing():
     owned = torch.zeros(1, 4, 4)
     owned[0, 0, 0] = 1
