@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pnseg_export.precision.feeds import Arrays, grid_of_prompts
 from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.pixels import normalise
@@ -37,7 +38,8 @@ def tensor_differences(
 
     Args:
         tile: (H, W, 3) uint8 RGB of at least one window.
-        points: (N, 2) point prompts; those in the first window are decoded, with one negative each.
+        points: (N, 2) point prompts; those in the first window are decoded, with one negative each, and where there
+            are none, a grid of prompts.
     """
     window, multiple = manifest.masking.window, manifest.prompting.pad_multiple
     height, width = (side // multiple * multiple for side in tile.shape[:2])
@@ -49,15 +51,19 @@ def tensor_differences(
     image = normalise(
         cut(tile, windows(tile.shape[:2], window, manifest.masking.overlap)[:1], window), manifest.normalisation
     )
-    coords, labels = nearest_negatives(inside, 1)
-    index = np.zeros(len(coords), np.int64)
-    if len(coords):
-        prompts = Prompts(torch.from_numpy(coords), torch.from_numpy(labels), torch.from_numpy(index))
-        output = segmentor(torch.from_numpy(image), prompts)
-        expected |= {"mask_logits": output.mask_logits, "iou": output.iou}
-        features = sessions.encoder({"image": image})
-        given |= sessions.decoder(features | {"point_coords": coords, "point_labels": labels, "image_index": index})
+    prompts = _prompts(inside) if len(inside) else grid_of_prompts(window)
+    coords, labels, index = (
+        torch.from_numpy(prompts[name]) for name in ("point_coords", "point_labels", "image_index")
+    )
+    output = segmentor(torch.from_numpy(image), Prompts(coords, labels, index))
+    expected |= {"mask_logits": output.mask_logits, "iou": output.iou}
+    given |= sessions.decoder(sessions.encoder({"image": image}) | prompts)
     return {name: float(np.abs(given[name] - tensor.numpy()).max()) for name, tensor in expected.items()}
+
+
+def _prompts(points: NDArray[np.float32]) -> Arrays:
+    coords, labels = nearest_negatives(points, 1)
+    return {"point_coords": coords, "point_labels": labels, "image_index": np.zeros(len(coords), np.int64)}
 
 
 def agreement(reference: Segmenter, candidate: Segmenter, tile: Tile) -> dict[str, float]:
@@ -68,7 +74,8 @@ def agreement(reference: Segmenter, candidate: Segmenter, tile: Tile) -> dict[st
 
 
 def largest(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The largest value of every name over several rows."""
+    """The largest value of every name over several rows; NaN where one is NaN."""
     return {
-        name: max(row[name] for row in rows if name in row) for name in {name: None for row in rows for name in row}
+        name: float(np.max([row[name] for row in rows if name in row]))
+        for name in {name: None for row in rows for name in row}
     }

@@ -75,7 +75,7 @@ def record(bundle: Bundle, tiles: Iterable[Tile], threads: int | None = None) ->
         segmenter.predict(tile)
         if len(feeds.decoder) == decoded:
             image = _window(feeds.prompter[-1]["image"], bundle.manifest.masking.window)
-            recording.decoder(recording.encoder({"image": image}) | _grid_of_prompts(bundle.manifest.masking.window))
+            recording.decoder(recording.encoder({"image": image}) | grid_of_prompts(bundle.manifest.masking.window))
     return feeds
 
 
@@ -96,7 +96,8 @@ def _window(image: NDArray[Any], side: int) -> NDArray[Any]:
     return np.ascontiguousarray(np.tile(image, repeats)[:, :, :side, :side])
 
 
-def _grid_of_prompts(side: int, count: int = 4) -> Arrays:
+def grid_of_prompts(side: int, count: int = 4) -> Arrays:
+    """count² prompts over a window, each with one negative: what the decoder is given where no point is found."""
     places = (np.arange(count, dtype=np.float32) + 0.5) * side / count
     coords = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 1, 2)
     negatives = np.roll(coords, 1, axis=0)

@@ -197,7 +197,7 @@ def output_error(expected: Sequence[Arrays], given: Sequence[Arrays]) -> float:
         )
         for name in expected[0]
     }
-    return float(max(shares.values()))
+    return float(np.max(list(shares.values())))
 
 
 def too_sensitive(errors: Mapping[str, float], tolerance: float) -> dict[str, str]:
@@ -205,7 +205,7 @@ def too_sensitive(errors: Mapping[str, float], tolerance: float) -> dict[str, st
     return {
         name: f"quantised alone it moves an output by {error:.1%} of its standard deviation"
         for name, error in errors.items()
-        if error > tolerance
+        if not error <= tolerance  # nor is NaN
     }
 
 
