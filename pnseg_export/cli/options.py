@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from pnseg_export.precision.feeds import SAMPLES
-from pnseg_export.precision.variants import LEAST_IOU
+from pnseg_export.precision.variants import Reduced
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +29,7 @@ def precisions_option(description: str, required: bool = False) -> Callable[[F],
     return click.option(
         "--precision",
         "precisions",
-        type=click.Choice(list(LEAST_IOU)),
+        type=click.Choice(list(get_args(Reduced))),
         multiple=True,
         required=required,
         help=f"{description}; may be repeated.",

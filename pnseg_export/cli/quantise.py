@@ -45,7 +45,7 @@ Examples:
 @click.option(
     "--search/--no-search", default=True, show_default=True, help="Measure each layer alone; takes minutes for B."
 )
-@click.option("--accept", is_flag=True, help="Keep graphs that fall short of the gate on masks.")
+@click.option("--accept", is_flag=True, help="Keep graphs that fall short of the gates on masks and points.")
 def quantise(
     bundle: str,
     precisions: tuple[Reduced, ...],

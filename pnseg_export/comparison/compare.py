@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pnseg_export.agreement import Agreement, Finding, Tile, agreement, findings
 from pnseg_export.comparison.participants import Participant
+from pnseg_export.limits import LIMITS, Limits, shortfalls
 from pnseg_export.precision.feeds import Arrays, Feeds, record
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.metrics import aggregated_jaccard, panoptic_quality
@@ -21,31 +22,6 @@ from pnseg_train.datasets import Sample
 
 #: Prompts' tensors, which the decoder is given beside a window's features.
 PROMPTS = ("point_coords", "point_labels", "image_index")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How close a participant must come to the reference.
-
-    Attributes:
-        iou: least mean mask IoU.
-        lost: most points lost with a score over 0.6, None for any number.
-        share: most points lost, as a share of the reference's.
-        pq: most PQ, as a mean over images, by which it may differ from the reference's on annotated images.
-    """
-
-    iou: float
-    lost: int | None
-    share: float
-    pq: float
-
-
-LIMITS = {
-    "float32": Limits(iou=0.999, lost=0, share=0.001, pq=0.0005),
-    "float16": Limits(iou=0.995, lost=0, share=0.01, pq=0.002),
-    "bfloat16": Limits(iou=0.97, lost=None, share=0.05, pq=0.01),
-    "int8": Limits(iou=0.97, lost=None, share=0.05, pq=0.01),
-}
 
 
 @dataclass(frozen=True)
@@ -73,18 +49,11 @@ class Result:
     def failures(self, limits: Limits | None = None) -> list[str]:
         """Sentences on what falls short."""
         limits = limits or LIMITS[self.precision]
-        said = []
-        if self.agreement.mean_iou < limits.iou:
-            said.append(f"{self.name}: mean mask IoU {self.agreement.mean_iou:.4f}, at least {limits.iou:g} is needed")
-        if limits.lost is not None and self.agreement.confident_lost > limits.lost:
-            said.append(f"{self.name}: {self.agreement.confident_lost} points with a score over 0.6 are lost")
-        if self.agreement.share_lost > limits.share:
-            said.append(
-                f"{self.name}: {self.agreement.share_lost:.1%} of the points are lost, allowed is {limits.share:.1%}"
-            )
+        said = [f"{self.name}: {shortfall}" for shortfall in shortfalls(self.agreement, limits)]
         # A lower precision may be better by chance, which is no fault; half precision and float32 are the same model.
         change = self.change.get("pq", 0.0)
-        if (change < -limits.pq) if self.precision in {"int8", "bfloat16"} else (abs(change) > limits.pq):
+        apart = -change if self.precision in {"int8", "bfloat16"} else abs(change)
+        if not apart <= limits.pq:
             said.append(f"{self.name}: PQ differs by {change:+.4f}, allowed is {limits.pq:g}")
         return said
 

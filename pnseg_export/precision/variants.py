@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pnseg_export.agreement import Agreement, Tile, agreement, findings
 from pnseg_export.files import read_graph, write_graph
 from pnseg_export.folders import is_bundle, new_folder
+from pnseg_export.limits import LIMITS, shortfalls
 from pnseg_export.precision.feeds import Feeds, record
 from pnseg_export.precision.float16 import halve_graphs
 from pnseg_export.precision.int8 import (
@@ -35,8 +36,6 @@ from pnseg_runtime.sessions.cache import FOLDER as CACHE
 Reduced = Literal["float16", "int8"]
 GRAPHS: tuple[GraphName, ...] = ("prompter", "encoder", "decoder")
 
-#: Least mean mask IoU against float32 that a precision must keep on the tiles it is judged on.
-LEAST_IOU = {"float16": 0.995, "int8": 0.97}
 #: Calls on which layers are quantised one by one; more make the figures steadier and the search longer.
 SEARCHED_CALLS = 4
 
@@ -131,7 +130,7 @@ def add_variants(
         tiles: (H, W, 3) uint8 RGB, on which ranges are measured and the result is judged.
         choices: of 8-bit graphs.
         advance: see :func:`quantise_graphs`.
-        accept: keep graphs that fall short of :data:`LEAST_IOU`; the figures are in the manifest.
+        accept: keep graphs that fall short of :data:`~pnseg_export.limits.LIMITS`; the figures are in the manifest.
 
     Raises:
         PnsegError: ``out`` exists and is another folder, or a precision falls short; then nothing is changed.
@@ -148,10 +147,11 @@ def add_variants(
             _write(folder, manifest)
             agreed = judge(Bundle(folder, manifest), precision, tiles)
             figures: dict[str, Any] = agreed.figures()
-            if agreed.mean_iou < LEAST_IOU[precision] and not accept:
+            short = shortfalls(agreed, LIMITS[precision])
+            if short and not accept:
                 raise PnsegError(
-                    f"{precision} graphs of {bundle.folder}: masks have a mean IoU of {agreed.mean_iou:.3f} with those "
-                    f"of float32, {LEAST_IOU[precision]} is needed; lower --tolerance, or give more --tiles."
+                    f"{precision} graphs of {bundle.folder} against float32: {'; '.join(short)}; "
+                    "lower --tolerance, or give more --tiles."
                 )
             if precision == "float16":
                 figures["largest_values"] = highest
