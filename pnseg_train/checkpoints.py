@@ -73,6 +73,21 @@ def save_checkpoint(folder: Path, network: nn.Module, card: Card) -> None:
     weights = folder / (WEIGHTS + ".part")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, weights)
     weights.replace(folder / WEIGHTS)
+    _write_card(folder, card)
+
+
+def replace_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write another recipe into the card of a checkpoint, or into both of a shared pair; nothing where there is none.
+
+    Raises:
+        PnsegError: a card that is not one.
+    """
+    for part in (folder, folder / "prompter", folder / "segmentor"):
+        if (part / CARD).is_file():
+            _write_card(part, read_card(part).model_copy(update={"recipe": recipe}))
+
+
+def _write_card(folder: Path, card: Card) -> None:
     text = folder / (CARD + ".part")
     text.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     text.replace(folder / CARD)

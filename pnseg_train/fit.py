@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pnseg_runtime.errors import PnsegError
-from pnseg_train.checkpoints import Card, read_card, save_checkpoint
+from pnseg_train.checkpoints import Card, read_card, replace_recipe, save_checkpoint
 from pnseg_train.crops import Crop, Crops, item_seed, loader
 from pnseg_train.datasets import Sample
 from pnseg_train.models.sizes import backbone_parameters
@@ -78,7 +78,7 @@ def fit(
 
     Args:
         run: folder of the run; holds ``state.pt`` (to resume), ``metrics.jsonl``, ``best/``, ``last/``.
-            A run that was stopped goes on from its last state.
+            A run that was stopped goes on from its last state, and its checkpoints predict by ``card``'s recipe.
         on_step: called after every step with the losses.
         workers: processes that prepare crops ahead; they change no crop.
         on_start: called by the first process when it is clear that the folder's run, if any, is this one.
@@ -102,6 +102,9 @@ def fit(
         _resume(run, card, origin, bare, optimizer, average, state, fabric)
         if fabric.is_global_zero:
             _forget_after(run / METRICS, int(state["step"]))
+            # The inference may be another, and the cards are what predicts.
+            for kept in ("best", "last"):
+                replace_recipe(run / kept, card.recipe)
         log.info("resumed %s at step %d", run, state["step"])
     if on_start and fabric.is_global_zero:
         on_start()

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from pnseg_runtime.errors import PnsegError
-from pnseg_train.checkpoints import CARD, WEIGHTS, Card, build, load_checkpoint, save_checkpoint
+from pnseg_train.checkpoints import (
+    CARD,
+    WEIGHTS,
+    Card,
+    build,
+    load_checkpoint,
+    read_card,
+    replace_recipe,
+    save_checkpoint,
+)
 from pnseg_train.cli.evaluate import held_out
 from pnseg_train.inference import validation_split
 from pnseg_train.recipes import read_recipe
@@ -41,6 +50,19 @@ def test_weights_of_another_network_are_refused(saved):
     (folder / CARD).write_text(card.model_copy(update={"network": "prompter"}).model_dump_json())
     with pytest.raises(PnsegError, match="do not fit"):
         load_checkpoint(folder)
+
+
+def test_another_recipe_goes_into_both_cards_of_a_shared_pair_and_nothing_else_changes(tmp_path):
+    card = Card(network="prompter", recipe=read_recipe("nano"), step=7, metrics={"f1": 0.5})
+    for half in ("prompter", "segmentor"):
+        (tmp_path / half).mkdir()
+        (tmp_path / half / CARD).write_text(card.model_copy(update={"network": half}).model_dump_json())
+    other = read_recipe("nano", {"inference.nms_radius": 7})
+    replace_recipe(tmp_path, other)
+    for half in ("prompter", "segmentor"):
+        assert read_card(tmp_path / half) == card.model_copy(update={"network": half, "recipe": other})
+    replace_recipe(tmp_path / "none", other)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [CARD, CARD, "prompter", "segmentor"]
 
 
 def test_truncated_weights_are_refused(saved):

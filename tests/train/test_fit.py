@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pnseg_runtime.errors import PnsegError
-from pnseg_train.checkpoints import Card, build, load_checkpoint
+from pnseg_train.checkpoints import Card, build, load_checkpoint, read_card
 from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.fit import fit, learning_rate
 from pnseg_train.recipes import Plan, Splits, read_recipe
@@ -101,11 +101,14 @@ class DotTask:
         return {"f1": float(len(samples))}
 
 
-def train_dot(run, tiles, *, processes=1, scaler=None, stop_after=None, on_start=None, task=DotTask, plan=(), **card):
+def train_dot(
+    run, tiles, *, processes=1, scaler=None, stop_after=None, on_start=None, task=DotTask, plan=(), inference=(), **card
+):
     """A run of a few fast steps; returns its network and its card."""
     torch.set_num_threads(1)
     plan = {"steps": 4, "batch": 2, "checkpoint_every": 2, **dict(plan)}
-    recipe = read_recipe("nano", {"augment.crop": 32, **{f"prompter.plan.{name}": n for name, n in plan.items()}})
+    fields = {"augment.crop": 32, **{f"prompter.plan.{name}": n for name, n in plan.items()}, **dict(inference)}
+    recipe = read_recipe("nano", fields)
     recipe = recipe.model_copy(update={"splits": Splits(train=card.pop("split", "train"))})
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.strategy._precision = scaler or fabric.strategy.precision
@@ -164,6 +167,23 @@ def test_a_state_that_does_not_say_on_which_data_goes_on_with_a_warning(tmp_path
     _, card = train_dot(tmp_path, tiles_of(), **ONE)
     assert card.step == 4
     assert "does not say on which data" in caplog.text
+
+
+@pytest.mark.parametrize("stop_after", [3, None])
+def test_a_run_that_goes_on_with_another_inference_predicts_by_it(stop_after, tmp_path):
+    every = {"validate_every": 2}
+    try:
+        train_dot(tmp_path, tiles_of(), stop_after=stop_after, plan=every)
+    except Stopped:
+        assert stop_after
+    before = {kept: read_card(tmp_path / kept) for kept in ("best", "last")}
+    _, best = train_dot(tmp_path, tiles_of(), plan=every, inference={"inference.nms_radius": 7, "inference.tidy": True})
+    for kept in ("best", "last"):
+        card = read_card(tmp_path / kept)
+        assert (card.recipe.inference.nms_radius, card.recipe.inference.tidy) == (7, True)
+        assert card.recipe.training() == before[kept].recipe.training()
+    assert read_card(tmp_path / "best").model_copy(update={"recipe": before["best"].recipe}) == before["best"]
+    assert best == read_card(tmp_path / "best")
 
 
 class Scaled(Precision):
