@@ -34,6 +34,7 @@ from pnseg_train.recipes import NO_SPLIT, Part, Recipe, Splits, read_recipe
 from pnseg_train.tasks import task_of
 
 log = logging.getLogger(__name__)
+PROMPTER_PLAN = "prompter.plan"
 TOOLS = ("torch", "torchvision", "timm", "segment-anything", "lightning-fabric", "numpy")
 
 EXAMPLES = """
@@ -180,6 +181,11 @@ def device_count(accelerator: str, devices: str) -> int:
 
 def _recipe(network: str, name: str, overrides: tuple[str, ...]) -> Recipe:
     given = dict(assignment(text) for text in overrides)
+    if network == "shared" and any(field == PROMPTER_PLAN or field.startswith(PROMPTER_PLAN + ".") for field in given):
+        raise PnsegError(
+            f"pnseg train shared trains both networks by segmentor.plan, and {PROMPTER_PLAN} says nothing there; "
+            "set the fields of segmentor.plan instead."
+        )
     recipe = read_recipe(name, {"shared_encoder": True, **given} if network == "shared" else given)
     if recipe.shared_encoder != (network == "shared"):
         raise PnsegError("shared_encoder trains both networks at once; use pnseg train shared.")

@@ -203,6 +203,8 @@ def scalars(folder):
         ("segmentor", "segmentor.frozen=[image_encoder, prompt_encoder, mask_decoder]", "nothing is left to train"),
         ("prompter", "shared_encoder=true", "pnseg train shared"),
         ("prompter", "prompter.region_weight=0", "region_filter must be false"),
+        ("shared", "prompter.plan.lr=0.1", "set the fields of segmentor.plan instead"),
+        ("shared", "prompter.plan={steps: 5}", "set the fields of segmentor.plan instead"),
     ],
 )
 def test_settings_that_make_no_sense_are_one_sentence(network, setting, says, tmp_path):
