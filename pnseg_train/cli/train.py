@@ -28,6 +28,7 @@ from pnseg_train.cli.options import data_option, mpp_option
 from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
 from pnseg_train.fit import STATE, fit
+from pnseg_train.models.segmentor import WINDOW
 from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
 from pnseg_train.recipes import NO_SPLIT, Part, Recipe, Splits, read_recipe
@@ -191,6 +192,11 @@ def _recipe(network: str, name: str, overrides: tuple[str, ...]) -> Recipe:
         raise PnsegError("shared_encoder trains both networks at once; use pnseg train shared.")
     if network == "segmentor" and len(set(recipe.segmentor.frozen)) == len(get_args(Part)):
         raise PnsegError("segmentor.frozen names every part, so nothing is left to train; evaluate its checkpoint.")
+    if network != "prompter" and recipe.augment.crop != WINDOW:
+        raise PnsegError(
+            f"augment.crop is {recipe.augment.crop}, and a segmentor sees windows of {WINDOW} px alone; "
+            f"leave it at {WINDOW}, or train a prompter, which takes other crops."
+        )
     return recipe
 
 
@@ -261,7 +267,7 @@ def _licences(folder: Path) -> set[str]:
     if not index.is_file():
         layout = layout_of(folder)
         return {f"{layout.licence} ({layout.title})"} if layout.licence else set()
-    with index.open(newline="", encoding="utf-8") as stream:
+    with index.open(newline="", encoding="utf-8-sig") as stream:
         return {row["licence"] for row in csv.DictReader(stream) if row.get("licence")}
 
 

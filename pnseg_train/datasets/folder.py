@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +41,8 @@ def read(folder: Path, split: str | None = None) -> Samples:
         split: only the rows with this split; None for all. Without an index there are no splits.
 
     Raises:
-        ImageError: a folder without images, a split without rows; when a sample is read, a label that is missing.
+        ImageError: a folder without images, a split without rows, an index that is not understood; when a sample is
+            read, a label that is missing.
         SizeMismatchError: when a sample is read, a label of another size.
     """
     rows = [row for row in _index(folder) if split is None or row.get("split") == split]
@@ -55,8 +58,41 @@ def _index(folder: Path) -> list[dict[str, str]]:
     index = folder / "index.csv"
     if not index.is_file():
         return [{"id": path.stem} for path in sorted((folder / "images").glob("*.png"))]
-    with index.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            _check_columns(index, list(reader.fieldnames or ()))
+            return [_checked(index, reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{index}: not UTF-8 ({error.reason}); save it as CSV UTF-8.") from error
+
+
+def _check_columns(index: Path, columns: list[str]) -> None:
+    if "id" in columns:
+        return
+    if columns and ";" in columns[0]:
+        raise ImageError(
+            f"{index}: its columns are separated by semicolons; save it with commas, and points in numbers."
+        )
+    raise ImageError(
+        f"{index}: no column id among {', '.join(columns) or 'none'}; name the column of the images' names id."
+    )
+
+
+def _checked(index: Path, line: int, row: dict[Any, str]) -> dict[str, str]:
+    if any(row.get(None, ())):  # where DictReader puts what is beyond the last column
+        raise ImageError(f"{index}: line {line} has more fields than columns; write decimals with a point.")
+    mpp = row.get("mpp")
+    if mpp and not _is_positive(mpp):
+        raise ImageError(f"{index}: line {line} has the mpp {mpp}; write microns per pixel as 0.25, or leave it empty.")
+    return row
+
+
+def _is_positive(number: str) -> bool:
+    try:
+        return 0 < float(number) < math.inf
+    except ValueError:
+        return False
 
 
 def _read(folder: Path, row: dict[str, str]) -> Sample:

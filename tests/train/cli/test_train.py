@@ -203,6 +203,8 @@ def scalars(folder):
         ("segmentor", "segmentor.frozen=[image_encoder, prompt_encoder, mask_decoder]", "nothing is left to train"),
         ("prompter", "shared_encoder=true", "pnseg train shared"),
         ("prompter", "prompter.region_weight=0", "region_filter must be false"),
+        ("segmentor", "augment.crop=320", "augment.crop is 320, and a segmentor sees windows of 256 px alone"),
+        ("shared", "augment.crop=128", "augment.crop is 128, and a segmentor sees windows of 256 px alone"),
         ("shared", "prompter.plan.lr=0.1", "set the fields of segmentor.plan instead"),
         ("shared", "prompter.plan={steps: 5}", "set the fields of segmentor.plan instead"),
     ],

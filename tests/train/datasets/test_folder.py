@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import cv2
@@ -7,6 +8,7 @@ import pytest
 from pnseg_runtime.errors import ImageError
 from pnseg_train.datasets import read_folder
 from tests import golden
+from tests.train.datasets.made import boxes_map, picture, write_plain
 
 
 def test_splits_are_read_from_the_index():
@@ -45,6 +47,44 @@ def test_a_broken_label_is_named(fault, tmp_path):
         cv2.imwrite(str(label), np.zeros((10, 10), np.uint16))
     with pytest.raises(ImageError, match=label.stem):
         read_folder(tmp_path)
+
+
+def indexed(folder, content, encoding="utf-8"):
+    for name in ("a", "b"):
+        write_plain(folder, name, picture(), boxes_map({1: (1, 1, 9, 9)}))
+    (folder / "index.csv").write_text(content, encoding=encoding)
+    return folder
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path):
+    folder = indexed(tmp_path, "id,split,mpp\na,train,0.5\nb,val,\n", "utf-8-sig")
+    assert [(sample.name, sample.mpp) for sample in read_folder(folder, "train")] == [("a", 0.5)]
+    assert [(sample.name, sample.mpp) for sample in read_folder(folder, "val")] == [("b", None)]
+
+
+def test_empty_fields_beyond_the_last_column_are_no_matter(tmp_path):
+    folder = indexed(tmp_path, "id,split\na,train,,\nb,val,\n")
+    assert [sample.name for sample in read_folder(folder)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "says"),
+    [
+        ("id;split;mpp\na;train;0,25\n", "utf-8", "separated by semicolons; save it with commas"),
+        ("id;split\na;train\n", "utf-8-sig", "separated by semicolons"),
+        ("name,split\na,train\n", "utf-8", "no column id among name, split"),
+        ("", "utf-8", "no column id among none"),
+        ('id,split,mpp\na,train,"0,25"\n', "utf-8", "line 2 has the mpp 0,25; write microns per pixel as 0.25"),
+        ("id,split,mpp\na,train,0.25\nb,train,0,25\n", "utf-8", "line 3 has more fields than columns"),
+        ("id,split,mpp\na,train,0\n", "utf-8", "has the mpp 0;"),
+        ("id,split,mpp\na,train,nan\n", "utf-8", "has the mpp nan;"),
+        ("id,split\na,train\n", "utf-16", "not UTF-8"),
+    ],
+)
+def test_an_index_that_is_not_understood_is_one_sentence(content, encoding, says, tmp_path):
+    with pytest.raises(ImageError, match=re.escape(says)) as raised:
+        read_folder(indexed(tmp_path, content, encoding), "train")
+    assert str(tmp_path / "index.csv") in str(raised.value)
 
 
 def test_median_diameter_is_that_of_equal_discs():
