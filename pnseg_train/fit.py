@@ -106,6 +106,8 @@ def fit(
             for kept in ("best", "last"):
                 replace_recipe(run / kept, card.recipe)
         log.info("resumed %s at step %d", run, state["step"])
+    elif fabric.is_global_zero:
+        (run / METRICS).unlink(missing_ok=True)  # of a run that was stopped before its first state
     if on_start and fabric.is_global_zero:
         on_start()
     crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)

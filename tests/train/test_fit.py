@@ -186,6 +186,14 @@ def test_a_run_that_goes_on_with_another_inference_predicts_by_it(stop_after, tm
     assert best == read_card(tmp_path / "best")
 
 
+def test_a_run_that_was_stopped_before_its_first_state_begins_its_log_anew(tmp_path):
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=1)
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+    train_dot(tmp_path, tiles_of())
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+
+
 class Scaled(Precision):
     """Stands for 16-mixed, whose gradient scaler has a state."""
 
