@@ -18,7 +18,7 @@ from rich.table import Table
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
-from pnseg_train.checkpoints import weights_digest
+from pnseg_train.checkpoints import checkpoint_digest, weights_digest
 from pnseg_train.cli.evaluate import evaluate_run
 from pnseg_train.cli.train import assignment
 from pnseg_train.evaluate import mean
@@ -169,17 +169,17 @@ class Lab:
     overrides: tuple[str, ...] = ()
 
     def run(self, case: Case) -> dict[str, Any]:
-        """A row's metrics; those of an earlier run with the same settings are taken from its file."""
+        """A row's metrics; those of an earlier run with the same settings and checkpoints are taken from its file."""
         path = self.out / "rows" / f"{case.slug}.json"
-        settings = self.settings(case)
+        checkpoints = [self.trained(case.prompter), self.trained(case.segmentor)]
+        settings = {**self.settings(case), "checkpoints": [checkpoint_digest(folder) for folder in checkpoints]}
         if path.is_file():
             row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if row["settings"] == settings:
                 return row
-        checkpoints = [str(self.trained(case.prompter)), str(self.trained(case.segmentor))]
         start = time.perf_counter()
         options = Options(threads=self.threads, **case.options)
-        run = evaluate_run("val", checkpoints, [self.data], options, case.oracle, 12.0)
+        run = evaluate_run("val", [str(folder) for folder in checkpoints], [self.data], options, case.oracle, 12.0)
         metrics = mean([result.row for result in run.results])
         row = {
             "title": case.title,
@@ -196,7 +196,7 @@ class Lab:
         return row
 
     def settings(self, case: Case) -> dict[str, Any]:
-        """What determines a row."""
+        """What determines a row besides its two checkpoints."""
         starts = [weights_digest(folder) for folder in (self.segmentor, self.prompter) if folder is not None]
         written = {key: value for key, value in asdict(case).items() if key not in {"title", "paper"}}
         settings = {**written, "steps": dict(self.steps), "overrides": list(self.overrides), "starts": starts}

@@ -178,6 +178,20 @@ def read_card(folder: Path, network: str = "") -> Card:
         ) from error
 
 
+def checkpoint_digest(folder: Path) -> str:
+    """SHA-256 of a checkpoint's weights and card: another for other weights, and for another recipe.
+
+    Raises:
+        PnsegError: not a checkpoint.
+    """
+    try:
+        return hashlib.sha256((folder / CARD).read_bytes() + (folder / WEIGHTS).read_bytes()).hexdigest()
+    except OSError as error:
+        raise PnsegError(
+            f"{folder}: not a checkpoint ({error.strerror}); expected {WEIGHTS} and {CARD} of a training run."
+        ) from error
+
+
 def weights_digest(folder: Path) -> str:
     """SHA-256 of a checkpoint's weights."""
     return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -36,12 +37,22 @@ def test_every_training_is_a_recipe_that_is_valid(key):
     assert recipe.inference.region_filter == (recipe.prompter.region_weight > 0)
 
 
+def write_checkpoint(folder, weights=b"weights", card="{}"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "model.json").write_text(card)
+
+
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    for name in ("segmentor", "data"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "segmentor" / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(ablation.subprocess, "run", lambda command, check: commands.append(command))
+    (tmp_path / "data").mkdir()
+    write_checkpoint(tmp_path / "segmentor")
+
+    def train(command, check):
+        commands.append(command)
+        write_checkpoint(Path(command[command.index("--out") + 1]) / "best")
+
+    monkeypatch.setattr(ablation.subprocess, "run", train)
     commands: list[list[str]] = []
     one = sample()
 
@@ -80,6 +91,20 @@ def test_another_start_makes_a_row_anew(lab):
     (lab.segmentor / "model.safetensors").write_bytes(b"others")
     lab.run(TABLE_6[0])
     assert len(evaluated) == 2
+
+
+@pytest.mark.parametrize("change", [{"weights": b"others"}, {"card": '{"step": 1}'}])
+@pytest.mark.parametrize("network", ["prompter-aux", "segmentor-k1"])
+def test_a_checkpoint_that_is_another_makes_its_rows_anew(network, change, lab):
+    lab, _, evaluated = lab
+    for _ in range(2):
+        lab.run(TABLE_6[4])
+        lab.run(TABLE_6[0])
+    assert len(evaluated) == 2
+    write_checkpoint(lab.out / network / "best", **change)
+    lab.run(TABLE_6[4])
+    lab.run(TABLE_6[0])
+    assert len(evaluated) == 3
 
 
 @pytest.mark.parametrize(
