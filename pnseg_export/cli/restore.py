@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,8 @@ def restore_(bundle: str, out: Path, recipe: str, folders: tuple[Path, ...], til
             raise PnsegError(f"{folder}: holds a checkpoint already; give another --out, or --overwrite.")
     opened, images = Bundle.open(bundle), read_tiles(tiles)
     chosen = read_recipe(recipe, facts(opened.manifest))
-    samples = [sample for folder in folders for sample in open_dataset(folder, chosen.splits.train)]
+    crops = crops_of(samples_of(folders, chosen), chosen)
     pair = restore(opened, chosen)
-    crops = crops_of(samples, chosen)
     renormalise(pair.prompter, lambda: pair.prompter(crops))
     renormalise(pair.segmentor, lambda: pair.segmentor.encode(crops))
     found = check(opened.folder, *pair, images)
@@ -88,6 +88,12 @@ def facts(manifest: Manifest) -> dict[str, Any]:
         "prompter.spacing": prompting.anchor_spacing,
         **{f"inference.{field}": value for field, value in inference.items()},
     }
+
+
+def samples_of(folders: Sequence[Path], recipe: Recipe) -> list[Sample]:
+    """The training images at the recipe's microns per pixel, as the training reads them."""
+    given = (sample for folder in folders for sample in open_dataset(folder, recipe.splits.train))
+    return [sample.at_mpp(recipe.mpp) for sample in given]
 
 
 def crops_of(samples: list[Sample], recipe: Recipe) -> torch.Tensor:

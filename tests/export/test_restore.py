@@ -11,12 +11,14 @@ from torch import nn
 
 from pnseg_export import restore as module
 from pnseg_export.bundle import check
+from pnseg_export.cli.restore import samples_of
 from pnseg_export.restore import renormalise, restore
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.cli import cli
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import load_checkpoint
 from pnseg_train.recipes import read_recipe
+from tests.export.tiles import SIDE, write_coarse
 from tests.runtime.made import SAMPLES, sample
 
 
@@ -85,6 +87,15 @@ def test_checkpoints_that_are_there_are_not_replaced_unasked(restored, data):
     result = CliRunner().invoke(cli, ["restore", "nano", "--out", str(restored), "--data", str(data)])
     assert result.exit_code == 1
     assert "holds a checkpoint already" in result.output
+
+
+def test_norms_see_data_of_another_resolution_at_the_models(tmp_path):
+    write_coarse(tmp_path)
+    (tmp_path / "index.csv").write_text("id,split,mpp\na,train,0.5\n")
+    (seen,) = samples_of([tmp_path], read_recipe("nano"))
+    assert seen.mpp == 0.25
+    assert seen.image.shape == (SIDE, SIDE, 3)
+    assert seen.instances.shape == (SIDE, SIDE)
 
 
 def test_statistics_change_norms_and_no_output():
