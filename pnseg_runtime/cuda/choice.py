@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pnseg_runtime.bundle import Bundle
@@ -63,7 +64,8 @@ def open_device(bundle: Bundle, options: Options, image: Pixels) -> tuple[Device
     try:
         return device, predict_seconds(device, image)
     except PnsegError as error:
-        device.close()
+        with suppress(PnsegError):  # a GPU that has failed may fail once more
+            device.close()
         return f"{CUDA}: {error}"
 
 

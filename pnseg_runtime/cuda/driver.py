@@ -7,8 +7,8 @@ library itself and checked here. Nothing of PyCUDA is imported before a :class:`
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import finalize
 
@@ -80,7 +80,8 @@ class Device:
         self._driver = driver
         with checked("the CUDA driver does not start"):
             driver.init()
-        if index >= (count := driver.Device.count()):
+            count = driver.Device.count()
+        if index >= count:
             raise BackendError(f"There is no GPU {index} on this machine, which has {count}; choose one from 0 on.")
         with checked("the GPU does not start"):
             device = driver.Device(index)
@@ -106,9 +107,11 @@ class Device:
         """Make the GPU's primary context that of this thread for the time being."""
         with checked("the context of the GPU is lost"):
             self._context.push()
-        try:
+        with at_last(self._leave):
             yield
-        finally:
+
+    def _leave(self) -> None:
+        with checked("the context of the GPU is lost"):
             self._driver.Context.pop()
 
     def memory(self, nbytes: int) -> Any:
@@ -131,6 +134,31 @@ class Device:
         """A new event."""
         with checked("no event"):
             return self._driver.Event()
+
+    def synchronise(self, stream: Any) -> None:
+        """Wait for everything that has been put on a stream; what went wrong on the GPU is told here."""
+        with checked("what was put on a stream"):
+            stream.synchronize()
+
+    def record(self, event: Any, stream: Any) -> None:
+        """Let an event happen once everything on a stream is done."""
+        with checked("record of an event"):
+            event.record(stream)
+
+    def wait(self, stream: Any, event: Any) -> None:
+        """Let what comes on a stream wait for an event."""
+        with checked("wait for an event"):
+            stream.wait_for_event(event)
+
+    def await_event(self, event: Any) -> None:
+        """Wait for an event; what went wrong on the GPU is told here."""
+        with checked("what was put on a stream"):
+            event.synchronize()
+
+    def seconds(self, before: Any, after: Any) -> float:
+        """Time between two events that have happened."""
+        with checked("time between events"):
+            return float(after.time_since(before)) * 1e-3
 
     def launch(self, stream: Any, name: str, grid: int | tuple[int, int], block: int, *arguments: Any) -> None:
         """Put a kernel on a stream.
@@ -196,8 +224,11 @@ class Device:
 
 def release(context: Any) -> None:
     """Give a primary context back; what is still left of it is then known to be gone."""
-    context.push()
-    context.detach()
+    from pycuda.driver import Error
+
+    with suppress(Error):  # behind an error on the GPU nothing is left to give back
+        context.push()
+        context.detach()
 
 
 class Graph:
@@ -225,6 +256,22 @@ def checked(what: str) -> Iterator[None]:
         yield
     except Error as error:
         raise BackendError(f"CUDA: {what} ({error}); pnseg doctor says what this machine lacks.") from error
+
+
+@contextmanager
+def at_last(tidy_up: Callable[[], None]) -> Iterator[None]:
+    """Tidy up at the end, whatever happens; where it fails because of an error before, that error is the one told.
+
+    Raises:
+        BackendError: of ``tidy_up``, where nothing was raised before.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(BackendError):
+            tidy_up()
+        raise
+    tidy_up()
 
 
 def as_array(pinned: NDArray[np.uint8], count: int, dtype: DTypeLike, offset: int = 0) -> NDArray[Any]:

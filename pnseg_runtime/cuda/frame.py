@@ -71,7 +71,7 @@ def send(streams: Streams, rules: Rules, rgb: Pixels, slot: int, everywhere: boo
     # The last image of this slot has been waited for, so its staging memory is free.
     streams.upload(f"image{slot}", rgb, frame.image)
     streams.upload(f"plan{slot}", plan, frame.frame)
-    streams.uploaded[slot].record(streams.copy)
+    streams.record_upload(streams.uploaded[slot])
     return frame
 
 

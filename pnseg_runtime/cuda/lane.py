@@ -70,10 +70,10 @@ class Lane:
         started = perf_counter()
         streams, options, settings = self._streams, self._rules.options, self._rules.settings
         streams.restart()
-        streams.compute.wait_for_event(streams.uploaded[frame.slot])
+        streams.wait_for_upload(streams.uploaded[frame.slot])
         prompts = self._points.find(frame)
         if not prompts.points:
-            streams.compute.synchronize()
+            streams.finish()
             return self._nuclei(frame, np.zeros(0, NUCLEUS), np.zeros(0, np.uint32), started)
         negatives = [settings.negatives, 0] if settings.negatives else [0]
         batches = window_batches(prompts.starts, options.window_batch, options.prompt_batch, negatives)

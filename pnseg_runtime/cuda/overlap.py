@@ -49,7 +49,7 @@ def matched_overlaps(device: Device, truth: LabelMap, prediction: LabelMap) -> N
                       first + 4 * rows, rows - 1, columns, int(matches))  # fmt: skip
         result = device.pinned(12 * (rows - 1))
         device.download(stream, result, int(matches))
-        stream.synchronize()
+        device.synchronise(stream)
         return as_array(result, 3 * (rows - 1), np.int32).reshape(-1, 3).copy()
 
 

@@ -72,8 +72,8 @@ class MaskDecoder:
         offsets = np.cumsum([0, *(table.nbytes for table in tables)])
         table_at = streams.at("table", int(offsets[-1]))
         streams.upload("table", np.concatenate(tables), table_at)
-        streams.planned.record(streams.copy)
-        streams.compute.wait_for_event(streams.planned)
+        streams.record_upload(streams.planned)
+        streams.wait_for_upload(streams.planned)
         for index, batch in enumerate(batches):
             go_on_unless(cancelled)
             views, job = streams.at("views", 16 * width), streams.at("job", 4 * (4 + width))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock
 from types import TracebackType
@@ -17,7 +18,7 @@ import numpy as np
 
 from pnseg_runtime.bundle import Bundle, GraphName
 from pnseg_runtime.clock import go_on_unless, never
-from pnseg_runtime.cuda.driver import Device
+from pnseg_runtime.cuda.driver import Device, at_last
 from pnseg_runtime.cuda.engines import Engines, largest_shapes, open_engines
 from pnseg_runtime.cuda.frame import Frame
 from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Lane
@@ -220,11 +221,14 @@ class DeviceSegmenter:
                     self._use_graphs,
                     self.words_per_point,
                 )
-        try:
+        with at_last(partial(self._give_back, lane)):
             yield lane
-        finally:
-            with self.device.current():
+
+    def _give_back(self, lane: Lane) -> None:
+        with self.device.current():
+            try:
                 lane.settle()  # whatever happened, nothing of it runs on
+            finally:
                 self._lanes.put(lane)
                 del lane
                 if self._is_closed():

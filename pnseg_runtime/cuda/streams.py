@@ -41,15 +41,27 @@ class Streams:
         self.uploaded = [device.event(), device.event()]
         self.planned, self._computed, self._downloaded = device.event(), device.event(), device.event()
         self._graphs: dict[tuple[Any, ...], Graph] = {}
-        self._memory = Memory(device, partial(let_go, (self.compute, self.copy), self._graphs))
+        self._memory = Memory(device, partial(let_go, device, (self.compute, self.copy), self._graphs))
         self._ran: set[tuple[Any, ...]] = set()
         self._marks: list[tuple[str, Any]] = []
         self._events: list[Any] = []
 
     def settle(self) -> None:
         """Wait for everything that has been put on the streams."""
-        self.compute.synchronize()
-        self.copy.synchronize()
+        self._device.synchronise(self.compute)
+        self._device.synchronise(self.copy)
+
+    def finish(self) -> None:
+        """Wait for everything that has been put on the compute stream."""
+        self._device.synchronise(self.compute)
+
+    def record_upload(self, event: Any) -> None:
+        """Let an event happen once everything that was sent so far has arrived."""
+        self._device.record(event, self.copy)
+
+    def wait_for_upload(self, event: Any) -> None:
+        """Let what comes on the compute stream wait for an event."""
+        self._device.wait(self.compute, event)
 
     def at(self, name: str, nbytes: int | None = None) -> int:
         """Address of a piece of memory; see :meth:`Memory.at`."""
@@ -104,13 +116,13 @@ class Streams:
 
     def wait_for_copies(self) -> None:
         """Wait for what was asked for by :meth:`download`."""
-        self._downloaded.record(self.copy)
-        self._downloaded.synchronize()
+        self._device.record(self._downloaded, self.copy)
+        self._device.await_event(self._downloaded)
 
     def numbers(self, name: str, count: int, address: int) -> NDArray[np.int32]:
         """(count,) int32 that the compute stream leaves at an address; waits for them."""
-        self._computed.record(self.compute)
-        self.copy.wait_for_event(self._computed)
+        self._device.record(self._computed, self.compute)
+        self._device.wait(self.copy, self._computed)
         staging = self.download(name, 4 * count, address)
         self.wait_for_copies()
         return as_array(staging, count, np.int32).copy()
@@ -125,22 +137,22 @@ class Streams:
         while len(self._events) <= len(self._marks):
             self._events.append(self._device.event())
         event = self._events[len(self._marks)]
-        event.record(self.compute)
+        self._device.record(event, self.compute)
         self._marks.append((stage, event))
 
     def timings(self) -> dict[str, float]:
         """Seconds of each stage on the compute stream."""
         seconds = dict.fromkeys(STAGES, 0.0)
         for (_, before), (stage, event) in zip(self._marks, self._marks[1:], strict=False):
-            seconds[stage] += event.time_since(before) * 1e-3
+            seconds[stage] += self._device.seconds(before, event)
         return seconds
 
 
-def let_go(streams: tuple[Any, ...], graphs: dict[tuple[Any, ...], Graph]) -> None:
+def let_go(device: Device, streams: tuple[Any, ...], graphs: dict[tuple[Any, ...], Graph]) -> None:
     """Before memory goes: what still runs may use it, and graphs have its address.
 
     No method of the streams, which would then live on in their own memory.
     """
     for stream in streams:
-        stream.synchronize()
+        device.synchronise(stream)
     graphs.clear()

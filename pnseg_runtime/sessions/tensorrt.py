@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from math import prod
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import Bundle
-from pnseg_runtime.cuda.driver import Device
+from pnseg_runtime.cuda.driver import Device, at_last
 from pnseg_runtime.cuda.engines import Engine, Profile, Shape, find_engines, largest_shapes
 from pnseg_runtime.cuda.memory import Memory
 from pnseg_runtime.cuda.nvidia import find_driver
@@ -72,7 +73,7 @@ class Network:
         self._device, self._engine = device, engine
         self._stream = device.stream()
         self._execution = engine.execution(self._stream.handle)
-        self._memory = Memory(device, self._stream.synchronize)
+        self._memory = Memory(device, partial(device.synchronise, self._stream))
         self._buffers = Buffers()
 
     @property
@@ -88,11 +89,9 @@ class Network:
         """
         given = {name: inputs[name] for name in self._engine.inputs}
         shapes = filled_shapes({name: array.shape for name, array in given.items()}, self._engine.profiles)
-        with self._device.current():
-            try:
-                return self._run(given, shapes)
-            finally:
-                self._stream.synchronize()  # whatever happened, nothing of it runs on
+        # Whatever happened, nothing of it runs on.
+        with self._device.current(), at_last(partial(self._device.synchronise, self._stream)):
+            return self._run(given, shapes)
 
     def __del__(self) -> None:
         with suppress(Exception), self._device.current():  # where its memory and streams can be given back
@@ -109,7 +108,7 @@ class Network:
         for name, staging in staged.items():
             if staging.nbytes:
                 self._device.download(self._stream, staging, addresses[name])
-        self._stream.synchronize()
+        self._device.synchronise(self._stream)
         first = "image_index" if "image_index" in given else next(iter(given))
         return {
             name: self._own(staging.view(engine.outputs[name]).reshape(made[name]), len(given[first]))

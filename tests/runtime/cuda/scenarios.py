@@ -277,6 +277,34 @@ def failures() -> dict[str, Any]:
     return told
 
 
+def broken() -> dict[str, Any]:
+    """A kernel has failed on the GPU (``STAND_IN_FAILS``): what every verb says, and predictions whole."""
+    from pnseg_runtime.cuda.overlap import panoptic_quality
+    from pnseg_runtime.errors import BackendError
+
+    pair, image = Pair(), discs((256, 256), 1)
+    device, many = pair.device.device, [image] * 3
+    labels = np.ones((9, 9), np.int32)
+    with device.current():
+        stream, before, after = device.stream(), device.event(), device.event()
+    actions = {
+        "predict": lambda: pair.device.predict(image),
+        "predict_many": lambda: list(pair.device.predict_many(many)),
+        "overlaps": lambda: panoptic_quality(device, labels, labels),
+        "synchronise": lambda: device.synchronise(stream),
+        "record": lambda: device.record(before, stream),
+        "wait": lambda: device.wait(stream, before),
+        "await_event": lambda: device.await_event(before),
+        "seconds": lambda: device.seconds(before, after),
+    }
+    told = {}
+    for name, action in actions.items():
+        with pytest.raises(BackendError) as caught, device.current():
+            action()
+        told[name] = str(caught.value)
+    return told
+
+
 def overlaps() -> dict[str, Any]:
     """PQ of label maps, as the runtime's metrics have it."""
     from scipy.ndimage import gaussian_filter, label
@@ -303,7 +331,7 @@ def overlaps() -> dict[str, Any]:
 def launch(pair: Pair, *arguments: Any) -> None:
     stream = pair.device.device.stream()
     pair.device.device.launch(stream, *arguments)
-    stream.synchronize()
+    pair.device.device.synchronise(stream)
 
 
 def plant(module: str, old: str, new: str) -> None:

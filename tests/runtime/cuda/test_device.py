@@ -1,15 +1,21 @@
 """The GPU path's host code, unchanged PyCUDA calls included, on a stand-in driver: the CPU's nuclei, bit for bit."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import pnseg_runtime
+from pnseg_runtime.cuda.driver import at_last
+from pnseg_runtime.errors import BackendError
 from tests.runtime.cuda import environment
 
 pytestmark = pytest.mark.slow
 CUDA = "pnseg_runtime.cuda."
+PACKAGE = Path(pnseg_runtime.__file__).parent
 
 
 @pytest.fixture(scope="session")
@@ -100,19 +106,48 @@ def test_what_goes_wrong_is_told_and_the_next_image_is_well_again(variables):
     assert "closed" in told["closed"]
 
 
+@pytest.mark.parametrize("kernel", ["normalise_windows", "scan_counts", "point_prompts", "tidy_masks"])
+def test_a_kernel_that_fails_on_the_gpu_is_told_as_an_error_of_pnsegs_by_whatever_comes_behind_it(variables, kernel):
+    done = scenario(variables | {"STAND_IN_FAILS": kernel}, "broken")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    verbs = ("synchronise", "record", "wait", "await_event", "seconds")
+    assert set(told) == {"predict", "predict_many", "overlaps", *verbs}
+    assert all(said.startswith("CUDA: ") and "pnseg doctor" in said for said in told.values()), told
+
+
+def test_nothing_waits_for_the_gpu_without_looking_at_what_it_says():
+    ways = {"synchronize", "record", "wait_for_event", "time_since"}
+    sources = [path for path in (*PACKAGE.glob("cuda/*.py"), PACKAGE / "sessions/tensorrt.py") if path.stem != "driver"]
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ways:
+                assert ast.unparse(node.value).endswith("device"), f"{source}:{node.lineno}"
+
+
+def test_an_error_while_tidying_up_does_not_hide_the_one_before():
+    def tidy_up():
+        raise BackendError("the second")
+
+    with pytest.raises(ValueError, match="the first"), at_last(tidy_up):
+        raise ValueError("the first")
+    with pytest.raises(BackendError, match="the second"), at_last(tidy_up):
+        pass
+
+
 def test_panoptic_quality_is_that_of_the_metrics(variables):
     assert len({round(pq, 6) for pq in result(variables, "overlaps")["pq"]}) > 4
 
 
 WAITS = {
-    "kernels that do not wait for the image": ("lane", "streams.compute.wait_for_event(streams.uploaded[frame.slot])"),
-    "networks that do not wait for their batches": ("records", "streams.compute.wait_for_event(streams.planned)"),
-    "copies that do not wait for the kernels": ("streams", "self.copy.wait_for_event(self._computed)"),
-    "a host that does not wait for the copies": ("streams", "self._downloaded.synchronize()"),
-    "kernels whose end is never recorded": ("streams", "self._computed.record(self.compute)"),
-    "an image whose arrival is never recorded": ("frame", "streams.uploaded[slot].record(streams.copy)"),
-    "batches whose arrival is never recorded": ("records", "streams.planned.record(streams.copy)"),
-    "copies whose end is never recorded": ("streams", "self._downloaded.record(self.copy)"),
+    "kernels that do not wait for the image": ("lane", "streams.wait_for_upload(streams.uploaded[frame.slot])"),
+    "networks that do not wait for their batches": ("records", "streams.wait_for_upload(streams.planned)"),
+    "copies that do not wait for the kernels": ("streams", "self._device.wait(self.copy, self._computed)"),
+    "a host that does not wait for the copies": ("streams", "self._device.await_event(self._downloaded)"),
+    "kernels whose end is never recorded": ("streams", "self._device.record(self._computed, self.compute)"),
+    "an image whose arrival is never recorded": ("frame", "streams.record_upload(streams.uploaded[slot])"),
+    "batches whose arrival is never recorded": ("records", "streams.record_upload(streams.planned)"),
+    "copies whose end is never recorded": ("streams", "self._device.record(self._downloaded, self.copy)"),
 }
 
 

@@ -126,6 +126,22 @@ def test_a_tensorrt_that_does_not_start_is_told_or_passed_over(variables, bundle
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("backend", "fails", "code"),
+    [("tensorrt", "function", 1), ("cuda", "function", 1), ("cuda", "tidy_masks", 1), ("auto", "tidy_masks", 0)],
+)
+def test_a_gpu_that_fails_while_it_predicts_is_told_or_passed_over(variables, bundle, tmp_path, backend, fails, code):
+    options = ("--bundle", bundle, "--backend", backend, "--only", "csv", "--out", tmp_path)
+    broken = variables | {"STAND_IN_FAILS": fails}
+    done = python(broken, "-m", "pnseg_runtime.cli", "predict", SAMPLES / "he_pink.png", *options)
+    assert done.returncode == code, done.stderr
+    assert "CUDA: what was put on a stream" in done.stderr
+    assert "Traceback" not in done.stderr
+    if backend == "auto":
+        assert re.search("passed over cuda: CUDA: what was put on a stream", done.stderr)
+        assert len((tmp_path / "he_pink.csv").read_text().splitlines()) > 6
+
+
 def test_a_slide_runs_on_engines(variables, bundle, tmp_path):
     options = ("--bundle", bundle, "--backend", "tensorrt", "--mpp", 0.25, "--no-tissue", "--only", "parquet")
     done = python(
@@ -170,7 +186,7 @@ def test_images_larger_than_the_engines_were_built_for_are_told_with_the_remedy(
 
 FAULTS = {
     "a host that does not wait for the outputs": (
-        "addresses[name])\n        self._stream.synchronize()",
+        "addresses[name])\n        self._device.synchronise(self._stream)",
         "addresses[name])",
     ),
     "inputs that are not sent": ("        self._device.upload(self._stream, address, staging)\n", ""),

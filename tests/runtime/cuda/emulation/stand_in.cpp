@@ -7,6 +7,8 @@
 //
 // Strict where the driver is lenient: asynchronous copies need page-locked memory, a captured stream takes no events,
 // device memory is filled with junk and has guards on both sides that are looked at when it is freed.
+//
+// The kernel that STAND_IN_FAILS names fails when it runs, as does what is not a kernel if it names "function".
 #define __CUDA_API_VERSION_INTERNAL
 #include <cuda.h>
 
@@ -135,6 +137,12 @@ CUresult drain(std::unique_lock<std::mutex>& held, const std::function<bool()>& 
         moved.notify_all();
     }
     return broken;
+}
+
+// Whether something may run, or is to fail.
+CUresult allowed(const std::string& name) {
+    const char* fails = std::getenv("STAND_IN_FAILS");
+    return fails && name == fails ? complain(CUDA_ERROR_LAUNCH_FAILED, name + " fails, as it was told to") : CUDA_SUCCESS;
 }
 
 bool idle() {
@@ -367,6 +375,7 @@ API cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
         std::lock_guard<std::mutex> held(lock);
         counts["wait"]++;
         last = reinterpret_cast<Event*>(event)->last;
+        if (CUresult code = current()) return code;
     }
     return last ? put(stream, Operation{nullptr, nullptr, last}) : CUDA_SUCCESS;
 }
@@ -394,6 +403,7 @@ API cuEventQuery(CUevent event) {
 }
 API cuEventElapsedTime_v2(float* milliseconds, CUevent first, CUevent second) {
     std::lock_guard<std::mutex> held(lock);
+    if (CUresult code = current()) return code;
     auto &from = reinterpret_cast<Event*>(first)->last, &to = reinterpret_cast<Event*>(second)->last;
     if (!from || !to) return CUDA_ERROR_INVALID_HANDLE;
     if (!from->done || !to->done) return CUDA_ERROR_NOT_READY;
@@ -465,6 +475,7 @@ API cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, unsigned gz, uns
             std::lock_guard<std::mutex> held(lock);
             counts[function->name]++;
         }
+        if (CUresult code = allowed(function->name)) return code;
         const unsigned dimensions[] = {gx, gy, gz, bx, by, bz};
         std::vector<void*> arguments;
         for (size_t offset : offsets) arguments.push_back(reinterpret_cast<char*>(values->data()) + offset);
@@ -476,6 +487,7 @@ API cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, unsigned gz, uns
 
 API cuLaunchHostFunc(CUstream stream, CUhostFn function, void* data) {
     return put(stream, [=] {
+        if (CUresult code = allowed("function")) return code;
         function(data);
         return CUDA_SUCCESS;
     });
