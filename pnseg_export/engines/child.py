@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pnseg_export.engines.flavours import aim, load
+from pnseg_export.engines.flavours import aim, allow_capture, load
 from pnseg_export.engines.job import Built, Job
 from pnseg_export.engines.targets import Target
 from pnseg_runtime.errors import BackendError, PnsegError
@@ -34,6 +34,7 @@ def build(job: Job) -> Built:
         config = builder.create_builder_config()
         # With TF32, float32 products would have the 10 bits of half precision where they were kept for their 23.
         config.clear_flag(trt.BuilderFlag.TF32)
+        allow_capture(trt, config)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if job.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)

@@ -43,6 +43,16 @@ def aim(trt: Any, config: Any, target: Target) -> str:
     return own_architecture()
 
 
+def allow_capture(trt: Any, config: Any) -> None:
+    """Let engines be captured into CUDA graphs: they then take no memory while they run, which a capture forbids.
+
+    TensorRT for RTX does so where it is asked to, from 1.2 on; classic TensorRT always.
+    """
+    flag = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if flag is not None:
+        config.set_flag(flag)
+
+
 def own_architecture() -> str:
     """The architecture of this machine's first GPU, e.g. ``sm86``.
 

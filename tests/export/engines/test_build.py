@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from pnseg_export.engines import flavours
+from pnseg_export.engines import child, flavours
 from pnseg_export.engines.build import BuildChoices, build_engine, build_engines, expected_types, run
 from pnseg_export.engines.job import Built, Job
 from pnseg_export.engines.profiles import Buckets, profiles
@@ -142,6 +142,32 @@ def test_a_builder_that_crashes_takes_nothing_with_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(BackendError, match=r"crashed \(SIGSEGV\)"):
         run(job(halve(made.layers())[0], tmp_path), tmp_path, tmp_path)
+
+
+@needs_rtx
+def test_engines_of_tensorrt_for_rtx_are_built_to_be_captured_into_graphs(tmp_path, monkeypatch):
+    seen = []
+
+    def look(trt, config, target):
+        seen.append(config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION))
+        raise BackendError("seen")
+
+    monkeypatch.setattr(child, "aim", look)
+    bundle = Bundle.open("nano")
+    shapes = profiles("prompter", bundle.graph("prompter").inputs, Buckets((4,), (64,), 512), 256, 32)
+    job = Job(
+        flavour="rtx",
+        architecture="sm86",
+        graph="prompter",
+        model=str(bundle.path("prompter")),
+        engine=str(tmp_path / "engine"),
+        log=str(tmp_path / "log"),
+        precision="float32",
+        profiles=shapes,
+    )
+    with pytest.raises(BackendError, match="seen"):
+        child.build(job)
+    assert seen == [True]
 
 
 def test_classic_tensorrt_10_is_refused(monkeypatch):
