@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from ctypes import byref
+from functools import partial
 from typing import Any
 from weakref import finalize
 
@@ -197,21 +199,22 @@ class Device:
 
     @contextmanager
     def capture(self, stream: Any) -> Iterator[Graph]:
-        """Record what is put on a stream meanwhile as a graph, instead of running it."""
+        """Record what is put on a stream meanwhile as a graph, instead of running it.
+
+        Raises:
+            BackendError: something cannot be recorded; the stream is then as it was before.
+        """
         graph = Graph(self._library)
         self._call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream.handle), ctypes.c_int(CAPTURE_THREAD_LOCAL))
         recorded = ctypes.c_void_p()
         try:
-            yield graph
+            # Ended also after an error, or the stream would stay in capture.
+            with at_last(partial(self._call, "cuStreamEndCapture", ctypes.c_void_p(stream.handle), byref(recorded))):
+                yield graph
+            self._call("cuGraphInstantiateWithFlags", byref(graph.handle), recorded, ctypes.c_ulonglong(0))
         finally:
-            # Also after an error, or the stream would stay in capture.
-            ended = self._library.cuStreamEndCapture(ctypes.c_void_p(stream.handle), ctypes.byref(recorded))
-        if ended:
-            raise BackendError(f"cuStreamEndCapture failed (CUDA error {ended}); predict without graphs.")
-        try:
-            self._call("cuGraphInstantiateWithFlags", ctypes.byref(graph.handle), recorded, ctypes.c_ulonglong(0))
-        finally:
-            self._call("cuGraphDestroy", recorded)
+            if recorded:
+                self._library.cuGraphDestroy(recorded)
 
     def replay(self, stream: Any, graph: Graph) -> None:
         """Put a recorded graph on a stream."""
@@ -219,7 +222,7 @@ class Device:
 
     def _call(self, name: str, *arguments: Any) -> None:
         if code := getattr(self._library, name)(*arguments):
-            raise BackendError(f"{name} failed (CUDA error {code}); restart the program, and pnseg doctor says more.")
+            raise BackendError(f"CUDA: {name} failed (error {code}); pnseg doctor says what this machine lacks.")
 
 
 def release(context: Any) -> None:

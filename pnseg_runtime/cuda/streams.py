@@ -6,6 +6,7 @@ events alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
@@ -18,11 +19,14 @@ from pnseg_runtime.clock import STAGES
 from pnseg_runtime.cuda.driver import Device, Graph, as_array
 from pnseg_runtime.cuda.engines import Shape
 from pnseg_runtime.cuda.memory import Memory
+from pnseg_runtime.errors import BackendError
 
 #: Threads of a block: for kernels that go over many items, and for those that are one block.
 THREADS, ONE_BLOCK = 256, 1024
 #: Blocks of kernels whose number of items the host does not know; each thread goes over several.
 BLOCKS = 128
+
+log = logging.getLogger(__name__)
 
 
 class Streams:
@@ -86,7 +90,7 @@ class Streams:
         self._device.launch(self.compute, name, grid, block, *arguments)
 
     def run(self, key: tuple[Any, ...], put: Callable[[], None]) -> None:
-        """Put something on the stream that comes again and again; from its second time on it is a graph.
+        """Put something on the stream that comes again and again; from its third time on it is a graph.
 
         TensorRT has to have run a shape right before it is captured, since it prepares itself for one when it first
         runs it after another; so this time, too, it runs plainly, and the graph is for the times to come.
@@ -96,10 +100,19 @@ class Streams:
             return
         put()
         if self._use_graphs and key in self._ran:
+            self._record(key, put)
+        self._ran.add(key)
+
+    def _record(self, key: tuple[Any, ...], put: Callable[[], None]) -> None:
+        """Make a graph of what has just run plainly; if that fails, it is the last try, since all else works."""
+        try:
             with self._device.capture(self.compute) as graph:
                 put()
+        except BackendError as error:
+            self._use_graphs = False
+            log.warning("CUDA graphs: %s From here on what has no graph runs without one, more slowly.", error)
+        else:
             self._graphs[key] = graph
-        self._ran.add(key)
 
     def upload(self, name: str, values: NDArray[Any], address: int) -> None:
         """Send an array to the GPU; what was last sent under this name must have arrived."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -303,6 +304,18 @@ def broken() -> dict[str, Any]:
             action()
         told[name] = str(caught.value)
     return told
+
+
+def without_graphs() -> dict[str, Any]:
+    """Nothing can be recorded as a graph (``STAND_IN_FAILS``): what is told, and the nuclei."""
+    warned: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warned.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("pnseg_runtime.cuda").addHandler(handler)
+    library, pair = driver(), Pair()
+    library.stand_in_order(1, 1)
+    found = [pair.agree(discs((256, 256), seed)) for seed in (1, 2, 3, 1)]
+    return {"nuclei": found, "graphs": library.stand_in_count(b"graph"), "warned": warned}
 
 
 def overlaps() -> dict[str, Any]:

@@ -116,6 +116,17 @@ def test_a_kernel_that_fails_on_the_gpu_is_told_as_an_error_of_pnsegs_by_whateve
     assert all(said.startswith("CUDA: ") and "pnseg doctor" in said for said in told.values()), told
 
 
+@pytest.mark.parametrize("fails", ["capture", "cuStreamEndCapture", "cuGraphInstantiate"])
+def test_a_graph_that_cannot_be_recorded_is_warned_of_once_and_everything_runs_plainly(variables, fails):
+    done = scenario(variables | {"STAND_IN_FAILS": fails}, "without_graphs")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert all(count > 20 for count in found["nuclei"])
+    assert found["graphs"] == 0
+    assert len(found["warned"]) == 1
+    assert "runs without one, more slowly" in found["warned"][0]
+
+
 def test_nothing_waits_for_the_gpu_without_looking_at_what_it_says():
     ways = {"synchronize", "record", "wait_for_event", "time_since"}
     sources = [path for path in (*PACKAGE.glob("cuda/*.py"), PACKAGE / "sessions/tensorrt.py") if path.stem != "driver"]

@@ -8,7 +8,8 @@
 // Strict where the driver is lenient: asynchronous copies need page-locked memory, a captured stream takes no events,
 // device memory is filled with junk and has guards on both sides that are looked at when it is freed.
 //
-// The kernel that STAND_IN_FAILS names fails when it runs, as does what is not a kernel if it names "function".
+// The kernel that STAND_IN_FAILS names fails when it runs, as does what is not a kernel if it names "function"; "capture" is
+// work that cannot be recorded, and the calls that make graphs fail by their names.
 #define __CUDA_API_VERSION_INTERNAL
 #include <cuda.h>
 
@@ -84,6 +85,12 @@ CUresult complain(CUresult code, const std::string& what) {
     return code;
 }
 
+// Whether something may run, or is to fail.
+CUresult allowed(const std::string& name, CUresult code = CUDA_ERROR_LAUNCH_FAILED) {
+    const char* fails = std::getenv("STAND_IN_FAILS");
+    return fails && name == fails ? complain(code, name + " fails, as it was told to") : CUDA_SUCCESS;
+}
+
 bool within(const std::map<uintptr_t, size_t>& memory, uintptr_t place, size_t bytes) {
     auto next = memory.upper_bound(place);
     if (next == memory.begin()) return false;
@@ -139,12 +146,6 @@ CUresult drain(std::unique_lock<std::mutex>& held, const std::function<bool()>& 
     return broken;
 }
 
-// Whether something may run, or is to fail.
-CUresult allowed(const std::string& name) {
-    const char* fails = std::getenv("STAND_IN_FAILS");
-    return fails && name == fails ? complain(CUDA_ERROR_LAUNCH_FAILED, name + " fails, as it was told to") : CUDA_SUCCESS;
-}
-
 bool idle() {
     return std::all_of(streams.begin(), streams.end(), [](Stream* s) { return s->queue.empty() && !s->busy; });
 }
@@ -154,6 +155,7 @@ CUresult put(CUstream handle, Operation operation) {
     if (CUresult code = current()) return code;
     Stream* stream = of(handle);
     if (stream->capture) {
+        if (CUresult code = allowed("capture", CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)) return code;
         if (!operation.work) return complain(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an event on a captured stream");
         stream->capture->nodes.push_back(std::move(operation.work));
         return CUDA_SUCCESS;
@@ -503,10 +505,13 @@ API cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode) {
 API cuStreamEndCapture(CUstream handle, CUgraph* graph) {
     std::lock_guard<std::mutex> held(lock);
     if (!of(handle)->capture) return CUDA_ERROR_ILLEGAL_STATE;
-    *graph = reinterpret_cast<CUgraph>(of(handle)->capture.release());
+    std::unique_ptr<Graph> captured = std::move(of(handle)->capture);
+    if (CUresult code = allowed("cuStreamEndCapture", CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)) return code;
+    *graph = reinterpret_cast<CUgraph>(captured.release());
     return CUDA_SUCCESS;
 }
 API cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
+    if (CUresult code = allowed("cuGraphInstantiate", CUDA_ERROR_OUT_OF_MEMORY)) return code;
     *out = reinterpret_cast<CUgraphExec>(new Graph(*reinterpret_cast<Graph*>(graph)));
     return CUDA_SUCCESS;
 }
