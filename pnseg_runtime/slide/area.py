@@ -173,7 +173,7 @@ def _edges_at(ring: Ring, ys: NDArray[np.float64]) -> NDArray[np.float64]:
     if not len(ys):
         return edges[:0]
     lower, upper = np.minimum(edges[:, 1], edges[:, 3]), np.maximum(edges[:, 1], edges[:, 3])
-    return edges[(lower <= ys.max()) & (upper > ys.min())]
+    return edges[(lower < upper) & (lower <= ys.max()) & (upper > ys.min())]
 
 
 def _odd(points: NDArray[np.float64], ring: Ring) -> NDArray[np.bool_]:

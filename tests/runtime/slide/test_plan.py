@@ -173,6 +173,8 @@ def test_of_a_ring_only_the_edges_at_the_height_of_points_are_looked_at() -> Non
     inside = np.hypot(*(points[:500] - 5000).T) < 4000
     assert (Roi(((ring,),)).holds(points[:500]) == inside).mean() > 0.99
     assert Roi(((ring,),)).holds(np.zeros((0, 2))).shape == (0,)
+    with np.errstate(all="raise"):  # level edges are crossed by no ray
+        assert read_roi("0,0,9,9").holds(np.array([[4, -1], [4, 4], [4, 10.0]])).tolist() == [False, True, False]
 
 
 def test_other_tissue_is_another_plan() -> None:
