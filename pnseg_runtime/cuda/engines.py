@@ -7,7 +7,7 @@ memory and on a stream. TensorRT and TensorRT for RTX have the same calls for th
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +23,8 @@ from pnseg_runtime.sessions import require_engines
 Shape = tuple[int, ...]
 #: An input's name → the smallest and the largest shape.
 Profile = dict[str, tuple[Shape, Shape]]
+#: Bytes → the address of that much memory on the GPU, or more. Executions on one stream share it: they run one by one.
+Scratch = Callable[[int], int]
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +52,14 @@ class Engine(Protocol):
     outputs: dict[str, np.dtype[Any]]
     profiles: list[Profile]
 
-    def execution(self, stream: int) -> Execution:
-        """A new execution on a stream (its handle); engines are shared by threads, executions are not."""
+    def execution(self, stream: int, scratch: Scratch, captured: bool) -> Execution:
+        """A new execution; engines are shared by threads, executions are not.
+
+        Args:
+            stream: handle of the stream that it runs on.
+            scratch: gives the memory for what is between the network's layers; asked whenever it runs.
+            captured: whether runs are captured into graphs, which hold for as long as nothing of theirs is changed.
+        """
 
 
 @dataclass(frozen=True)
@@ -87,17 +95,82 @@ FLAVOURS = {
 }
 
 
-class TensorRTExecution:
-    """Execution contexts of TensorRT, one for each profile that was ever needed, all on one stream.
+class Context:
+    """An execution context of TensorRT with its profile, which is told only what is new to it.
 
     A context keeps its profile: TensorRT would have to wait and to prepare itself anew to change it.
     """
 
-    def __init__(self, engine: TensorRTEngine, stream: int) -> None:
-        self._engine = engine
+    def __init__(self, engine: TensorRTEngine, profile: int, stream: int) -> None:
+        """Make it.
+
+        Raises:
+            BackendError: no memory for it, or TensorRT does not take the profile.
+        """
+        self._path = engine.path
+        self._outputs = tuple(engine.outputs)
+        self._size = engine.scratch_size(profile)
+        self._context = engine.context()
         self._stream = stream
-        self._contexts: dict[int, Any] = {}
-        self._context: Any = None
+        self._shapes: dict[str, Shape] = {}
+        self._made: dict[str, Shape] = {}
+        self._addresses: dict[str, int] = {}
+        self._scratch = 0
+        if not self._context.set_optimization_profile_async(profile, stream):
+            raise BackendError(f"{self._path}: TensorRT does not take its profile {profile}; build it again.")
+
+    def shape(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Set the inputs' shapes; returns the outputs'.
+
+        Raises:
+            BackendError: TensorRT does not take them.
+        """
+        if shapes == self._shapes:
+            return self._made
+        self._shapes = {}  # until all of them are set
+        for name, shape in shapes.items():
+            if not self._context.set_input_shape(name, shape):
+                raise BackendError(f"{self._path}: TensorRT takes no {name} of shape {shape}; build the engine again.")
+        if missing := self._context.infer_shapes():
+            raise BackendError(f"{self._path}: the engine still lacks {', '.join(missing)}; build it again.")
+        self._made = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
+        for name, shape in self._made.items():
+            if any(side < 0 for side in shape):
+                raise BackendError(
+                    f"{self._path}: the shape of {name} depends on its values ({shape}); build the engine again."
+                )
+        self._shapes = dict(shapes)
+        return self._made
+
+    def run(self, addresses: Mapping[str, int], scratch: Scratch) -> None:
+        """Put it on its stream.
+
+        Raises:
+            BackendError: TensorRT refuses an address or to run, or there is no memory for it.
+        """
+        if (place := scratch(self._size)) != self._scratch:
+            self._context.set_device_memory(place, self._size)
+            self._scratch = place
+        for name, address in addresses.items():
+            if self._addresses.get(name) != address and not self._context.set_tensor_address(name, address):
+                raise BackendError(f"{self._path}: TensorRT takes no address for {name}.")
+            self._addresses[name] = address
+        if not self._context.execute_async_v3(self._stream):
+            raise BackendError(f"{self._path}: TensorRT cannot run this engine; its log says more.")
+
+
+class TensorRTExecution:
+    """Execution contexts of TensorRT, all on one stream and in the same memory.
+
+    What is captured has one for each set of shapes that was ever needed: a graph no longer holds when its context is
+    changed. Batches come in few sizes. What is not captured may have any shapes, and has one for each profile.
+    """
+
+    def __init__(self, engine: TensorRTEngine, stream: int, scratch: Scratch, captured: bool) -> None:
+        self._engine, self._stream = engine, stream
+        self._scratch, self._captured = scratch, captured
+        self._contexts: dict[tuple[Any, ...], Context] = {}
+        self._context: Context | None = None
 
     def prepare(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """See :class:`Execution`.
@@ -105,40 +178,22 @@ class TensorRTExecution:
         Raises:
             BackendError: shapes that the engine does not take, or no memory for an execution context.
         """
-        path = self._engine.path
-        context = self._context = self._of_profile(profile_of(self._engine.profiles, shapes, path))
-        for name, shape in shapes.items():
-            if not context.set_input_shape(name, shape):
-                raise BackendError(f"{path}: TensorRT takes no {name} of shape {shape}; build the engine again.")
-        if missing := context.infer_shapes():
-            raise BackendError(f"{path}: the engine still lacks {', '.join(missing)}; build it again.")
-        found = {name: tuple(context.get_tensor_shape(name)) for name in self._engine.outputs}
-        for name, shape in found.items():
-            if any(side < 0 for side in shape):
-                raise BackendError(
-                    f"{path}: the shape of {name} depends on its values ({shape}); build the engine again."
-                )
-        return found
+        profile = profile_of(self._engine.profiles, shapes, self._engine.path)
+        key = (profile, *sorted(shapes.items())) if self._captured else (profile,)
+        if key not in self._contexts:
+            self._contexts[key] = Context(self._engine, profile, self._stream)
+        self._context = self._contexts[key]
+        return self._context.shape(shapes)
 
     def run(self, addresses: Mapping[str, int]) -> None:
         """See :class:`Execution`.
 
         Raises:
-            BackendError: TensorRT refuses an address or to run.
+            BackendError: TensorRT refuses an address or to run, there is no memory for it, or it has no shapes yet.
         """
-        for name, address in addresses.items():
-            if not self._context.set_tensor_address(name, address):
-                raise BackendError(f"{self._engine.path}: TensorRT takes no address for {name}.")
-        if not self._context.execute_async_v3(self._stream):
-            raise BackendError(f"{self._engine.path}: TensorRT cannot run this engine; its log says more.")
-
-    def _of_profile(self, index: int) -> Any:
-        if index not in self._contexts:
-            context = self._engine.context()
-            if not context.set_optimization_profile_async(index, self._stream):
-                raise BackendError(f"{self._engine.path}: TensorRT does not take its profile {index}; build it again.")
-            self._contexts[index] = context
-        return self._contexts[index]
+        if self._context is None:
+            raise BackendError(f"{self._engine.path}: the engine has no shapes yet.")
+        self._context.run(addresses, self._scratch)
 
 
 def profile_of(profiles: Sequence[Profile], shapes: Mapping[str, Shape], path: Path) -> int:
@@ -235,24 +290,36 @@ class TensorRTEngine:
             {name: self._range(name, index) for name in self.inputs}
             for index in range(self._engine.num_optimization_profiles)
         ]
+        self._config = self._runtime_config()
 
-    def execution(self, stream: int) -> TensorRTExecution:
+    def execution(self, stream: int, scratch: Scratch, captured: bool) -> TensorRTExecution:
         """See :class:`Engine`."""
-        return TensorRTExecution(self, stream)
+        return TensorRTExecution(self, stream, scratch, captured)
 
-    def context(self) -> Any:
-        """A new execution context, which takes memory for its profile alone.
+    def scratch_size(self, profile: int) -> int:
+        """Bytes that an execution context needs for what is between the layers, at most, with one of the profiles."""
+        return int(self._engine.get_device_memory_size_for_profile_v2(profile))
 
-        Raises:
-            BackendError: TensorRT gives none.
-        """
+    def _runtime_config(self) -> Any:
+        """How execution contexts are made: they are given their memory, so that they can share it."""
         config = self._engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
+        config.set_execution_context_allocation_strategy(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         # RTX alone: its fallback kernels, until specialised ones are compiled, would be slow and change numbers later.
         strategy = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
         if strategy is not None:
             config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
-        context = self._engine.create_execution_context(config)
+            # What one context has compiled serves the others; the cache has to live as long as they do.
+            self._cache = config.create_runtime_cache()
+            config.set_runtime_cache(self._cache)
+        return config
+
+    def context(self) -> Any:
+        """A new execution context.
+
+        Raises:
+            BackendError: TensorRT gives none.
+        """
+        context = self._engine.create_execution_context(self._config)
         if context is None:
             raise BackendError(f"{self.path}: TensorRT gives no execution context; the GPU may be out of memory.")
         return context

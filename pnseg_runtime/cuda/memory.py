@@ -25,13 +25,13 @@ class Memory:
         self._pieces: dict[str, tuple[Any, int]] = {}
         self._pinned: dict[str, NDArray[np.uint8]] = {}
 
-    def at(self, name: str, nbytes: int | None = None) -> int:
-        """Address of a piece on the GPU; without a size, as it is."""
+    def at(self, name: str, nbytes: int | None = None, exactly: bool = False) -> int:
+        """Address of a piece on the GPU; without a size, as it is; ``exactly``: it grows to the size and no further."""
         memory, size = self._pieces.get(name, (None, -1))
         if nbytes is not None and nbytes > size:
             if memory is not None:
                 self._before_growth()
-                nbytes = max(nbytes, size * 3 // 2)
+                nbytes = nbytes if exactly else max(nbytes, size * 3 // 2)
             del memory
             self._pieces.pop(name, None)
             self._pieces[name] = (self._device.memory(nbytes), nbytes)

@@ -47,7 +47,7 @@ class PointFinder:
 
     def __init__(self, streams: Streams, rules: Rules, engine: Engine) -> None:
         self._streams, self._rules, self._engine = streams, rules, engine
-        self._prompter = engine.execution(streams.compute.handle)
+        self._prompter = engine.execution(streams.compute.handle, streams.scratch, captured=False)
 
     def find(self, frame: Frame) -> Prompts:
         """The prompts of an image; waits for how many each window has."""

@@ -29,8 +29,9 @@ class MaskDecoder:
 
     def __init__(self, streams: Streams, rules: Rules, engines: Engines) -> None:
         self._streams, self._rules, self._engines = streams, rules, engines
-        self._encoder = engines.encoder.execution(streams.compute.handle)
-        self._decoder = engines.decoder.execution(streams.compute.handle)
+        self._encoder = engines.encoder.execution(streams.compute.handle, streams.scratch, captured=True)
+        self._decoder = engines.decoder.execution(streams.compute.handle, streams.scratch, captured=True)
+        self._features: dict[int, dict[str, Shape]] = {}  # windows → shapes of what the encoder makes of them
         self._wide_index = engines.decoder.inputs["image_index"] == np.int64
 
     def decode(
@@ -104,16 +105,16 @@ class MaskDecoder:
         shape = (places, 3, window, window)
         image = streams.at("encoder.image", 4 * prod(shape))
         normalise(streams, frame, self._rules.manifest.normalisation, views, places, (window, window), image)
-        features = streams.tensors("encoder", self._encoder.prepare({"image": shape}), self._engines.encoder.outputs)
-        self._encoder.run({"image": image, **features})
+        made = self._features[places] = self._encoder.prepare({"image": shape})
+        self._encoder.run({"image": image, **streams.tensors("encoder", made, self._engines.encoder.outputs)})
 
     def _call(
         self, frame: Frame, prompts: Prompts, windows: int, places: int, negatives: int, job: int, capacity: int
     ) -> None:
         streams, engines, masking = self._streams, self._engines, self._rules.manifest.masking
         window = masking.window
-        features = self._encoder.prepare({"image": (windows, 3, window, window)})
-        wanted: dict[str, Shape] = {name: shape for name, shape in features.items() if name in engines.decoder.inputs}
+        made = self._features[windows]  # the encoder is left as it is, for the sake of its graphs
+        wanted: dict[str, Shape] = {name: shape for name, shape in made.items() if name in engines.decoder.inputs}
         at = streams.tensors("encoder", wanted, engines.encoder.outputs)
         own: dict[str, Shape] = {
             "point_coords": (places, 1 + negatives, 2),

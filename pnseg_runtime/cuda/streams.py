@@ -71,6 +71,10 @@ class Streams:
         """Address of a piece of memory; see :meth:`Memory.at`."""
         return self._memory.at(name, nbytes)
 
+    def scratch(self, nbytes: int) -> int:
+        """Address of memory that all networks on the compute stream share; where it grows, graphs are dropped."""
+        return self._memory.at("scratch", nbytes, exactly=True)
+
     def tensors(self, network: str, shapes: Mapping[str, Shape], types: Mapping[str, np.dtype[Any]]) -> dict[str, int]:
         """Addresses of a network's tensors."""
         return {
@@ -92,8 +96,8 @@ class Streams:
     def run(self, key: tuple[Any, ...], put: Callable[[], None]) -> None:
         """Put something on the stream that comes again and again; from its third time on it is a graph.
 
-        TensorRT has to have run a shape right before it is captured, since it prepares itself for one when it first
-        runs it after another; so this time, too, it runs plainly, and the graph is for the times to come.
+        TensorRT has to have run a shape, with the memory that it has now, right before it is captured, since what has
+        changed is prepared by the next run; so the second time, too, it runs plainly, and the graph is for the third.
         """
         if key in self._graphs:
             self._device.replay(self.compute, self._graphs[key])

@@ -72,8 +72,9 @@ class Network:
     def __init__(self, device: Device, engine: Engine) -> None:
         self._device, self._engine = device, engine
         self._stream = device.stream()
-        self._execution = engine.execution(self._stream.handle)
         self._memory = Memory(device, partial(device.synchronise, self._stream))
+        scratch = partial(self._memory.at, "scratch", exactly=True)
+        self._execution = engine.execution(self._stream.handle, scratch, captured=False)
         self._buffers = Buffers()
 
     @property

@@ -13,6 +13,8 @@ from tests.export.engines.surface import missing, names_in, used_names
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("pnseg_export", "pnseg_runtime")
 RTX_ONLY = {"ComputeCapability"}  # what the adapter asks of TensorRT for RTX alone
+#: What execution contexts that share their memory need, asked of objects.
+MEMORY = {"IExecutionContext.set_device_memory", "ICudaEngine.get_device_memory_size_for_profile_v2"}
 
 # The bindings of classic TensorRT are on PyPI, its libraries are not: these nine functions let the bindings import.
 STUB = """
@@ -40,8 +42,8 @@ def test_a_name_that_is_not_there_is_found():
 def test_tensorrt_for_rtx_has_all_that_is_used():
     trt = pytest.importorskip("tensorrt_rtx", reason="needs the extra rtx")
     assert len(names()) > 10
-    assert "ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE" in names()  # the runtime's are among them
-    assert missing(trt, names()) == set()
+    assert "ExecutionContextAllocationStrategy.USER_MANAGED" in names()  # the runtime's are among them
+    assert missing(trt, names() | MEMORY) == set()
 
 
 def test_classic_tensorrt_has_all_that_is_used(tmp_path):
@@ -58,7 +60,7 @@ def test_classic_tensorrt_has_all_that_is_used(tmp_path):
         "print(trt.__version__, sorted(missing(trt, set(sys.argv[1:]))))"
     )
     environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    wanted = sorted(name for name in names() if name.partition(".")[0] not in RTX_ONLY)
+    wanted = sorted(name for name in names() | MEMORY if name.partition(".")[0] not in RTX_ONLY)
     command = [sys.executable, "-c", script, *wanted]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -63,6 +63,23 @@ def device(bundle: str) -> dict[str, Any]:
     return {"nuclei": agree(bundle, "cuda")}
 
 
+def images_in_turn(bundle: str) -> dict[str, Any]:
+    """Everything on the GPU, each image while the next one travels: graphs of the same shapes, and of others since."""
+    from pnseg_runtime.cuda.segmenter import DeviceSegmenter
+
+    small, _, large = images()
+    cpu = on_the_cpu(bundle)
+    few, many = cpu.predict(small), cpu.predict(large)
+    turns = [large, *[small] * 5, large, small, small]  # the large one first, for whose memory graphs are dropped
+    expected = [many, *[few] * 5, many, few, few]
+    with pnseg_runtime.load(bundle, backend="cuda") as segmenter:
+        assert isinstance(segmenter, DeviceSegmenter)
+        found = list(segmenter.predict_many(turns))
+    told = [len(nuclei) for nuclei in found]
+    assert all(map(same, found, expected)), f"{told} nuclei, or others than the CPU's"
+    return {"nuclei": [len(nuclei) for nuclei in found], "graphs": driver().stand_in_count(b"graph")}
+
+
 def steady(bundle: str) -> dict[str, Any]:
     """Image follows image without new memory."""
     with pnseg_runtime.load(bundle, backend="tensorrt") as segmenter:

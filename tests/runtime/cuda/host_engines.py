@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.bundle import Bundle
-from pnseg_runtime.cuda.engines import Engines, Profile, Shape
+from pnseg_runtime.cuda.engines import Engines, Profile, Scratch, Shape
 from pnseg_runtime.sessions import Opening, Runner, Sessions
 from pnseg_runtime.sessions.onnxruntime import open_network
 from tests.fakes import CLASSES, SPACING, FakeNetworks
@@ -30,7 +30,7 @@ class HostEngine:
         self.batches: list[int] = []
         self.profiles: list[Profile] = []
 
-    def execution(self, stream: int) -> HostExecution:
+    def execution(self, stream: int, scratch: Scratch, captured: bool) -> HostExecution:
         return HostExecution(self, stream)
 
 

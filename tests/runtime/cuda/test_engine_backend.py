@@ -195,6 +195,44 @@ FAULTS = {
 }
 
 
+CONTEXT_FAULTS = {
+    "a context that serves several shapes": (
+        "if self._captured else (profile,)",
+        "if False else (profile,)",
+        "a graph whose context has been changed since",
+    ),
+    "a context that is told again what it knows": (
+        "        if shapes == self._shapes:",
+        "        if False:",
+        "a graph whose context has been changed since",
+    ),
+    "a context without memory": (
+        "            self._context.set_device_memory(place, self._size)\n",
+        "",
+        "has not been given the memory that it needs",
+    ),
+    "less memory than a context needs": (
+        "set_device_memory(place, self._size)",
+        "set_device_memory(place, self._size // 2)",
+        "has not been given the memory that it needs",
+    ),
+}
+
+
+def test_images_in_both_places_are_served_by_the_same_contexts(variables, bundle):
+    found = result(variables, "images_in_turn", bundle)
+    assert all(count > 5 for count in found["nuclei"])
+    assert found["graphs"] > 0
+
+
+@pytest.mark.parametrize("fault", CONTEXT_FAULTS)
+def test_a_fault_in_the_use_of_execution_contexts_is_found(variables, bundle, fault):
+    old, new, told = CONTEXT_FAULTS[fault]
+    done = scenario(variables, "images_in_turn", bundle, "pnseg_runtime.cuda.engines", old, new)
+    assert done.returncode != 0, "the nuclei are those of the CPU"
+    assert told in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(variables, bundle, fault):
     done = scenario(variables, "networks", bundle, MODULE, *FAULTS[fault])

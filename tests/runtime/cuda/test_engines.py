@@ -46,6 +46,9 @@ class Context:
     def get_tensor_shape(self, name):
         return (-1, 2) if self.refuses == "unknown" else (3, 2)
 
+    def set_device_memory(self, address, size):
+        self.calls.append(("memory", address, size))
+
     def set_tensor_address(self, name, address):
         self.calls.append(("address", name, address))
         return self.refuses != "address"
@@ -74,6 +77,7 @@ class Library(SimpleNamespace):
             get_tensor_dtype=lambda name: DTYPES.get(name, np.float32),
             num_optimization_profiles=2,
             get_tensor_profile_shape=lambda name, index: PROFILES[index],
+            get_device_memory_size_for_profile_v2=lambda index: 1000 + index,
             create_runtime_config=lambda: SimpleNamespace(set_execution_context_allocation_strategy=print),
             create_execution_context=give,
         )
@@ -83,7 +87,7 @@ class Library(SimpleNamespace):
             Logger=type("Logger", (), {"WARNING": 1, "__init__": lambda self, level: None}),
             Runtime=lambda logger: runtime,
             TensorIOMode=SimpleNamespace(INPUT="input"),
-            ExecutionContextAllocationStrategy=SimpleNamespace(ON_PROFILE_CHANGE=1),
+            ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2),
             nptype=lambda kind: kind,
         )
 
@@ -100,16 +104,23 @@ def opened(monkeypatch, path, **library):
     return TensorRTEngine(path, FLAVOURS["tensorrt"]), made
 
 
+def execution_of(engine, captured=False, scratch=lambda nbytes: 512):
+    return engine.execution(7, scratch, captured)
+
+
 def test_a_network_is_given_shapes_and_addresses_and_put_on_the_stream(monkeypatch, path):
     engine, library = opened(monkeypatch, path)
     assert engine.inputs == {"image": np.float32}
     assert engine.outputs == {"points": np.float32}
-    execution = engine.execution(7)
+    asked = []
+    execution = execution_of(engine, scratch=lambda nbytes: asked.append(nbytes) or 512)
     assert execution.prepare({"image": (1, 3, 64, 64)}) == {"points": (3, 2)}
     execution.run({"image": 16, "points": 32})
+    assert asked == [1000]
     assert library.contexts[0].calls == [
         ("profile", 0, 7),
         ("shape", "image", (1, 3, 64, 64)),
+        ("memory", 512, 1000),
         ("address", "image", 16),
         ("address", "points", 32),
         ("run", 7),
@@ -118,20 +129,41 @@ def test_a_network_is_given_shapes_and_addresses_and_put_on_the_stream(monkeypat
 
 def test_each_profile_has_a_context_of_its_own_that_is_made_when_it_is_needed(monkeypatch, path):
     engine, library = opened(monkeypatch, path)
-    execution = engine.execution(7)
+    execution = execution_of(engine)
     for side in (64, 128, 64, 96):
         execution.prepare({"image": (1, 3, side, side)})
     taken = [[call for call in context.calls if call[0] != "address"] for context in library.contexts]
     assert taken == [
-        [("profile", 0, 7), ("shape", "image", (1, 3, 64, 64)), ("shape", "image", (1, 3, 64, 64))],
+        [("profile", 0, 7), ("shape", "image", (1, 3, 64, 64))],
         [("profile", 1, 7), ("shape", "image", (1, 3, 128, 128)), ("shape", "image", (1, 3, 96, 96))],
     ]
+
+
+def test_what_is_captured_has_a_context_for_each_set_of_shapes_which_is_told_only_what_is_new(monkeypatch, path):
+    engine, library = opened(monkeypatch, path)
+    places = iter([512, 512, 512, 512, 768])
+    execution = execution_of(engine, captured=True, scratch=lambda nbytes: next(places))
+    for side in (128, 96, 128, 96, 128):
+        assert execution.prepare({"image": (1, 3, side, side)}) == {"points": (3, 2)}
+        execution.run({"image": 16, "points": 32})
+    addresses = [("address", "image", 16), ("address", "points", 32)]
+    once = ("memory", 512, 1001), *addresses, ("run", 7), ("run", 7)
+    assert [context.calls for context in library.contexts] == [
+        [("profile", 1, 7), ("shape", "image", (1, 3, 128, 128)), *once, ("memory", 768, 1001), ("run", 7)],
+        [("profile", 1, 7), ("shape", "image", (1, 3, 96, 96)), *once],
+    ]
+
+
+def test_a_network_without_shapes_does_not_run(monkeypatch, path):
+    engine, _ = opened(monkeypatch, path)
+    with pytest.raises(BackendError, match=r"prompter\.engine.*no shapes"):
+        execution_of(engine).run({"image": 16})
 
 
 def test_a_shape_that_no_profile_takes_is_told_with_those_they_take(monkeypatch, path):
     engine, _ = opened(monkeypatch, path)
     with pytest.raises(BackendError) as caught:
-        engine.execution(7).prepare({"image": (1, 3, 256, 256)})
+        execution_of(engine).prepare({"image": (1, 3, 256, 256)})
     assert "takes no image of 1×3×256×256, but 1×3×64×64 to 1×3×64×64 or 1×3×32×32 to 1×3×128×128" in str(caught.value)
     assert "pnseg build --side" in str(caught.value)
 
@@ -146,7 +178,7 @@ def test_shapes_that_only_different_profiles_take_are_refused(path):
 def test_every_refusal_is_an_error_that_names_the_file(monkeypatch, path, refuses):
     engine, _ = opened(monkeypatch, path)
     monkeypatch.setattr(Context, "refuses", refuses)
-    execution = engine.execution(7)
+    execution = execution_of(engine)
 
     def use():
         execution.prepare({"image": (1, 3, 64, 64)})
@@ -161,7 +193,7 @@ def test_an_engine_that_does_not_load_or_has_no_context_is_an_error(monkeypatch,
         opened(monkeypatch, path, loads=False)
     engine, _ = opened(monkeypatch, path, gives=False)
     with pytest.raises(BackendError, match="out of memory"):
-        engine.execution(7).prepare({"image": (1, 3, 64, 64)})
+        execution_of(engine).prepare({"image": (1, 3, 64, 64)})
 
 
 def test_a_bundle_without_engines_and_one_whose_engines_do_not_fit_say_what_is_missing(monkeypatch):
@@ -207,7 +239,8 @@ def test_the_real_library_has_every_name_that_is_used():
         found = trt
         for part in name.split(".")[1:]:
             found = getattr(found, part)
-    assert trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE is not None
+    assert trt.ExecutionContextAllocationStrategy.USER_MANAGED is not None
+    assert {"create_runtime_cache", "set_runtime_cache"} <= set(dir(trt.IRuntimeConfig))
     assert hasattr(trt.IRuntimeConfig, "set_execution_context_allocation_strategy")
     contexts = {
         "set_optimization_profile_async",
@@ -215,6 +248,7 @@ def test_the_real_library_has_every_name_that_is_used():
         "infer_shapes",
         "get_tensor_shape",
         "set_tensor_address",
+        "set_device_memory",
         "execute_async_v3",
     }
     assert contexts <= set(dir(trt.IExecutionContext))
@@ -226,6 +260,7 @@ def test_the_real_library_has_every_name_that_is_used():
         "get_tensor_mode",
         "get_tensor_dtype",
         "create_execution_context",
+        "get_device_memory_size_for_profile_v2",
     }
     assert {*loaded, "create_runtime_config"} <= set(dir(trt.ICudaEngine))
     assert hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")

@@ -502,6 +502,11 @@ API cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode) {
     of(handle)->capture = std::make_unique<Graph>();
     return CUDA_SUCCESS;
 }
+API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* status) {
+    std::lock_guard<std::mutex> held(lock);
+    *status = of(handle)->capture ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
 API cuStreamEndCapture(CUstream handle, CUgraph* graph) {
     std::lock_guard<std::mutex> held(lock);
     if (!of(handle)->capture) return CUDA_ERROR_ILLEGAL_STATE;

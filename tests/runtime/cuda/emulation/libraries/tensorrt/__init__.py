@@ -1,7 +1,8 @@
 """A stand-in for TensorRT on the stand-in driver: an "engine" names an ONNX graph, which ONNX Runtime runs.
 
 It holds its user to what the real one asks for: a profile before shapes, shapes within the profile, an address for
-every tensor, and work that is done when the stream gets to it. Put on ``PYTHONPATH``, child processes find it too.
+every tensor, memory where the user gives it, and work that is done when the stream gets to it. A captured graph gives
+junk once anything of its context has been set again. Put on ``PYTHONPATH``, child processes find it too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class TensorIOMode(Enum):
 class ExecutionContextAllocationStrategy(Enum):
     STATIC = 0
     ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
 
 
 class Logger:
@@ -88,24 +90,35 @@ class Engine:
     def create_runtime_config(self):
         return RuntimeConfig()
 
+    def get_device_memory_size_for_profile_v2(self, profile):
+        return sum(int(np.prod(shapes["largest"])) for shapes in self.profiles[profile].values())
+
     def create_execution_context(self, config):
-        assert config.strategy is ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        return Context(self)
+        return Context(self, config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED)
 
 
 class Context:
-    def __init__(self, engine):
+    def __init__(self, engine, given_memory):
         self._engine = engine
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._profile = None
+        self._given_memory, self._memory, self._needed = given_memory, (0, 0), 0
+        self._changes = 0
         self._shapes, self._addresses = {}, {}
         self._calls = []  # graphs call them again
 
     def set_optimization_profile_async(self, index, stream):
+        self._changes += 1
         self._profile = self._engine.profiles[index]
+        self._needed = self._engine.get_device_memory_size_for_profile_v2(index)
         return True
 
+    def set_device_memory(self, address, size):
+        self._changes += 1
+        self._memory = (address, size)
+
     def set_input_shape(self, name, shape):
+        self._changes += 1
         if self._profile is None:
             return False
         limits = self._profile[name]
@@ -128,6 +141,7 @@ class Context:
         return tuple(axes[side] if isinstance(side, str) else side for side in self._engine.outputs[name])
 
     def set_tensor_address(self, name, address):
+        self._changes += 1
         self._addresses[name] = address
         return address > 0
 
@@ -135,20 +149,38 @@ class Context:
         engine, shapes, places = self._engine, dict(self._shapes), dict(self._addresses)
         if set(places) != set(engine.inputs) | set(engine.outputs):
             return False
+        memory, size = self._memory
+        if self._given_memory and (not memory or memory % 256 or size < self._needed):
+            print("the stand-in's engine has not been given the memory that it needs", file=sys.stderr)
+            return False
+        captured, changes = self._is_captured(stream), self._changes
         made = {name: self.get_tensor_shape(name) for name in engine.outputs}
 
         def work(_):
             try:
+                if captured and changes != self._changes:
+                    raise RuntimeError("a graph whose context has been changed since")
+                if self._given_memory:  # two that are at work in it at once, or what lies beside it, would show
+                    array_at(memory, (size,), np.dtype(np.uint8))[...] = id(self) % 251
                 given = {name: array_at(places[name], shapes[name], dtype_of(name)).copy() for name in engine.inputs}
                 with Path(os.environ.get("STAND_IN_ENGINE_LOG", os.devnull)).open("a", encoding="utf-8") as log:
                     log.write(json.dumps(shapes) + "\n")
-                for name, values in engine.network(given).items():
+                results = engine.network(given)
+                assert not self._given_memory or (array_at(memory, (size,), np.dtype(np.uint8)) == id(self) % 251).all()
+                for name, values in results.items():
                     array_at(places[name], made[name], dtype_of(name))[...] = values
             except Exception as error:  # the results are then not those that are asked for
                 print(f"the stand-in's engine failed: {error!r}", file=sys.stderr)
+                for name, shape in made.items():
+                    array_at(places[name], shape, dtype_of(name))[...] = 0
 
         self._calls.append(HostFunction(work))
         return self._driver.cuLaunchHostFunc(ctypes.c_void_p(stream), self._calls[-1], None) == 0
+
+    def _is_captured(self, stream):
+        status = ctypes.c_int()
+        assert self._driver.cuStreamIsCapturing(ctypes.c_void_p(stream), ctypes.byref(status)) == 0
+        return bool(status.value)
 
 
 def dtype_of(name):
