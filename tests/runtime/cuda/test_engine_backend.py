@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from pnseg_export.engines.profiles import Buckets
+from pnseg_runtime import load
+from pnseg_runtime.images import read_image
 from tests.runtime.cuda import environment
 from tests.runtime.cuda.made_engines import bundle_with_engines
 from tests.runtime.made import SAMPLES
@@ -175,13 +177,24 @@ def test_engines_for_another_machine_are_told_in_one_sentence(variables, tmp_pat
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_images_larger_than_the_engines_were_built_for_are_told_with_the_remedy(variables, tmp_path):
-    small = bundle_with_engines(tmp_path / "small", Buckets(side=256))
-    options = ("--bundle", small, "--out", tmp_path / "out", "--backend", "tensorrt")
+@pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
+def test_images_larger_than_the_engines_were_built_for_are_seen_in_parts_that_they_take(variables, tmp_path, backend):
+    small = bundle_with_engines(tmp_path / "small", Buckets(batches=(1, 2), prompts=(8, 16), side=256))
+    options = ("--bundle", small, "--out", tmp_path / "out", "--backend", backend, "--only", "csv")
+    done = python(variables, "-m", "pnseg_runtime.cli", "predict", SAMPLES / "he_pink.png", *options)
+    assert done.returncode == 0, done.stderr
+    found = (tmp_path / "out" / "he_pink.csv").read_text().splitlines()
+    parts = load("nano", macro_tile=256, macro_margin=64).predict(read_image(SAMPLES / "he_pink.png").pixels)
+    assert len(found) == 1 + len(parts) > 6
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
+def test_more_negatives_than_the_engines_were_built_for_are_told_with_the_remedy(variables, bundle, tmp_path, backend):
+    options = ("--bundle", bundle, "--out", tmp_path / "out", "--backend", backend, "--negatives", "3")
     done = python(variables, "-m", "pnseg_runtime.cli", "predict", SAMPLES / "he_pink.png", *options)
     assert done.returncode == 1
-    assert "takes no image of 1×3×256×320" in done.stderr
-    assert "pnseg build --side" in done.stderr
+    assert re.search(r"takes no point_coords of \d+×4×2", done.stderr)
+    assert "take as many negative prompts as the bundle says" in done.stderr
 
 
 FAULTS = {
