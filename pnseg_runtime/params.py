@@ -12,15 +12,10 @@ MppChoice = float | Literal["auto"] | None
 
 
 class Mpp(click.FloatRange):
-    """Microns per pixel that images can have.
+    """Microns per pixel that images can have, or ``auto``."""
 
-    Args:
-        likely: whether ``auto`` may stand in their place.
-    """
-
-    def __init__(self, likely: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(0.05, 5)
-        self.likely = likely
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return LIKELY if self.likely and value == LIKELY else super().convert(value, param, ctx)
+        return LIKELY if value == LIKELY else super().convert(value, param, ctx)

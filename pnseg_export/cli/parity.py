@@ -14,7 +14,7 @@ from pnseg_export.comparison.compare import Result, compare_all
 from pnseg_export.comparison.participants import participants, pytorch
 from pnseg_export.comparison.report import as_html, as_json, cells
 from pnseg_export.comparison.suspects import suspects
-from pnseg_export.limits import LIMITS, Limits
+from pnseg_export.gates import LIMITS, Limits
 from pnseg_export.precision.feeds import SAMPLES, Tile, read_tiles
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import ImageError

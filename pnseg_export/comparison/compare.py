@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pnseg_export.agreement import Agreement, Finding, Tile, agreement, findings
 from pnseg_export.comparison.participants import Participant
-from pnseg_export.limits import LIMITS, Limits, shortfalls
+from pnseg_export.gates import LIMITS, Limits, shortfalls
 from pnseg_export.precision.feeds import Arrays, Feeds, record
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.metrics import aggregated_jaccard, panoptic_quality

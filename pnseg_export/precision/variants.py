@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pnseg_export.agreement import Agreement, Tile, agreement, findings
 from pnseg_export.files import read_graph, write_graph
 from pnseg_export.folders import is_bundle, new_folder
-from pnseg_export.limits import LIMITS, shortfalls
+from pnseg_export.gates import LIMITS, shortfalls
 from pnseg_export.precision.feeds import Feeds, record
 from pnseg_export.precision.float16 import halve_graphs
 from pnseg_export.precision.int8 import (
@@ -130,7 +130,7 @@ def add_variants(
         tiles: (H, W, 3) uint8 RGB, on which ranges are measured and the result is judged.
         choices: of 8-bit graphs.
         advance: see :func:`quantise_graphs`.
-        accept: keep graphs that fall short of :data:`~pnseg_export.limits.LIMITS`; the figures are in the manifest.
+        accept: keep graphs that fall short of :data:`~pnseg_export.gates.LIMITS`; the figures are in the manifest.
 
     Raises:
         PnsegError: ``out`` exists and is another folder, or a precision falls short; then nothing is changed.

@@ -58,7 +58,7 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
 @output_options(KINDS)
 @click.option(
     "--mpp",
-    type=Mpp(likely=True),
+    type=Mpp(),
     metavar="MPP|auto",
     help="Microns per pixel, in place of what a file states: the model sees an image at its own, and measures in µm. "
     "auto, for files that state none: images with small nuclei are seen again, 1.5 times enlarged.",

@@ -19,7 +19,7 @@ from pnseg_runtime.sessions import BACKENDS, Opening, Runner
 from pnseg_runtime.sessions.cache import writable
 from pnseg_runtime.sessions.onnxruntime import CPU, first_line, runner, session_options
 
-#: Providers that leave shapes, which are a few numbers, to the CPU; the others take all of a network or nothing.
+#: Providers that have to leave something to the CPU: shapes, which are a few numbers. The others take all or nothing.
 SHAPES_ON_CPU = {"CUDAExecutionProvider"}
 
 
@@ -52,7 +52,7 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     """One of a bundle's networks on the GPU.
 
     Raises:
-        BackendError: the provider does not start, or would leave more than shapes to the CPU.
+        BackendError: the provider does not start, or, being TensorRT's, would leave part of the network to the CPU.
         BundleError: the bundle has no such graph.
     """
     backend = BACKENDS[opening.backend]

@@ -77,7 +77,7 @@ class Run:
 @data_option
 @click.option(
     "--mpp",
-    type=Mpp(likely=True),
+    type=Mpp(),
     metavar="MPP|auto",
     help="Microns per pixel of images that do not state theirs [default: taken as the model's]. auto: those with small "
     "nuclei are seen again, 1.5 times enlarged.",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pnseg_export.agreement import Agreement, TileAgreement
-from pnseg_export.limits import LIMITS
+from pnseg_export.gates import LIMITS
 from pnseg_export.precision import variants
 from pnseg_export.precision.feeds import Feeds
 from pnseg_export.precision.variants import add_variants

@@ -51,6 +51,35 @@ def test_a_session_that_fell_back_to_the_cpu_is_an_error(nano, monkeypatch):
         open_sessions(nano, "onnxruntime-cuda")
 
 
+@pytest.mark.parametrize(("name", "refused"), [("onnxruntime-cuda", False), ("onnxruntime-tensorrt", True)])
+def test_cuda_alone_may_leave_shapes_to_the_cpu_and_pips_libraries_are_loaded_in_silence(
+    nano, monkeypatch, capsys, name, refused
+):
+    import onnxruntime
+
+    seen, loaded = [], []
+
+    def preload():
+        print("not found: libcudnn.so.9")
+        loaded.append(1)
+
+    def session(path, options, **_):
+        try:
+            seen.append(options.get_session_config_entry("session.disable_cpu_ep_fallback"))
+        except RuntimeError:  # it was not set
+            seen.append("0")
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [BACKENDS[name].provider])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(BackendError, match="does not start"):
+        open_sessions(nano, name)
+    assert seen == ["1" if refused else "0"]
+    assert loaded
+    assert capsys.readouterr().out == ""
+
+
 def test_a_precision_that_the_backend_does_not_have_is_told_with_those_it_has(nano):
     with pytest.raises(BackendError, match=r"bfloat16; choose one of float32"):
         open_sessions(nano, "onnxruntime", precision="bfloat16")
