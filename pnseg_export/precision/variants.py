@@ -84,6 +84,7 @@ def quantise_graphs(
                 calls[::step][:SEARCHED_CALLS],
                 choices.scheme,
                 candidates,
+                choices.tolerance,
                 partial(advance, name),
             )
             kept |= too_sensitive(errors, choices.tolerance)

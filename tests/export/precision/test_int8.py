@@ -76,7 +76,7 @@ def test_it_computes_nearly_what_the_float_graph_computes(path, tmp_path, name):
 
 def test_the_layer_that_costs_most_is_found_and_named_with_its_error(path):
     ranges = activation_ranges(path, made.calls())
-    errors = layer_errors(path, ranges, made.calls(), SCHEMES["cpu"], CONSTANT)
+    errors = layer_errors(path, ranges, made.calls(), SCHEMES["cpu"], CONSTANT, tolerance=0.02)
     assert max(errors, key=errors.__getitem__) == "phase/MatMul"  # planted: coordinates up to 256 in 8 bits
     kept = too_sensitive(errors, tolerance=0.1)
     assert set(kept) == {"phase/MatMul"}
