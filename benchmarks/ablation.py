@@ -19,7 +19,7 @@ from rich.table import Table
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_train.checkpoints import checkpoint_digest, weights_digest
-from pnseg_train.cli.evaluate import evaluate_run
+from pnseg_train.cli.evaluated import evaluate_run
 from pnseg_train.cli.train import assignment
 from pnseg_train.evaluate import mean
 from pnseg_train.recipes import read_recipe

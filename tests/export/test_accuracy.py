@@ -5,7 +5,7 @@ import pytest
 from pnseg_export.accuracy import accuracy
 from pnseg_runtime.bundle import SHIPPED
 from pnseg_runtime.options import Options
-from pnseg_train.cli.evaluate import evaluate_run
+from pnseg_train.cli.evaluated import evaluate_run
 from tests.export.tiles import write_coarse
 
 

@@ -9,7 +9,9 @@ from pnseg_runtime.bundle import Classes
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
 from pnseg_runtime.options import Options
-from pnseg_train.cli import evaluate as verb
+from pnseg_train.cli import evaluated
+from pnseg_train.cli.evaluate import evaluate
+from pnseg_train.cli.evaluated import open_model
 from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.evaluate import evaluate_sample, mean
 from pnseg_train.targets import label_centroids
@@ -73,19 +75,19 @@ class _Fixed:
 
 
 def test_the_verb_prints_every_set_and_its_protocol(sample, monkeypatch):
-    monkeypatch.setattr(verb, "open_segmenter", lambda model, options: _Fixed(sample))
+    monkeypatch.setattr(evaluated, "open_segmenter", lambda model, options: _Fixed(sample))
     arguments = ["nano", "--data", str(golden.TILES), "--split", "val"]
-    table = CliRunner().invoke(verb.evaluate, arguments, catch_exceptions=False)
+    table = CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
     assert "1.0000" in table.stdout
     assert "IoU over 0.5" in table.stdout
-    document = json.loads(CliRunner().invoke(verb.evaluate, [*arguments, "--json"]).stdout)
+    document = json.loads(CliRunner().invoke(evaluate, [*arguments, "--json"]).stdout)
     assert document["sets"]["cc0_tiles"]["mean"]["pq"] == 1.0
     assert list(document["sets"]["cc0_tiles"]["rows"]) == [sample.name]
 
 
 def test_three_folders_are_no_model():
     with pytest.raises(PnsegError, match="one bundle"):
-        verb.open_model(["a", "b", "c"], Options())
+        open_model(["a", "b", "c"], Options())
 
 
 class _Asked(_Fixed):
@@ -106,13 +108,13 @@ class _Asked(_Fixed):
 def test_a_likely_resolution_is_for_images_that_state_none(sample, monkeypatch, choice, stated, asked):
     assert sample.median_diameter() < 24
     model = _Asked(sample)
-    monkeypatch.setattr(verb, "open_segmenter", lambda *_: model)
-    find, _ = verb.open_model(["nano"], Options(), mpp=choice)
+    monkeypatch.setattr(evaluated, "open_segmenter", lambda *_: model)
+    find, _ = open_model(["nano"], Options(), mpp=choice)
     find(replace(sample, mpp=stated))
     assert model.mpps == asked
 
 
 def test_the_protocol_tells_of_a_second_look(sample, monkeypatch):
-    monkeypatch.setattr(verb, "open_segmenter", lambda *_: _Asked(sample))
+    monkeypatch.setattr(evaluated, "open_segmenter", lambda *_: _Asked(sample))
     arguments = ["nano", "--data", str(golden.TILES), "--mpp", "auto"]
-    assert "enlarged 1.5 times" in CliRunner().invoke(verb.evaluate, arguments, catch_exceptions=False).stdout
+    assert "enlarged 1.5 times" in CliRunner().invoke(evaluate, arguments, catch_exceptions=False).stdout

@@ -241,7 +241,7 @@ def test_images_in_both_places_are_served_by_the_same_contexts(variables, bundle
 @pytest.mark.parametrize("fault", CONTEXT_FAULTS)
 def test_a_fault_in_the_use_of_execution_contexts_is_found(variables, bundle, fault):
     old, new, told = CONTEXT_FAULTS[fault]
-    done = scenario(variables, "images_in_turn", bundle, "pnseg_runtime.cuda.engines", old, new)
+    done = scenario(variables, "images_in_turn", bundle, "pnseg_runtime.cuda.tensorrt", old, new)
     assert done.returncode != 0, "the nuclei are those of the CPU"
     assert told in done.stderr, done.stderr
 

@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from pnseg_runtime.cli import cli
-from pnseg_runtime.cuda import driver, engines
+from pnseg_runtime.cuda import driver, engines, tensorrt
 from pnseg_runtime.cuda.driver import Device
-from pnseg_runtime.cuda.engines import FLAVOURS, TensorRTEngine, open_engines
+from pnseg_runtime.cuda.fit import open_engines
 from pnseg_runtime.cuda.nvidia import Driver, Gpu
+from pnseg_runtime.cuda.tensorrt import FLAVOURS, TensorRTEngine
 from pnseg_runtime.errors import BackendError, BundleError
 from tests.fakes import fake_bundle
 from tests.runtime.made import SAMPLES
@@ -231,7 +232,7 @@ def test_the_real_library_has_every_name_that_is_used():
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     used = {
         ast.unparse(node)
-        for node in ast.walk(ast.parse(inspect.getsource(engines)))
+        for node in ast.walk(ast.parse(inspect.getsource(tensorrt)))
         if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("trt.")
     }
     assert "trt.Runtime" in used

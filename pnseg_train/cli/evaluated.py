@@ -1,0 +1,165 @@
+"""A model, or anyone's label maps, over annotated data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import track
+
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, shipped_bundles
+from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.options import Options
+from pnseg_runtime.params import LIKELY, MppChoice
+from pnseg_runtime.plausible import at_likely_mpp
+from pnseg_runtime.segmenter import Segmenter
+from pnseg_train.checkpoints import CARD
+from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
+from pnseg_train.evaluate import Found, Result, measure, true_points
+from pnseg_train.label_maps import LabelMaps
+from pnseg_train.recipes import Splits
+
+Find = Callable[[Sample], Found]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model on one split; ``classes`` names its classes, if it tells several."""
+
+    name: str
+    split: str
+    find: Find
+    classes: tuple[str, ...]
+    sets: dict[str, list[Result]]
+
+    @property
+    def results(self) -> list[Result]:
+        """Of all sets."""
+        return [result for results in self.sets.values() for result in results]
+
+
+def held_out(model: Sequence[str]) -> str:
+    """The split that a model was not trained on, as far as it says so.
+
+    Raises:
+        PnsegError: checkpoints that agree on none.
+    """
+    if len(model) == 2 and all((Path(part) / CARD).is_file() for part in model):
+        from pnseg_train.inference import validation_split
+
+        return validation_split(Path(model[0]), Path(model[1]))
+    return Splits().val
+
+
+def evaluate_run(
+    split: str,
+    model: Sequence[str],
+    folders: Sequence[Path],
+    options: Options,
+    oracle: bool,
+    radius: float,
+    mpp: MppChoice = None,
+) -> Run:
+    """One model on one split of every data set; ``mpp`` is that of images that do not state theirs, or ``"auto"``.
+
+    Raises:
+        PnsegError: no such model, label maps that do not cover the split, two data sets of one name, or label maps with
+            classes for data sets of different ones.
+    """
+    _refuse_namesakes(folders)
+    find, classes = open_model(model, options, oracle, mpp)
+    others = [f"{folder} {other}" for folder in folders if (other := other_classes(folder, classes))]
+    if others:
+        click.echo(f"{'; '.join(others)}: nuclei are measured without their classes.", err=True)
+        find, classes = _without_classes(find), ()
+    told = _told_by(folders) if isinstance(find, LabelMaps) and find.tells_classes else classes
+    sets: dict[str, list[Result]] = {}
+    for folder in folders:
+        samples = open_dataset(folder, None if split == "all" else split)
+        console = Console(stderr=True)
+        shown = track(samples, description=folder.name, console=console, disable=not console.is_terminal)
+        results = sets[folder.resolve().name] = []
+        for sample in shown:
+            own = sample.with_classes(len(told)) if len(classes) > 1 else sample
+            results.append(measure(own, find(sample), radius))
+    return Run("+".join(Path(part).name for part in model), split, find, told, sets)
+
+
+def _refuse_namesakes(folders: Sequence[Path]) -> None:
+    # Results stand under the folder's name.
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in seen:
+            raise PnsegError(
+                f"--data {seen[name]} and {folder}: two of one name; evaluate them one by one, or rename one."
+            )
+        seen[name] = folder
+
+
+def _told_by(folders: Sequence[Path]) -> tuple[str, ...]:
+    # Numbers in label maps mean what they mean in the data.
+    told = {folder: layout_of(folder).classes for folder in folders}
+    if len(set(told.values())) > 1:
+        names = "; ".join(f"{folder}: {', '.join(classes) or 'unknown'}" for folder, classes in told.items())
+        raise PnsegError(f"these data sets have other classes each ({names}); evaluate them one by one.")
+    return told[folders[0]]
+
+
+def _without_classes(find: Find) -> Find:
+    return lambda sample: replace(find(sample), classes=None, point_classes=None)
+
+
+def open_model(
+    model: Sequence[str], options: Options, oracle: bool = False, mpp: MppChoice = None
+) -> tuple[Find, tuple[str, ...]]:
+    """What finds nuclei in a sample, and the names of the classes if it tells several.
+
+    Raises:
+        PnsegError: neither one bundle nor two checkpoints nor a folder of label maps.
+    """
+    if len(model) == 1 and _holds_label_maps(Path(model[0])):
+        if oracle:
+            raise PnsegError(f"{model[0]}: label maps are not prompted; --points oracle is for models.")
+        return LabelMaps(Path(model[0])), ()
+    segmenter = open_segmenter(model, options)
+    names = tuple(kind.name for kind in segmenter.manifest.class_table)
+
+    def find(sample: Sample) -> Found:
+        points = true_points(sample.with_classes(len(names))) if oracle else None
+
+        def at(stated: float | None) -> Nuclei:
+            return segmenter.predict(sample.image, stated, points=points)
+
+        if sample.mpp is None and mpp == LIKELY:
+            return Found.of(at_likely_mpp(at, segmenter.manifest.mpp))
+        return Found.of(at(sample.mpp or (None if mpp == LIKELY else mpp)))
+
+    return find, names if len(names) > 1 else ()
+
+
+def open_segmenter(model: Sequence[str], options: Options) -> Segmenter:
+    """A segmenter on a bundle, or on two checkpoints run in PyTorch.
+
+    Raises:
+        PnsegError: neither one bundle nor two checkpoints.
+    """
+    if len(model) == 1:
+        return Segmenter(Bundle.open(model[0]), options)
+    if len(model) != 2:
+        raise PnsegError("give one bundle, a prompter's and a segmentor's checkpoint, or one folder of label maps.")
+    from pnseg_train.inference import open_checkpoints
+
+    return open_checkpoints(Path(model[0]), Path(model[1]), options)
+
+
+def _holds_label_maps(path: Path) -> bool:
+    if str(path) in shipped_bundles() and not path.is_dir():
+        return False
+    if (path / CARD).is_file():
+        raise PnsegError(f"{path}: one checkpoint alone; give the prompter's and the segmentor's.")
+    return path.is_dir() and not (path / MANIFEST_NAME).is_file()
