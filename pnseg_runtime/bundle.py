@@ -15,7 +15,7 @@ from pnseg_runtime.nuclei import NucleusClass
 
 MANIFEST_NAME = "manifest.json"
 # 2 added reduced precisions, engines and graphs with weights in files of their own.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SHIPPED = Path(__file__).parent / "bundles"
 
 
@@ -132,6 +132,10 @@ class Masking(_Frozen):
     border: int = Field(7, description="a mask this close to an inner window border is cut, px")
     tidy: bool = Field(False, description="a mask is cut to its largest piece, and its holes are filled")
     nms_iou: float = Field(0.5, description="of two masks whose boxes overlap more, one goes")
+    nms_overlap: float | None = Field(
+        None,
+        description="share of the smaller of two masks: if more of it lies in the other, one goes; in place of nms_iou",
+    )
     score_threshold: float = Field(0.0, description="points with a lower class probability are dropped")
     iou_threshold: float = Field(0.0, description="masks with a lower predicted IoU are dropped")
 

@@ -32,7 +32,9 @@ class Options:
         nms_radius: of the point NMS, px.
         region_filter: mask-aided filtering of the points.
         tidy: a mask is cut to its largest piece, and its holes are filled.
-        nms_iou: of two masks whose boxes overlap more, one goes.
+        nms_iou: of two masks whose boxes overlap more, one goes; in place of the manifest's ``nms_overlap``.
+        nms_overlap: share of the smaller of two masks: if more of it lies in the other, one goes; in place of
+            ``nms_iou``.
         score_threshold: points with a lower class probability are dropped.
         iou_threshold: masks with a lower predicted IoU are dropped.
         overlap: ε, at least what two neighbouring windows share, px.
@@ -61,6 +63,7 @@ class Options:
     region_filter: bool | None = None
     tidy: bool | None = None
     nms_iou: float | None = None
+    nms_overlap: float | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
     overlap: int | None = None
@@ -78,7 +81,7 @@ class Options:
         for name in ("negatives", "nms_radius", "overlap", "macro_margin"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, but is {value}.")
-        for name in ("nms_iou", "score_threshold"):
+        for name in ("nms_iou", "nms_overlap", "score_threshold"):
             if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not at {value}.")
         if self.assignment not in ("central", "all"):
@@ -99,6 +102,7 @@ class Settings:
     region_filter: bool
     tidy: bool
     nms_iou: float
+    nms_overlap: float | None
     score_threshold: float
     iou_threshold: float
     overlap: int
@@ -112,6 +116,8 @@ class Settings:
         """
         said = manifest.prompting.model_dump() | manifest.masking.model_dump()
         chosen = {name: getattr(options, name) for name in cls.__dataclass_fields__}
+        if options.nms_iou is not None:
+            said["nms_overlap"] = None
         settings = cls(**{name: said[name] if value is None else value for name, value in chosen.items()})
         if settings.overlap >= manifest.masking.window:
             raise ValueError(

@@ -70,7 +70,9 @@ def manifest_of(recipe: Recipe) -> Manifest:
             pad_multiple=recipe.inference.pad_multiple or recipe.prompter.spacing,
             **recipe.inference.model_dump(include={"sensitivity", "region_filter", "nms_radius", "negatives"}),
         ),
-        masking=Masking(**recipe.inference.model_dump(include={"nms_iou", "iou_threshold", "tidy", "overlap"})),
+        masking=Masking(
+            **recipe.inference.model_dump(include={"nms_iou", "nms_overlap", "iou_threshold", "tidy", "overlap"})
+        ),
         graphs={},
     )
 

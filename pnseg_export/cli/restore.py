@@ -78,7 +78,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     prompting, masking = manifest.prompting, manifest.masking
     inference = {
         **prompting.model_dump(include={"sensitivity", "region_filter", "pad_multiple", "nms_radius", "negatives"}),
-        **masking.model_dump(include={"nms_iou", "overlap", "tidy"}),
+        **masking.model_dump(include={"nms_iou", "nms_overlap", "iou_threshold", "overlap", "tidy"}),
     }
     return {
         "classes": list(manifest.classes.names),

@@ -41,7 +41,7 @@ ARGUMENTS = {
     "choose_masks": "PPifPPP",
     "tidy_masks": "PPPiPPPPPP",
     "rank_values": "PPPP",
-    "find_conflicts": "PPPPdiP",
+    "find_conflicts": "PPPPPPdiiP",
     "reduce_conflicts": "PPPiPP",
     "paint_masks": "PPPPPPPPPP",
     "uncover_masks": "PPPPPPPPPP",

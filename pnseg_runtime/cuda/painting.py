@@ -33,7 +33,7 @@ NUCLEUS = np.dtype(
 def paint(
     streams: Streams, rules: Rules, frame: Frame, prompts: Prompts, records: int, capacity: int
 ) -> tuple[int, int, int]:
-    """The best mask of each point, box NMS, painting; leaves ``nuclei`` and the words of their masks, ``visible``.
+    """The best mask of each point, NMS of masks, painting; leaves ``nuclei`` and the words of their masks, ``visible``.
 
     Args:
         records: how many there are.
@@ -63,8 +63,9 @@ def paint(
     row = -(-n // 64)
     conflicts, removed = streams.at("conflicts", 8 * n * row), streams.at("removed", 8 * row)
     streams.launch("rank_values", -(-n // 256), 256, ious, count, rank, order)
-    streams.launch("find_conflicts", (row, row), 64, record["boxes"], chosen, order, count, settings.nms_iou, row,
-                   conflicts)  # fmt: skip
+    by_masks = settings.nms_overlap is not None
+    streams.launch("find_conflicts", (row, row), 64, record["boxes"], chosen, order, count, record["offsets"], bits,
+                   settings.nms_overlap if by_masks else settings.nms_iou, int(by_masks), row, conflicts)  # fmt: skip
     streams.fill(removed, 0, 8 * row)
     streams.launch("reduce_conflicts", 1, THREADS, conflicts, order, count, row, removed, keep)
 

@@ -97,7 +97,10 @@ class Inference(_Strict):
     pad_multiple: int = Field(0, description="sides of the prompter's image are mirrored up to it; 0 for λ, px")
     nms_radius: float = Field(12.0, description="of the point NMS, px")
     negatives: int = Field(0, description="K")
-    nms_iou: float = 0.5
+    nms_iou: float = Field(0.5, description="of two masks whose boxes overlap more, one goes")
+    nms_overlap: float | None = Field(
+        None, gt=0, le=1, description="if more of the smaller of two masks lies in the other, one goes; not by nms_iou"
+    )
     iou_threshold: float = Field(0.0, ge=0, le=1, description="masks with a lower predicted IoU are dropped")
     overlap: int = Field(64, description="ε, what neighbouring windows share, px")
     tidy: bool = Field(False, description="keep a mask's largest piece and fill its holes")

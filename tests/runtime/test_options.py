@@ -12,6 +12,14 @@ def test_settings_are_the_manifests_unless_chosen_otherwise():
     assert (chosen.negatives, chosen.nms_iou, chosen.region_filter) == (0, 0.0, False)
 
 
+def test_masks_are_suppressed_by_what_was_chosen_last():
+    manifest = fake_bundle(masking={"nms_iou": 0.3, "nms_overlap": 0.4}).manifest
+    assert Settings.of(manifest, Options()).nms_overlap == 0.4
+    assert Settings.of(manifest, Options(nms_iou=0.5)).nms_overlap is None
+    assert Settings.of(manifest, Options(nms_iou=0.5, nms_overlap=0.2)).nms_overlap == 0.2
+    assert Settings.of(fake_bundle().manifest, Options(nms_overlap=0.2)).nms_overlap == 0.2
+
+
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
@@ -21,6 +29,7 @@ def test_settings_are_the_manifests_unless_chosen_otherwise():
         ({"negatives": -1}, "negatives"),
         ({"nms_radius": -0.5}, "nms_radius"),
         ({"nms_iou": 1.5}, "nms_iou"),
+        ({"nms_overlap": -0.1}, "nms_overlap"),
         ({"score_threshold": -0.1}, "score_threshold"),
         ({"assignment": "nearest"}, "assignment"),
         ({"macro_tile": 1000}, "multiples of 32"),

@@ -1,4 +1,5 @@
-// Box NMS over all classes by predicted IoU (suppress.descending, masks.box_iou, masks.suppress_boxes).
+// NMS over all classes by predicted IoU, of boxes or of masks (suppress.descending, masks.box_iou, masks.suppress_boxes,
+// masks.suppress_masks).
 #include "common.cuh"
 
 // rank[i]: how many of the *count values come before value i, the highest first, equal ones by index, those that are no
@@ -28,20 +29,55 @@ __device__ inline double iou(int4 a, int4 b) {
     return (double)shared / (double)(both > 1 ? both : 1);
 }
 
-// conflicts: by rank, row i has bit j > i where the boxes overlap by more than the threshold. Grid: (row, row) words of
-// 64; blocks of 64; `row` words a row.
+// The 32 columns of a row of mask bits from column `first` on, which may lie outside of its words.
+__device__ inline u32 columns_from(const u32* bits, int words, int first) {
+    const int word = first >> 5, shift = first & 31;
+    const u32 low = word >= 0 && word < words ? bits[word] : 0;
+    if (!shift) return low;
+    const u32 high = word + 1 >= 0 && word + 1 < words ? bits[word + 1] : 0;
+    return low >> shift | high << (32 - shift);
+}
+
+__device__ inline int shared_pixels(int4 a, const u32* own, int4 b, const u32* other) {
+    const int words = row_words(a), others = row_words(b);
+    int shared = 0;
+    for (int y = max(a.y, b.y); y < min(a.w, b.w); ++y)
+        for (int word = 0; word < words; ++word)
+            shared += __popc(own[(y - a.y) * words + word] &
+                             columns_from(other + (y - b.y) * others, others, a.x + 32 * word - b.x));
+    return shared;
+}
+
+// Whether masks share more than a part of the smaller one.
+__device__ inline bool share(int4 a, const u32* own, int4 b, const u32* other, double threshold) {
+    if (min(a.z, b.z) <= max(a.x, b.x) || min(a.w, b.w) <= max(a.y, b.y)) return false;
+    const int shared = shared_pixels(a, own, b, other);
+    return shared && (double)shared > threshold * (double)min(shared_pixels(a, own, a, own), shared_pixels(b, other, b, other));
+}
+
+// conflicts: by rank, row i has bit j > i where the boxes overlap by more than the threshold, or the masks do. Grid: (row,
+// row) words of 64; blocks of 64; `row` words a row.
 KERNEL find_conflicts(const int4* __restrict__ boxes, const int* __restrict__ chosen, const int* __restrict__ order,
-                      const int* __restrict__ count, double threshold, int row, u64* __restrict__ conflicts) {
+                      const int* __restrict__ count, const int* __restrict__ offsets, const u32* __restrict__ bits,
+                      double threshold, int by_masks, int row, u64* __restrict__ conflicts) {
     __shared__ int4 tile[64];
+    __shared__ int starts[64];
     const int n = *count, first = blockIdx.x * 64, i = blockIdx.y * 64 + threadIdx.x;
     if (first >= n || (int)blockIdx.y * 64 >= n || blockIdx.x < blockIdx.y) return;  // the whole block
-    if (first + (int)threadIdx.x < n) tile[threadIdx.x] = boxes[chosen[order[first + threadIdx.x]]];
+    if (first + (int)threadIdx.x < n) {
+        const int record = chosen[order[first + threadIdx.x]];
+        tile[threadIdx.x] = boxes[record];
+        starts[threadIdx.x] = offsets[record];
+    }
     __syncthreads();
     if (i >= n) return;
-    const int4 own = boxes[chosen[order[i]]];
+    const int record = chosen[order[i]];
+    const int4 own = boxes[record];
+    const u32* mask = bits + offsets[record];
     u64 found = 0;
     for (int j = 0; j < min(64, n - first); ++j)
-        if (first + j > i && iou(own, tile[j]) > threshold) found |= 1ULL << j;
+        if (first + j > i && (by_masks ? share(own, mask, tile[j], bits + starts[j], threshold) : iou(own, tile[j]) > threshold))
+            found |= 1ULL << j;
     conflicts[(size_t)i * row + blockIdx.x] = found;
 }
 

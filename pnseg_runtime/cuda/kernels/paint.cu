@@ -18,7 +18,7 @@ KERNEL paint_masks(const int* __restrict__ chosen, const int* __restrict__ keep,
     }
 }
 
-// The masks' bits become those that are visible; of masks that box NMS removed nothing is. Grid: chosen masks; whole warps.
+// The masks' bits become those that are visible; of masks that NMS removed nothing is. Grid: chosen masks; whole warps.
 KERNEL uncover_masks(const int* __restrict__ chosen, const int* __restrict__ keep, const int* __restrict__ rank,
                      const int* __restrict__ count, const int4* __restrict__ boxes, int* __restrict__ words,
                      const int* __restrict__ offsets, u32* __restrict__ bits, const int* __restrict__ frame,

@@ -5,8 +5,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from pnseg_export.bundle import export_segmentor
 from pnseg_export.files import read_graph
+from pnseg_export.graphs.encoder import EncoderGraph
+from pnseg_export.graphs.rewrites import CPU
+from pnseg_export.onnx import export_graph
 from pnseg_export.precision.int8 import (
     MATRICES,
     PIECES,
@@ -102,9 +104,9 @@ def test_dynamic_quantisation_is_the_baseline(path, tmp_path):
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """The graph of a ViT of B's width with three blocks, one of them global."""
-    folder = tmp_path_factory.mktemp("shallow")
-    export_segmentor(segmentor("B"), folder)
-    return folder / "encoder.onnx"
+    path = tmp_path_factory.mktemp("shallow") / "encoder.onnx"
+    export_graph(EncoderGraph(segmentor("B"), CPU), (images(2),), path)
+    return path
 
 
 def test_positions_and_what_reads_windows_stay_in_float(encoder):

@@ -93,6 +93,16 @@ def placed_masks(
     return np.array(rows, np.int32).reshape(-1, 4), masks, ious
 
 
+def halves() -> tuple[NDArray[np.int32], list[NDArray[np.bool_]], NDArray[np.float32]]:
+    """Masks of any width and place of which every other is half of the one before, and half in it."""
+    rows, masks = [], []
+    for width in (2, 4, 30, 32, 34, 62, 64, 66, 94):
+        x, y = 3 * width, 100 * len(rows)
+        rows += [(x, y, x + width, y + 8), (x + width // 2, y + 4, x + width // 2 + width, y + 8)]
+        masks += [np.ones((8, width), np.bool_), np.ones((4, width), np.bool_)]
+    return np.array(rows, np.int32), masks, np.linspace(1, 0, len(rows), dtype=np.float32)
+
+
 def rings(rng: Random, width: int) -> NDArray[np.bool_]:
     """Frames inside frames: islands in holes."""
     mask = np.zeros((31, width), bool)

@@ -56,15 +56,32 @@ def compiled(name: str, sources: Sequence[Path], flags: Sequence[str], text: str
     return library
 
 
+def compiled_header(flags: Sequence[str]) -> Path:
+    """The emulation's header, with what the compiler has read of it beside: most of a kernel's time to compile."""
+    source = HERE / "cuda_emulation.h"
+    digest = hashlib.sha256("\0".join(flags).encode() + source.read_bytes())
+    folder = BUILD / f"header-{digest.hexdigest()[:16]}"
+    header, read = folder / source.name, folder / f"{source.name}.gch"
+    if not read.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        copy, draft = folder / f"draft{os.getpid()}.h", folder / f"draft{os.getpid()}.gch"
+        shutil.copy(source, copy)
+        subprocess.run([compiler(), *flags, "-w", "-x", "c++-header", str(copy), "-o", str(draft)], check=True)
+        copy.rename(header)
+        draft.rename(read)
+    return header
+
+
 def kernel_library(source: Path = KERNELS, units: Sequence[str] = ("all.cu",), flags: Sequence[str] = ()) -> Path:
     """The kernels of some of a folder's files, as a library."""
     names = [name for unit in units for name in kernel_names(source / unit)]
+    flags = [*FLAGS, *flags]
     text = "\n".join(
-        [f'#include "{HERE / "cuda_emulation.h"}"']
+        [f'#include "{compiled_header(flags)}"']
         + [f'#include "{source / unit}"' for unit in units]
         + [f"EMULATED({name})" for name in names]
     )
-    return compiled("kernels", [HERE / "cuda_emulation.h", *source.glob("*.cu*")], [*FLAGS, *flags], text)
+    return compiled("kernels", [HERE / "cuda_emulation.h", *source.glob("*.cu*")], flags, text)
 
 
 class Emulator:

@@ -20,7 +20,7 @@ from tests.runtime.made import sample
 @cache
 def images() -> tuple[Any, ...]:
     """Real tissue of three sizes; the last one takes several windows."""
-    return sample("he_pink")[:200, :150], sample("purple_crowded"), sample("he_pink")
+    return sample("he_pink")[:200, :190], sample("purple_crowded"), sample("he_pink")
 
 
 def on_the_cpu(bundle: str, **options: Any) -> Any:

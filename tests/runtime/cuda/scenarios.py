@@ -101,6 +101,7 @@ def _every_option() -> list[tuple[Any, dict[str, Any], tuple[int, int]]]:
         (Options(negatives=0, nms_radius=30.0, window_batch=3), tidy, (500, 270)),
         (Options(macro_tile=320, macro_margin=32, region_filter=False), {}, (400, 700)),
         (Options(score_threshold=0.999, iou_threshold=0.5, nms_iou=0.0), {}, (260, 260)),
+        (Options(nms_overlap=0.2, nms_radius=4.0), tidy, (280, 300)),
         (Options(nms_radius=0.0), {"masking": {"window": 128, "overlap": 32}}, (200, 300)),
         (Options(), {}, (1, 1)),
         (Options(), {}, (33, 90)),
@@ -127,7 +128,7 @@ def real() -> dict[str, Any]:
     wide = np.concatenate([sample("he_pink"), sample("white_clustered")], axis=1)
     names = ("he_pink", "purple_crowded", "white_scattered")
     found = []
-    for seed, image in enumerate([*(sample(name) for name in names), wide[:, 100:420], sample("he_pink")[:200, :150]]):
+    for seed, image in enumerate([*(sample(name) for name in names), wide[:, 100:420], sample("he_pink")[:200, :190]]):
         library.stand_in_order(1, seed + 1)
         found.append(pair.agree(image))
     return {"nuclei": found, "graphs": library.stand_in_count(b"graph")}

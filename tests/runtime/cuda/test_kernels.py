@@ -174,6 +174,19 @@ def test_box_nms_keeps_what_the_greedy_loop_keeps(run, n):
         twins.check_boxes(run, *cases.boxes(np.random.default_rng([n, seed]), n), threshold)
 
 
+@pytest.mark.parametrize("n", SIZES)
+def test_mask_nms_keeps_what_the_greedy_loop_keeps(run, n):
+    for seed, threshold in enumerate((0.0, 0.3, 0.5, 0.9, 1.0)):
+        boxes, masks, ious = cases.placed_masks(np.random.default_rng([n, seed]), n, (150, 170))
+        twins.check_shares(run, boxes, masks, ious, threshold)
+
+
+def test_a_mask_that_shares_exactly_as_much_as_is_allowed_stays(run):
+    boxes, masks, ious = cases.halves()
+    for threshold in (0.4, 0.5, 0.6):
+        twins.check_shares(run, boxes, masks, ious, threshold)
+
+
 @pytest.mark.parametrize("n", [0, 1, 31, 33, 64, 65, 100])
 @pytest.mark.parametrize("tidy", [False, True])
 def test_painting_shows_the_most_confident_nucleus_of_every_pixel(run, n, tidy):

@@ -71,6 +71,11 @@ def boxes(run, rng):
     twins.check_boxes(run, *cases.boxes(rng, 300), 0.35)
 
 
+def shares(run, rng):
+    twins.check_shares(run, *cases.placed_masks(rng, 90, (90, 110)), 0.3)
+    twins.check_shares(run, *cases.halves(), 0.5)
+
+
 def paint(run, rng):
     placed, pixels, ious = cases.placed_masks(rng, 60, (90, 110))
     twins.check_paint(run, placed, pixels, ious, rng.random(60) < 0.8, (90, 110), True)
@@ -100,7 +105,7 @@ FAULTS = {
     "points overwritten while they are read": (prompts, "windows.cu", "            }\n            __syncthreads();\n", "            }\n"),
     "values ranked before they are loaded": (boxes, "boxes.cu", BARRIER + "        for (int t = 0; t < min(256", "        for (int t = 0; t < min(256"),
     "values overwritten while they are ranked": (boxes, "boxes.cu", "first + t < i);\n        __syncthreads();\n", "first + t < i);\n"),
-    "boxes compared before they are loaded": (boxes, "boxes.cu", BARRIER + "    if (i >= n) return;\n    const int4 own", "    if (i >= n) return;\n    const int4 own"),
+    "boxes compared before they are loaded": (boxes, "boxes.cu", BARRIER + "    if (i >= n) return;\n    const int record", "    if (i >= n) return;\n    const int record"),
     "suppression that does not wait for the diagonal": (boxes, "boxes.cu", BARRIER + "        if (threadIdx.x == 0) {", "        if (threadIdx.x == 0) {"),
     "suppression that does not wait for what is kept": (boxes, "boxes.cu", BARRIER + "        if ((int)threadIdx.x < here) keep", "        if ((int)threadIdx.x < here) keep"),
     "boxes joined before they are cleared": (masks, "masks.cu", "= -FAR;\n    }\n" + BARRIER, "= -FAR;\n    }\n"),
@@ -109,7 +114,7 @@ FAULTS = {
     "the next piece sought before the last is forgotten": (tidy, "tidy.cu", "if (threadIdx.x == 0) seed = n;\n            __syncthreads();\n", "if (threadIdx.x == 0) seed = n;\n"),
     "rows moved over rows that are still read": (tidy, "tidy.cu", "        }\n        __syncthreads();\n        if (i < moved)", "        }\n        if (i < moved)"),
     # threads that leave or vote where they must not
-    "threads that leave before a barrier": (boxes, "boxes.cu", "    if (first + (int)threadIdx.x < n) tile", "    if (i >= n) return;\n    if (first + (int)threadIdx.x < n) tile"),
+    "threads that leave before a barrier": (boxes, "boxes.cu", "    if (first + (int)threadIdx.x < n) {\n        const int record", "    if (i >= n) return;\n    if (first + (int)threadIdx.x < n) {\n        const int record"),
     "lanes that leave before a vote": (masks, "masks.cu", "const bool on = x < width && positive", "if (x >= width) continue;\n        const bool on = positive"),
     # counts and borders that are off by one
     "NMS without the points at exactly the radius": (points, "points.cu", "dx * dx + dy * dy > radius * radius", "dx * dx + dy * dy >= radius * radius"),
@@ -125,6 +130,11 @@ FAULTS = {
     "pieces that corners do not join": (tidy, "tidy.cu", "grow(now, out, true, true, area)", "grow(now, out, true, false, area)"),
     "regions that stop at a word": (tidy, "tidy.cu", "if (word > 0) wide |= row[word - 1] >> 31;", ""),
     "an IoU of one half that matches": (overlaps, "overlap.cu", "2 * shared > either", "2 * shared >= either - 1"),
+    "masks that share as much as is allowed": (shares, "boxes.cu", "(double)shared > threshold", "(double)shared >= threshold"),
+    "a share of the larger mask": (shares, "boxes.cu", "threshold * (double)min(", "threshold * (double)max("),
+    "columns that end at a word": (shares, "boxes.cu", "low >> shift | high << (32 - shift)", "low >> shift"),
+    "a word before the first of a row": (shares, "boxes.cu", "word >= 0 && word < words ? bits[word]", "word < words ? bits[word]"),
+    "rows of the other mask from its own top": (shares, "boxes.cu", "other + (y - b.y) * others", "other + (y - a.y) * others"),
     # ties that go the wrong way
     "the last of equal classes": (decode, "decode.cu", "!(logit <= highest)", "!(logit < highest)"),
     "the last of equal scores": (points, "points.cu", "other >= i", "other <= i"),
@@ -147,6 +157,7 @@ UNITS = {
     match: ["match.cu"],
     tidy: ["tidy.cu"],
     boxes: ["boxes.cu"],
+    shares: ["boxes.cu"],
     paint: ["paint.cu", "tidy.cu"],
     overlaps: ["overlap.cu"],
 }

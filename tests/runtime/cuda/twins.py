@@ -20,6 +20,7 @@ from pnseg_runtime.masks import (
     largest_piece,
     paint,
     suppress_boxes,
+    suppress_masks,
     tighten,
     touches_inner_border,
 )
@@ -304,18 +305,42 @@ def check_match(
 
 
 def check_boxes(run: Emulator, boxes: NDArray[np.int32], ious: NDArray[np.float32], threshold: float) -> None:
+    masks = [np.zeros((0, 0), np.bool_)] * len(boxes)
+    same(suppressed(run, boxes, masks, ious, threshold, by_masks=False), suppress_boxes(boxes, ious, threshold))
+
+
+def check_shares(
+    run: Emulator, boxes: NDArray[np.int32], masks: list[NDArray[np.bool_]], ious: NDArray[np.float32], threshold: float
+) -> None:
+    expected = suppress_masks(boxes, masks, ious, threshold)
+    same(suppressed(run, boxes, masks, ious, threshold, by_masks=True), expected)
+
+
+def suppressed(
+    run: Emulator,
+    boxes: NDArray[np.int32],
+    masks: list[NDArray[np.bool_]],
+    ious: NDArray[np.float32],
+    threshold: float,
+    by_masks: bool,
+) -> NDArray[np.bool_]:
+    """Which of a number of nuclei stay; their records lie in another order."""
     n, row = len(boxes), max(-(-len(boxes) // 64), 1)
     chosen = np.random.default_rng(n).permutation(n).astype(np.int32)
     placed = np.ascontiguousarray(np.empty_like(boxes).reshape(-1, 4))
     placed[chosen] = boxes
+    bits, starts, _ = packed(masks)
+    offsets = junk(n + 1)
+    offsets[chosen] = starts[:n]
     rank, order, keep = junk(n + 1), junk(n + 1), junk(n + 1)
     conflicts, removed = junk(n + 1, row, dtype=np.uint64), np.zeros(row, np.uint64)
     run("rank_values", n // 256 + 1, 256, ious, one(n), rank, order)
     same(order[:n], np.argsort(-ious.astype(np.float64), kind="stable"))
     same(rank[:n][order[:n]], np.arange(n))
-    run("find_conflicts", (row, row), 64, placed, chosen, order, one(n), float(threshold), row, conflicts)
+    run("find_conflicts", (row, row), 64, placed, chosen, order, one(n), offsets, bits, float(threshold),
+        int(by_masks), row, conflicts)  # fmt: skip
     run("reduce_conflicts", 1, 64, conflicts, order, one(n), row, removed, keep)
-    same(keep[:n] == 1, suppress_boxes(boxes, ious, threshold))
+    return keep[:n] == 1
 
 
 def check_paint(

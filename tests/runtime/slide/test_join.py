@@ -62,11 +62,10 @@ def test_cores_smaller_than_the_reach_of_a_mask_are_joined_too(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("core", [192, 576])
+@pytest.mark.parametrize(("core", "margin"), [(384, 192), (576, 192)])
 def test_nano_in_cores_gives_what_it_gives_in_macro_tiles_of_the_same_size(
-    large_image: Path, core: int, tmp_path: Path
+    large_image: Path, core: int, margin: int, tmp_path: Path
 ) -> None:
-    margin = 192
     with load("nano", macro_tile=core + 2 * margin, macro_margin=margin) as segmenter:
         whole = segmenter.predict(pixels(large_image))
     options = SlideOptions(mpp=0.25, tissue=False, core=core, margin=margin)
