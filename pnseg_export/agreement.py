@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.pixels import soften_colour
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
 
@@ -103,7 +104,8 @@ class Agreement:
 
 def find(segmenter: Segmenter, tile: Tile) -> Finding:
     """Points and nuclei of a tile."""
-    return Finding(segmenter.pipeline.find_points(tile), segmenter.predict(tile))
+    seen = soften_colour(tile, segmenter.settings.colour_blur)
+    return Finding(segmenter.pipeline.find_points(seen), segmenter.predict(tile))
 
 
 def agreement(reference: Iterable[Finding], candidate: Iterable[Finding]) -> Agreement:

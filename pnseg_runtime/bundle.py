@@ -158,6 +158,7 @@ class Manifest(_Frozen):
     mpp: float = Field(gt=0, description="microns per pixel the model was trained at")
     classes: Classes
     normalisation: Normalisation = Normalisation()
+    colour_blur: float = Field(0.0, ge=0, description="of differences of colour, before all else, px of the model's")
     prompting: Prompting
     masking: Masking
     graphs: dict[GraphName, GraphFile] = Field(description="in float32")

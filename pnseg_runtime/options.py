@@ -28,6 +28,8 @@ class Options:
             ``"all"`` in every window that holds it, of which the mask with the highest predicted
             IoU stays (the reference implementation's way).
         negatives: K, nearest other points handed over as negative prompts.
+        colour_blur: how far differences of colour are blurred before the networks see an image, px of the model's
+            (:func:`pnseg_runtime.pixels.soften_colour`).
         sensitivity: taken from the background's class logit; more finds more nuclei, and more that are none.
         nms_radius: of the point NMS, px.
         region_filter: mask-aided filtering of the points.
@@ -58,6 +60,7 @@ class Options:
     prompt_batch: int = 64
     assignment: Assignment = "central"
     negatives: int | None = None
+    colour_blur: float | None = None
     sensitivity: float | None = None
     nms_radius: float | None = None
     region_filter: bool | None = None
@@ -78,7 +81,7 @@ class Options:
         for name in ("threads", "window_batch", "prompt_batch", "macro_tile", "workers", "queue"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")
-        for name in ("negatives", "nms_radius", "overlap", "macro_margin"):
+        for name in ("negatives", "nms_radius", "overlap", "macro_margin", "colour_blur"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, but is {value}.")
         for name in ("nms_iou", "nms_overlap", "score_threshold"):
@@ -97,6 +100,7 @@ class Settings:
     """What a prediction follows: the manifest's values, or the ones chosen instead."""
 
     negatives: int
+    colour_blur: float
     sensitivity: float
     nms_radius: float
     region_filter: bool
@@ -114,7 +118,7 @@ class Settings:
         Raises:
             ValueError: windows that overlap whole.
         """
-        said = manifest.prompting.model_dump() | manifest.masking.model_dump()
+        said = manifest.prompting.model_dump() | manifest.masking.model_dump() | {"colour_blur": manifest.colour_blur}
         chosen = {name: getattr(options, name) for name in cls.__dataclass_fields__}
         if options.nms_iou is not None:
             said["nms_overlap"] = None

@@ -14,7 +14,7 @@ from pnseg_runtime.jobs import CLOSED, Job, Jobs, Work
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pipeline import Pipeline
-from pnseg_runtime.pixels import Pixels, check_image
+from pnseg_runtime.pixels import Pixels, check_image, soften_colour
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import Sessions, open_sessions
@@ -157,7 +157,8 @@ class Segmenter:
         clock = Clock(cancelled)
         with clock("total"):
             with clock("prepare"):
-                seen, given = rescaling.image(rgb), None if points is None else rescaling.points(points)
+                seen = soften_colour(rescaling.image(rgb), self.settings.colour_blur)
+                given = None if points is None else rescaling.points(points)
             nuclei = self.pipeline.predict(seen, clock, given)
             with clock("masks"):
                 nuclei = rescaling.back(nuclei)

@@ -64,6 +64,7 @@ def manifest_of(recipe: Recipe) -> Manifest:
         model=recipe.size,
         mpp=recipe.mpp,
         classes=Classes(names=recipe.classes, colors=recipe.colors),
+        colour_blur=recipe.inference.colour_blur,
         prompting=Prompting(
             anchor_spacing=recipe.prompter.spacing,
             levels=recipe.prompter.levels,

@@ -77,6 +77,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     """What a bundle says of its networks, as fields of a recipe."""
     prompting, masking = manifest.prompting, manifest.masking
     inference = {
+        "colour_blur": manifest.colour_blur,
         **prompting.model_dump(include={"sensitivity", "region_filter", "pad_multiple", "nms_radius", "negatives"}),
         **masking.model_dump(include={"nms_iou", "nms_overlap", "iou_threshold", "overlap", "tidy"}),
     }

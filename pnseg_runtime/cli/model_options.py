@@ -107,6 +107,13 @@ def prediction_options(images: bool) -> Callable[[F], F]:
             "--sensitivity", type=float, help="More finds more nuclei, and more that are none; else the bundle's."
         ),
         click.option(
+            "--colour-blur",
+            type=click.FloatRange(0, 8),
+            metavar="PX",
+            help="Blur differences of colour before the networks look; more makes nuclei depend less on a file's "
+            "compression. Else the bundle's.",
+        ),
+        click.option(
             "--tta",
             is_flag=True,
             help="Average six flipped and turned views of each window: steadier, and about six times the work.",

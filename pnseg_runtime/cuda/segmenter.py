@@ -28,7 +28,7 @@ from pnseg_runtime.jobs import CLOSED, Job, Jobs
 from pnseg_runtime.limits import Limits
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
-from pnseg_runtime.pixels import Pixels, check_image
+from pnseg_runtime.pixels import Pixels, check_image, soften_colour
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import CUDA, default_precision, require_engines
 
@@ -140,7 +140,7 @@ class DeviceSegmenter:
             PredictionCancelledError: as ``cancelled`` said.
         """
         rescaling = Rescaling.between(check_image(rgb), mpp, self.manifest.mpp)
-        seen = rescaling.image(rgb)
+        seen = soften_colour(rescaling.image(rgb), self.settings.colour_blur)
         with self._lane() as lane, self.device.current():
             go_on_unless(cancelled)
             nuclei = lane.predict(lane.begin(seen), cancelled)
@@ -189,7 +189,7 @@ class DeviceSegmenter:
                     if under_way:  # it is the turn of the image before
                         yield self._done(lane, *under_way)
                     raise
-                seen = rescaling.image(rgb)
+                seen = soften_colour(rescaling.image(rgb), self.settings.colour_blur)
                 with self.device.current():
                     following = lane.begin(seen, number % 2)
                     nuclei = lane.predict(under_way[0]) if under_way else None

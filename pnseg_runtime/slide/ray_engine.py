@@ -27,7 +27,7 @@ from pnseg_runtime.slide.join import SlideResult
 from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.plan import Core
-from pnseg_runtime.slide.resolution import read_work
+from pnseg_runtime.slide.resolution import read_softened
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone, Settler
 
@@ -84,7 +84,7 @@ class Actor:
         core = next(core for core in job.plan.cores if core.name == name)
         if not job.store.has_found(core):
             start = time.perf_counter()
-            reading = read_work(job.reader, job.resolution, core.view)
+            reading = read_softened(job.reader, job.resolution, core.view, job.settings.colour_blur)
             seconds = time.perf_counter() - start
             segmenter = self._networks.segmenter(self._here(task.model))
             found = find_nuclei(reading, core, segmenter, job.resolution, job.area)

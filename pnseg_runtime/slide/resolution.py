@@ -7,7 +7,7 @@ level 0, so a pixel centre (centres at integers) at ``p`` lies at ``(p + 0.5) ·
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.pixels import colour_reach, soften_colour
 from pnseg_runtime.rescale import TOLERANCE
 from pnseg_runtime.slide.readers.base import Box, Level, Pixels, SlideReader, UnreadableRegion
 from pnseg_runtime.tiff import credible_mpp
@@ -164,6 +165,26 @@ def read_work(reader: SlideReader, resolution: Resolution, box: Box) -> Reading:
     )
     resampled = Image.fromarray(pixels).resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC, box=inner)
     return Reading(np.asarray(resampled), bad)
+
+
+def read_softened(reader: SlideReader, resolution: Resolution, box: Box, blur: float) -> Reading:
+    """Read a box of work px as :func:`read_work` does, its colour softened as that of the whole slide would be.
+
+    Args:
+        reader: the slide.
+        resolution: how the model sees it.
+        box: work px.
+        blur: see :func:`~pnseg_runtime.pixels.soften_colour`.
+    """
+    if not blur:
+        return read_work(reader, resolution, box)
+    reach, (height, width) = colour_reach(blur), resolution.shape
+    x0, y0, x1, y1 = box
+    outer = _inside((x0 - reach, y0 - reach, x1 + reach, y1 + reach), width, height)
+    reading = read_work(reader, resolution, outer)
+    pixels = soften_colour(reading.pixels, blur)
+    left, top = x0 - outer[0], y0 - outer[1]
+    return replace(reading, pixels=np.ascontiguousarray(pixels[top : top + y1 - y0, left : left + x1 - x0]))
 
 
 def reach_of(resolution: Resolution) -> int:

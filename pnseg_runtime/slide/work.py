@@ -16,7 +16,7 @@ from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, find_nuclei
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.plan import Core
-from pnseg_runtime.slide.resolution import Reading, read_work
+from pnseg_runtime.slide.resolution import Reading, read_softened
 from pnseg_runtime.slide.settle import settle
 from pnseg_runtime.slide.store import Store
 from pnseg_runtime.slide.table import table_of
@@ -138,7 +138,7 @@ def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = la
         for core in _to_do(job.store, claims, line):
             start = time.perf_counter()
             with waits("read"):
-                reading = read_work(job.reader, job.resolution, core.view)
+                reading = read_softened(job.reader, job.resolution, core.view, job.settings.colour_blur)
             seconds = time.perf_counter() - start
             with waits("read waits"):
                 line.put(views, (core, reading, seconds))

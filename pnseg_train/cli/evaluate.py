@@ -63,6 +63,7 @@ Examples:
 @click.option("--overlap", type=click.IntRange(0, 255), help="ε, of neighbouring windows, px [default: the model's].")
 @click.option("--region-filter/--no-region-filter", default=None, help="Mask-aided filtering [default: the model's].")
 @click.option("--sensitivity", type=float, help="More finds more, and more that is none [default: the model's].")
+@click.option("--colour-blur", type=click.FloatRange(0, 8), help="Of differences of colour, px [default: the model's].")
 @click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window.")
 @click.option("--tta-points", is_flag=True, help="Take points on which six flipped and turned views agree.")
 @click.option("--radius", type=float, default=RADIUS, show_default=True, help="Of a point around a nucleus, px.")
@@ -80,6 +81,7 @@ def evaluate(
     overlap: int | None,
     region_filter: bool | None,
     sensitivity: float | None,
+    colour_blur: float | None,
     tta: bool,
     tta_points: bool,
     radius: float,
@@ -97,6 +99,7 @@ def evaluate(
         overlap=overlap,
         region_filter=region_filter,
         sensitivity=sensitivity,
+        colour_blur=colour_blur,
         tta=tta,
         tta_points=tta_points,
     )

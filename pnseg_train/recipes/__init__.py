@@ -92,6 +92,7 @@ class Inference(_Strict):
     Nothing here changes the training, so that a run goes on when it is changed.
     """
 
+    colour_blur: float = Field(0.0, ge=0, description="of differences of colour, before the networks look, px")
     sensitivity: float = Field(0.0, description="taken from the background's class logit")
     region_filter: bool = Field(True, description="mask-aided filtering of the points")
     pad_multiple: int = Field(0, description="sides of the prompter's image are mirrored up to it; 0 for λ, px")

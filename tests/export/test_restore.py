@@ -65,6 +65,9 @@ def test_the_card_says_where_they_come_from_and_how_they_predict(restored):
         assert card.licences == manifest.provenance.data_licences
         assert card.recipe.inference.sensitivity == manifest.prompting.sensitivity
         assert card.recipe.inference.nms_iou == manifest.masking.nms_iou
+        assert card.recipe.inference.nms_overlap == manifest.masking.nms_overlap
+        assert card.recipe.inference.iou_threshold == manifest.masking.iou_threshold
+        assert card.recipe.inference.colour_blur == manifest.colour_blur
 
 
 @pytest.mark.slow

@@ -12,6 +12,12 @@ def test_settings_are_the_manifests_unless_chosen_otherwise():
     assert (chosen.negatives, chosen.nms_iou, chosen.region_filter) == (0, 0.0, False)
 
 
+def test_colour_is_softened_as_the_manifest_says_unless_chosen_otherwise():
+    manifest = fake_bundle().manifest.model_copy(update={"colour_blur": 1.5})
+    assert Settings.of(manifest, Options()).colour_blur == 1.5
+    assert Settings.of(manifest, Options(colour_blur=0.0)).colour_blur == 0.0
+
+
 def test_masks_are_suppressed_by_what_was_chosen_last():
     manifest = fake_bundle(masking={"nms_iou": 0.3, "nms_overlap": 0.4}).manifest
     assert Settings.of(manifest, Options()).nms_overlap == 0.4
@@ -29,6 +35,7 @@ def test_masks_are_suppressed_by_what_was_chosen_last():
         ({"negatives": -1}, "negatives"),
         ({"nms_radius": -0.5}, "nms_radius"),
         ({"nms_iou": 1.5}, "nms_iou"),
+        ({"colour_blur": -1.0}, "colour_blur"),
         ({"nms_overlap": -0.1}, "nms_overlap"),
         ({"score_threshold": -0.1}, "score_threshold"),
         ({"assignment": "nearest"}, "assignment"),

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.pixels import soften_colour
 from pnseg_runtime.slide import tissue
 from pnseg_runtime.slide.readers import READERS, open_slide
 from pnseg_runtime.slide.readers.base import Box, Facts, Level, SlideReader, UnreadableRegion, downsample_of
-from pnseg_runtime.slide.resolution import at_scale, read_work, resolve
+from pnseg_runtime.slide.resolution import at_scale, read_softened, read_work, resolve
 from pnseg_runtime.slide.tissue import thumbnail_of
 from tests.runtime.slide.made import sample_mosaic
 
@@ -91,6 +92,19 @@ def test_tiles_are_what_the_whole_is_cut_into(scale: float, tmp_path: Path) -> N
             box = (x0, y0, min(x0 + 97, width), min(y0 + 61, height))
             part = read_work(slide, resolution, box).pixels.astype(int)
             assert np.abs(part - whole[box[1] : box[3], box[0] : box[2]]).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_tiles_are_softened_as_the_whole_is(scale: float, tmp_path: Path) -> None:
+    slide = open_slide(write_pyramid(tmp_path / "spots.tif", spotted(), 3, 128))
+    resolution = at_scale(slide, scale)
+    height, width = resolution.shape
+    whole = soften_colour(read_work(slide, resolution, (0, 0, width, height)).pixels, 2.0).astype(int)
+    for y0 in range(0, height, 131):
+        for x0 in range(0, width, 97):
+            box = (x0, y0, min(x0 + 97, width), min(y0 + 131, height))
+            part = read_softened(slide, resolution, box, 2.0).pixels.astype(int)
+            assert np.abs(part - whole[box[1] : box[3], box[0] : box[2]]).max() <= (0 if scale == 1 else 2)
 
 
 @given(scale=st.floats(0.2, 8), x=st.floats(0, 300_000), y=st.floats(0, 300_000))
