@@ -300,7 +300,7 @@ def _shared_pixels(box: list[int], mask: Mask, other_box: list[int], other: Mask
     return int(np.count_nonzero(own & theirs))
 
 
-def suppress(found: DecodedMasks, nms_iou: float, nms_overlap: float | None) -> NDArray[np.bool_]:
+def suppress_overlaps(found: DecodedMasks, nms_iou: float, nms_overlap: float | None) -> NDArray[np.bool_]:
     """(P,) bool: of nuclei that overlap too much only the most certain stays; by their boxes, or by their masks."""
     if nms_overlap is None:
         return suppress_boxes(found.boxes, found.ious, nms_iou)

@@ -31,7 +31,7 @@ from pnseg_runtime.masks import (
     best_per_point,
     crop_masks,
     paint,
-    suppress,
+    suppress_overlaps,
     tidied,
     touches_inner_border,
 )
@@ -78,7 +78,7 @@ class Pipeline:
         masks = self.decode_masks(rgb, shape, points, clock)
         with clock("masks"):
             masks = self.refine(masks)
-            masks = masks.select(suppress(masks, self.settings.nms_iou, self.settings.nms_overlap))
+            masks = masks.select(suppress_overlaps(masks, self.settings.nms_iou, self.settings.nms_overlap))
             return self.paint(masks, points, shape)
 
     def propose_points(self, rgb: Pixels, clock: Clock) -> PointPrompts:

@@ -30,9 +30,9 @@ from pnseg_runtime.sessions.onnxruntime import open_session
 LAYERS = ("Conv", "Gemm", "MatMul")
 PHASE = "it turns coordinates into phases of many periods, which few bits cannot tell apart"
 MATRICES = "it has a matrix for each row or head, each so small that 8 bits only cost time"
+PIECES = "its input is put together of windows, behind which OpenVINO compiles no 8 bits"
 #: An error on the first input that is off the tolerance by this factor is not measured on the others.
 CLEAR = 2.0
-PIECES = "its input is put together of windows, behind which OpenVINO compiles no 8 bits"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pnseg_runtime.bundle import Bundle, GraphName
 from pnseg_runtime.clock import go_on_unless, never
 from pnseg_runtime.cuda.driver import Device, at_last
 from pnseg_runtime.cuda.engines import Engines, largest_shapes
-from pnseg_runtime.cuda.fit import open_engines
+from pnseg_runtime.cuda.fitting import open_engines
 from pnseg_runtime.cuda.frame import Frame
 from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Lane
 from pnseg_runtime.errors import BackendError, ImageError

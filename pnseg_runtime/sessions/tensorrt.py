@@ -21,7 +21,7 @@ from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.cuda.driver import Device, at_last
 from pnseg_runtime.cuda.engines import Engine, Profile, Shape, largest_shapes
-from pnseg_runtime.cuda.fit import find_engines
+from pnseg_runtime.cuda.fitting import find_engines
 from pnseg_runtime.cuda.memory import Memory
 from pnseg_runtime.cuda.nvidia import find_driver
 from pnseg_runtime.cuda.plan import FEWEST_PROMPTS, bucket

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pnseg_runtime.masks import DecodedMasks, paint, suppress
+from pnseg_runtime.masks import DecodedMasks, paint, suppress_overlaps
 from pnseg_runtime.nuclei import Mask
 from pnseg_runtime.options import Settings
 from pnseg_runtime.prompts import suppress_points
@@ -72,7 +72,7 @@ def settle(found: Sequence[Found], own: int, core: Box, reach: int, settings: Se
     kept = suppress_points(points, certain, settings.nms_radius)
     kept &= np.array([mask.size > 0 for mask in masks], np.bool_)
     decoded = DecodedMasks(np.arange(len(points)), np.concatenate(ious), np.concatenate(boxes), masks).select(kept)
-    decoded = decoded.select(suppress(decoded, settings.nms_iou, settings.nms_overlap))
+    decoded = decoded.select(suppress_overlaps(decoded, settings.nms_iou, settings.nms_overlap))
     decoded = decoded.select(_meets(decoded, owners == own))
     low = decoded.boxes[:, :2].min(axis=0, initial=0)
     high = decoded.boxes[:, 2:].max(axis=0, initial=1)

@@ -85,6 +85,16 @@ def test_the_layer_that_costs_most_is_found_and_named_with_its_error(path):
     assert "% of its standard deviation" in kept["phase/MatMul"]
 
 
+def test_only_a_layer_that_is_near_the_tolerance_is_measured_on_every_input(path):
+    calls, scheme, layer = made.calls(), SCHEMES["cpu"], "second/Conv"
+    ranges = activation_ranges(path, calls)
+    first = layer_errors(path, ranges, calls[:1], scheme, [layer], tolerance=1.0)[layer]
+    whole = layer_errors(path, ranges, calls, scheme, [layer], tolerance=first)[layer]
+    assert whole != first
+    for far in (first / 10, first * 10):
+        assert layer_errors(path, ranges, calls, scheme, [layer], tolerance=far)[layer] == first
+
+
 def test_the_same_graph_and_inputs_give_the_same_file(path):
     first, second = (
         quantised(made.layers(), activation_ranges(path, made.calls()), CONSTANT, SCHEMES["cpu"]) for _ in range(2)

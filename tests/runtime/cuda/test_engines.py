@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from pnseg_runtime.cli import cli
 from pnseg_runtime.cuda import driver, engines, tensorrt
 from pnseg_runtime.cuda.driver import Device
-from pnseg_runtime.cuda.fit import open_engines
+from pnseg_runtime.cuda.fitting import open_engines
 from pnseg_runtime.cuda.nvidia import Driver, Gpu
 from pnseg_runtime.cuda.tensorrt import FLAVOURS, TensorRTEngine
 from pnseg_runtime.errors import BackendError, BundleError
