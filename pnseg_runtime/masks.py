@@ -65,7 +65,7 @@ class DecodedMasks:
 
 
 #: Crops of masks whose sides, rounded up to this many logits, are the same are upsampled together,
-CELLS = 4
+CELLS = 16
 #: at most so many at a time.
 STACK = 64
 

@@ -59,10 +59,10 @@ def soften_colour(rgb: Pixels, blur: float) -> Pixels:
     """
     if not blur:
         return rgb
-    ycc = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YCrCb)
     side = 2 * colour_reach(blur) + 1
-    colour = cv2.GaussianBlur(np.ascontiguousarray(ycc[..., 1:]), (side, side), blur)  # of bytes: exact, by integers
-    return np.asarray(cv2.cvtColor(np.dstack([ycc[..., 0], colour]), cv2.COLOR_YCrCb2RGB))
+    brightness, *differences = cv2.split(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YCrCb))
+    soft = [cv2.GaussianBlur(plane, (side, side), blur) for plane in differences]  # of bytes: exact, by integers
+    return np.asarray(cv2.cvtColor(cv2.merge([brightness, *soft]), cv2.COLOR_YCrCb2RGB))
 
 
 def normalise(rgb: Pixels, normalisation: Normalisation, buffers: Buffers | None = None) -> NDArray[np.float32]:
@@ -78,8 +78,9 @@ def normalise(rgb: Pixels, normalisation: Normalisation, buffers: Buffers | None
     out = np.empty(shape, np.float32) if buffers is None else buffers.take(shape, np.float32)
     mean, std = (np.array(values, np.float32) for values in (normalisation.mean, normalisation.std))
     table = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std
-    for channel in range(channels):
-        np.take(table[:, channel], rgb[..., channel], out=out[:, channel], mode="clip")
+    for image, planes in zip(rgb, out, strict=True):
+        for channel in range(channels):
+            cv2.LUT(cv2.extractChannel(image, channel), table[:, channel], dst=planes[channel])
     return out
 
 
