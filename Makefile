@@ -64,9 +64,10 @@ nano: .venv-test/.done ## train the shipped model anew, hours on a CPU: make nan
 	for network in prompter segmentor; do \
 		.venv-test/bin/pnseg train $$network --recipe nano $(SETS) --out $(RUNS)/first/$$network && \
 		.venv-test/bin/pnseg train $$network --recipe nano-clumps --init $(RUNS)/first/$$network/best $(SETS) \
-			--out $(RUNS)/$$network || exit 1; \
+			--out $(RUNS)/second/$$network || exit 1; \
 	done
-	.venv-test/bin/pnseg export $(RUNS)/prompter/best $(RUNS)/segmentor/last --out $(RUNS)/bundle --overwrite \
+	.venv-test/bin/pnseg train prompter --recipe nano-region --init $(RUNS)/second/prompter/best $(SETS) --out $(RUNS)/prompter
+	.venv-test/bin/pnseg export $(RUNS)/prompter/last $(RUNS)/second/segmentor/last --out $(RUNS)/bundle --overwrite \
 		--licence Apache-2.0 $(ATTRIBUTION) $(foreach folder,$(DATA),--validate $(folder))
 
 .PHONY: engines

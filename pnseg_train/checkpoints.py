@@ -106,15 +106,17 @@ def load_checkpoint(folder: Path) -> tuple[Prompter | Segmentor, Card]:
     return network, card
 
 
-# Heads whose shape is a matter of the classes: a network that is tuned to others starts them anew.
+# Heads whose shape is a matter of the classes: a network that is tuned to others starts them anew. So does one whose
+# region branch has another width: nano's has, since its second stage of training.
 CLASS_HEADS = ("cls_head.layers.3.", "mask_decoder.class_token.", "mask_decoder.class_head.")
+REGION_BRANCH = ("backbone.neck1.", "mask_head.")
 
 
 def start_from(folder: Path, network: nn.Module) -> list[str]:
     """Copy a checkpoint's weights into a network to be tuned.
 
     Returns:
-        the tensors that start fresh, since the checkpoint's classes are others.
+        the tensors that start fresh, since the checkpoint's classes or the width of its region branch are others.
 
     Raises:
         PnsegError: they are not of such a network.
@@ -124,7 +126,8 @@ def start_from(folder: Path, network: nn.Module) -> list[str]:
     fresh = [
         name
         for name, tensor in own.items()
-        if name.startswith(CLASS_HEADS) and (name not in given or given[name].shape != tensor.shape)
+        if (name not in given and name.startswith(CLASS_HEADS))
+        or (name in given and given[name].shape != tensor.shape and name.startswith(CLASS_HEADS + REGION_BRANCH))
     ]
     kept = {name: tensor for name, tensor in given.items() if name in own or not name.startswith(CLASS_HEADS)}
     _fill(folder, network, kept | {name: own[name] for name in fresh})

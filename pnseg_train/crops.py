@@ -18,6 +18,7 @@ from pnseg_train.augment import as_tv, colour, geometry, separate
 from pnseg_train.clumps import add_clumps
 from pnseg_train.datasets import Sample
 from pnseg_train.recipes import Augment
+from pnseg_train.scans import seen, stored
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -54,7 +55,8 @@ class Crops(Dataset[Crop]):
             for sample in samples
         ]
         self.colour = colour(augment.colour)
-        self.clumps = augment.clumps
+        self.stored, self.seen = stored(augment.compression), seen(augment.compression)
+        self.clumps, self.compression = augment.clumps, augment.compression
         self.weights = torch.tensor([float(sample.instances.size) for sample in samples])
 
     def __len__(self) -> int:
@@ -64,11 +66,16 @@ class Crops(Dataset[Crop]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(item_seed(self.seed, index))
             chosen = int(torch.multinomial(self.weights, 1))
-            image, maps = self.geometry[chosen](*self.maps[chosen])
+            image, maps = self.maps[chosen]
+            if self.compression:
+                image = self.stored(image)
+            image, maps = self.geometry[chosen](image, maps)
             instances, classes = separate(maps[0].as_subclass(Tensor)), maps[1].as_subclass(Tensor)
             if float(torch.rand(())) < self.clumps:
                 image, instances, classes = _with_clumps(image, instances, classes)
             image = self.colour(image)
+            if self.compression:
+                image = self.seen(image)
         return Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes.long())
 
 

@@ -46,14 +46,22 @@ class Task(Protocol):
     def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]: ...
 
 
+# What a recipe calls the parts of a prompter → its modules.
+PROMPTER_PARTS = {
+    "backbone": ("backbone.backbone",),
+    "points": ("backbone.neck", "deform_layer", "reg_head", "cls_head", "conv"),
+    "region": ("backbone.neck1", "mask_head"),
+}
+
+
 class PrompterTask:
     """Points and classes (Eq. 3 and 4), judged by detection within 12 px."""
 
     score = "f1"
-    frozen: tuple[str, ...] = ()
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.inference, self.plan = recipe.prompter, recipe.inference, recipe.prompter.plan
+        self.frozen = tuple(module for part in recipe.prompter.frozen for module in PROMPTER_PARTS[part])
         self.tells_classes = recipe.class_by == "prompter"
 
     def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
@@ -156,7 +164,7 @@ class SegmentorTask:
 class SharedTask:
     """Both networks over one image encoder, end to end: the sum of both losses, judged by both scores' mean.
 
-    The plan and the frozen parts are the segmentor's.
+    The plan is the segmentor's.
     """
 
     score = "both"
@@ -164,7 +172,8 @@ class SharedTask:
     def __init__(self, recipe: Recipe):
         self.points, self.masks = PrompterTask(recipe), SegmentorTask(recipe)
         self.plan = recipe.segmentor.plan
-        self.frozen = tuple(f"segmentor.{part}" for part in self.masks.frozen)
+        halves: dict[str, Task] = {"prompter": self.points, "segmentor": self.masks}
+        self.frozen = tuple(f"{half}.{part}" for half, task in halves.items() for part in task.frozen)
 
     def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
         assert isinstance(network, SharedPair)

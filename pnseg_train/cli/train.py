@@ -31,7 +31,7 @@ from pnseg_train.fit import STATE, fit
 from pnseg_train.models.segmentor import WINDOW
 from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
-from pnseg_train.recipes import NO_SPLIT, Part, Recipe, Splits, read_recipe
+from pnseg_train.recipes import NO_SPLIT, Part, PrompterPart, Recipe, Splits, read_recipe
 from pnseg_train.tasks import task_of
 
 log = logging.getLogger(__name__)
@@ -190,8 +190,9 @@ def _recipe(network: str, name: str, overrides: tuple[str, ...]) -> Recipe:
     recipe = read_recipe(name, {"shared_encoder": True, **given} if network == "shared" else given)
     if recipe.shared_encoder != (network == "shared"):
         raise PnsegError("shared_encoder trains both networks at once; use pnseg train shared.")
-    if network == "segmentor" and len(set(recipe.segmentor.frozen)) == len(get_args(Part)):
-        raise PnsegError("segmentor.frozen names every part, so nothing is left to train; evaluate its checkpoint.")
+    frozen: dict[str, set[str]] = {"prompter": {*recipe.prompter.frozen}, "segmentor": {*recipe.segmentor.frozen}}
+    if frozen.get(network) == set(get_args(PrompterPart if network == "prompter" else Part)):
+        raise PnsegError(f"{network}.frozen names every part, so nothing is left to train; evaluate its checkpoint.")
     if network != "prompter" and recipe.augment.crop != WINDOW:
         raise PnsegError(
             f"augment.crop is {recipe.augment.crop}, and a segmentor sees windows of {WINDOW} px alone; "
@@ -220,7 +221,7 @@ def _start_from(init: Path, model: nn.Module) -> str:
         return " ".join(_start_from(folder, parts[half]) for half, folder in folders.items())
     fresh = start_from(init, model)
     if fresh:
-        log.info("%s: other classes, so these start anew: %s", init, ", ".join(fresh))
+        log.info("%s: other classes or widths, so these start anew: %s", init, ", ".join(fresh))
     return weights_digest(init)
 
 

@@ -56,12 +56,12 @@ class FeaturePyramid(nn.Module):
 class PyramidBackbone(nn.Module):
     """A backbone with two pyramids: one for the points, one for the nuclear region."""
 
-    def __init__(self, backbone: nn.Module, channels: int, levels: int):
+    def __init__(self, backbone: nn.Module, channels: int, region_channels: int, levels: int):
         super().__init__()
         widths: tuple[int, ...] = backbone.channels  # type: ignore[assignment]
         self.backbone = backbone
         self.neck = FeaturePyramid(widths, channels, levels)
-        self.neck1 = FeaturePyramid(widths, channels, 1)
+        self.neck1 = FeaturePyramid(widths, region_channels, 1)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         return self.pyramids(self.backbone(image))
@@ -106,26 +106,36 @@ class Prompter(nn.Module):
 
     Args:
         backbone: gives features at strides 4, 8, 16 and 32.
-        channels: width of pyramids and heads.
+        channels: width of the points' pyramid and heads.
         levels: L, pyramid levels read at an anchor.
         spacing: λ, distance of anchors, px.
         num_classes: C, without background.
+        region_channels: width of the region's pyramid and head; the paper's is that of the points.
     """
 
-    def __init__(self, backbone: nn.Module, channels: int, levels: int, spacing: int, num_classes: int):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: int,
+        levels: int,
+        spacing: int,
+        num_classes: int,
+        region_channels: int | None = None,
+    ):
         super().__init__()
         self.levels, self.spacing, self.num_classes = levels, spacing, num_classes
-        self.backbone = PyramidBackbone(backbone, channels, levels)
+        region_channels = region_channels or channels
+        self.backbone = PyramidBackbone(backbone, channels, region_channels, levels)
         self.deform_layer = Mlp(channels, 2)
         self.reg_head = Mlp(channels, 2)
         self.cls_head = Mlp(channels, num_classes + 1)
         self.conv = nn.Conv2d(channels * levels, channels, 3, padding=1)
         # The last convolution's padding makes the map two pixels larger, as published weights expect.
         self.mask_head = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
+            nn.Conv2d(region_channels, region_channels, 3, padding=1),
+            nn.BatchNorm2d(region_channels),
             nn.ReLU(),
-            nn.Conv2d(channels, 1, 1, padding=1),
+            nn.Conv2d(region_channels, 1, 1, padding=1),
         )
 
     def forward(self, image: Tensor) -> PrompterOutput:

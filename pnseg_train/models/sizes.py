@@ -19,10 +19,11 @@ from pnseg_train.models.vit import ResizedImageEncoder
 
 @dataclass(frozen=True)
 class PrompterSize:
-    """Builds a backbone (with or without ImageNet weights) and names the width of the heads."""
+    """Builds a backbone (with or without ImageNet weights) and names the widths of the heads: points', region's."""
 
     backbone: Callable[[bool], nn.Module]
     channels: int
+    region_channels: int
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ def _lite0(pretrained: bool) -> nn.Module:
     return Lite0Features(pretrained=pretrained)
 
 
-_CONVNEXT = PrompterSize(_convnext_small, 256)
+_CONVNEXT = PrompterSize(_convnext_small, 256, 256)
 
 PROMPTER_SIZES: dict[str, PrompterSize] = {
     "B": _CONVNEXT,
     "L": _CONVNEXT,
     "H": _CONVNEXT,
-    "nano": PrompterSize(_lite0, 80),
+    "nano": PrompterSize(_lite0, 80, 32),
 }
 
 SEGMENTOR_SIZES: dict[str, VitSize | ConvSize] = {
@@ -94,7 +95,7 @@ def build_prompter(
     """
     spec = PROMPTER_SIZES[size]
     backbone = EncoderPyramid(build_image_encoder(size, pretrained)) if shared else spec.backbone(pretrained)
-    return Prompter(backbone, spec.channels, levels, spacing, num_classes)
+    return Prompter(backbone, spec.channels, levels, spacing, num_classes, spec.region_channels)
 
 
 def build_segmentor(size: str, *, pretrained: bool = False, num_classes: int = 0) -> Segmentor:

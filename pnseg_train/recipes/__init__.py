@@ -18,6 +18,7 @@ class _Strict(BaseModel):
 
 
 Part = Literal["image_encoder", "prompt_encoder", "mask_decoder"]
+PrompterPart = Literal["backbone", "points", "region"]
 
 
 class Plan(_Strict):
@@ -55,6 +56,7 @@ class Augment(_Strict):
     )
     colour: float = Field(1.0, description="strength; 0 leaves colours alone")
     clumps: float = Field(0.0, description="share of the crops whose nuclei get copies laid against them")
+    compression: float = Field(0.0, ge=0, le=1, description="share of the crops that lose what files of scanners lose")
 
 
 class PrompterRecipe(_Strict):
@@ -65,6 +67,7 @@ class PrompterRecipe(_Strict):
     background_weight: float = Field(0.4, description="β")
     point_weight: float = 5e-3
     region_weight: float = Field(1.0, description="auxiliary region task; 0 switches it off")
+    frozen: list[PrompterPart] = Field([], description="parts that are not trained: backbone, points, region")
     plan: Plan
 
 

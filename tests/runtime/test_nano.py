@@ -77,9 +77,10 @@ def test_more_sensitivity_finds_more_nuclei(large):
     assert few < 0.9 * many
 
 
-def test_settings_of_the_bundle_are_those_of_its_recipe():
+@pytest.mark.parametrize("name", ["nano-clumps", "nano-region"])
+def test_settings_of_the_bundle_are_those_of_its_recipes(name):
     yaml = pytest.importorskip("yaml")
-    recipe = yaml.safe_load((SHIPPED.parents[1] / "pnseg_train" / "recipes" / "nano-clumps.yaml").read_text())
+    recipe = yaml.safe_load((SHIPPED.parents[1] / "pnseg_train" / "recipes" / f"{name}.yaml").read_text())
     manifest = Bundle.open("nano").manifest
     said = manifest.model_dump() | manifest.prompting.model_dump() | manifest.masking.model_dump()
     assert {name: said[name] for name in recipe["inference"]} == recipe["inference"]

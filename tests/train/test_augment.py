@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pnseg_train.augment import StainJitter, as_tv, geometry, separate
-from pnseg_train.crops import Crops
+from pnseg_train.augment import StainJitter, as_tv, colour, geometry, separate
+from pnseg_train.crops import Crops, item_seed, normalise
 from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.recipes import Augment
 from tests import golden
@@ -106,3 +106,29 @@ def test_crops_of_real_tiles_have_consecutive_instances(index):
     assert ids == list(range(len(ids)))
     assert crop.image.shape == (3, 256, 256)
     assert torch.isfinite(crop.image).all()
+
+
+def golden_tile() -> Sample:
+    return read_folder(golden.TILES, None)[0]
+
+
+def test_without_compression_a_crop_is_drawn_as_recipes_without_it_always_drew_it():
+    sample = golden_tile()
+    crops = Crops([sample], Augment(crop=96, colour=1.0), seed=3, length=4)
+    torch.manual_seed(item_seed(3, 1))
+    torch.multinomial(torch.ones(1), 1)
+    image, maps = geometry(sample.median_diameter(), 96, 20.0, 0.3, (0.55, 2.5))(*as_tv(sample))
+    separate(maps[0])
+    torch.rand(())  # whether it gets clumps
+    assert torch.equal(crops[1].image, normalise(colour(1.0)(image)))
+
+
+def test_a_compressed_crop_is_the_same_every_time_and_lies_where_it_lay():
+    sample = golden_tile()
+    lossy = Crops([sample], Augment(crop=96, colour=0.0, compression=1.0), seed=3, length=20)
+    for index in range(6):
+        first, second = lossy[index], lossy[index]
+        assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+        inside = first.instances > 0
+        if 0 < int(inside.sum()) < inside.numel():  # nuclei are darker than what is around them, in place
+            assert first.image.mean(0)[inside].mean() < first.image.mean(0)[~inside].mean()

@@ -54,7 +54,9 @@ def small_prompter(monkeypatch):
 
     depths, dims = (tuple(config["backbone"][name]) for name in ("depths", "dims"))
     monkeypatch.setitem(
-        PROMPTER_SIZES, "B", PrompterSize(lambda _: ConvNeXtFeatures(depths, dims), config["hidden_dim"])
+        PROMPTER_SIZES,
+        "B",
+        PrompterSize(lambda _: ConvNeXtFeatures(depths, dims), config["hidden_dim"], config["hidden_dim"]),
     )
     return "prompter_pannuke"
 

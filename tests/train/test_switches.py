@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
+from safetensors.torch import save_file
 from torch import nn
 
 from pnseg_runtime.errors import PnsegError
@@ -14,6 +15,7 @@ from pnseg_train.checkpoints import Card, build, build_pair, load_checkpoint, sa
 from pnseg_train.crops import Crop
 from pnseg_train.fit import Learner, make_optimizer, train_step
 from pnseg_train.inference import load_pair, manifest_of, open_checkpoints, pair_recipe
+from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Prompts, sam_segmentor
 from pnseg_train.models.shared import EncoderPyramid, SharedPair
 from pnseg_train.recipes import Plan, read_recipe
@@ -114,6 +116,36 @@ def test_frozen_parts_neither_learn_nor_gather_statistics():
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert all(name.startswith("mask_decoder.") for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "learns"),
+    [
+        (["backbone", "points"], ("backbone.neck1.", "mask_head.")),
+        (["backbone", "region"], ("backbone.neck.", "deform_layer.", "reg_head.", "cls_head.", "conv.")),
+        (["points", "region"], ("backbone.backbone.",)),
+    ],
+)
+def test_frozen_parts_of_a_prompter_stay_and_the_others_learn(frozen, learns):
+    network, card = made("prompter", {"prompter.frozen": frozen})
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fabric = Fabric(accelerator="cpu", devices=1)
+    learner = Learner(task_of(network, card.recipe), network)
+    optimizer = make_optimizer(network, card.recipe.prompter.plan)
+    train_step(*fabric.setup(learner, optimizer), crop(), fabric, card.recipe.prompter.plan)
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {next((part for part in learns if name.startswith(part)), name) for name in changed} == set(learns)
+
+
+def test_frozen_parts_of_a_shared_pair_are_those_of_both():
+    changes = {**SHARED, "prompter.frozen": ["points"], "segmentor.frozen": ["prompt_encoder"]}
+    card = Card(network="shared", recipe=read_recipe("nano", changes))
+    pair = build_pair(card)
+    learner = Learner(task_of(pair, card.recipe), pair)
+    still = {name for name, parameter in learner.network.named_parameters() if not parameter.requires_grad}
+    heads = ("backbone.neck.", "deform_layer.", "reg_head.", "cls_head.", "conv.")
+    parts = (*(f"prompter.{head}" for head in heads), "segmentor.prompt_encoder.")
+    assert {next((part for part in parts if name.startswith(part)), name) for name in still} == set(parts)
 
 
 def test_a_network_that_is_not_frozen_learns_in_its_encoder_too():
@@ -323,6 +355,26 @@ def test_tuning_to_other_classes_starts_the_class_heads_anew_and_keeps_all_else(
     assert fresh == ["cls_head.layers.3.weight", "cls_head.layers.3.bias"]
     own = one.state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in other.state_dict().items() if name not in fresh)
+
+
+def test_tuning_a_network_of_another_region_width_starts_the_region_branch_anew_and_keeps_all_else(tmp_path):
+    one, card = made("prompter", {})
+    wide = Prompter(one.backbone.backbone, 80, one.levels, one.spacing, one.num_classes, region_channels=48)
+    save_checkpoint(tmp_path, wide, card)
+    fresh = start_from(tmp_path, one)
+    assert fresh
+    assert all(name.startswith(("backbone.neck1.", "mask_head.")) for name in fresh)
+    own, given = one.state_dict(), wide.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in given.items() if name not in fresh)
+
+
+def test_a_checkpoint_without_its_region_branch_is_refused(tmp_path):
+    one, card = made("prompter", {})
+    kept = {name: tensor for name, tensor in one.state_dict().items() if not name.startswith("mask_head.")}
+    save_checkpoint(tmp_path, one, card)
+    save_file(kept, tmp_path / "model.safetensors")
+    with pytest.raises(PnsegError, match="do not fit the network"):
+        start_from(tmp_path, made("prompter", {})[0])
 
 
 # What is no part of the backbone in each network's names; all else of it has been trained before.

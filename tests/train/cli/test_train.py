@@ -201,6 +201,7 @@ def scalars(folder):
     ("network", "setting", "says"),
     [
         ("segmentor", "segmentor.frozen=[image_encoder, prompt_encoder, mask_decoder]", "nothing is left to train"),
+        ("prompter", "prompter.frozen=[backbone, points, region]", "nothing is left to train"),
         ("prompter", "shared_encoder=true", "pnseg train shared"),
         ("prompter", "prompter.region_weight=0", "region_filter must be false"),
         ("segmentor", "augment.crop=320", "augment.crop is 320, and a segmentor sees windows of 256 px alone"),
