@@ -31,7 +31,7 @@ def main(out: Path) -> None:
     card = Card(network="prompter", recipe=read_recipe("nano", OVERRIDES))
     fabric = open_fabric("cpu", "auto", "32-true")
     fabric.launch()
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     network = build(card)
     tiles = read_folder(golden.TILES, None)
     fit(task_of(network, card.recipe), network, card, tiles[:4], tiles[4:5], out / "run", fabric)
