@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.datasets import open_dataset
-from pnseg_train.evaluate import SHOWN, Row, evaluate_sample, mean
+from pnseg_train.evaluate import SHOWN, Row, mean, measure
+from pnseg_train.finder import Finder
 
 
 def accuracy(folder: Path, data: Sequence[Path], split: str) -> dict[str, Row]:
     """Mean metrics of the bundle in ``folder`` on a split of every data set, by the data sets' names.
 
-    Images are seen at the model's resolution and measured in their own pixels, as ``pnseg evaluate`` does.
+    Images are seen as ``pnseg evaluate`` shows them: at the model's resolution, those that state none by the bundle's
+    guess; they are measured in their own pixels.
     """
-    segmenter = Segmenter(Bundle.open(folder))
-    return {place.resolve().name: _mean_over(segmenter, place, split) for place in data}
+    find = Finder.usual(Segmenter(Bundle.open(folder)))
+    return {place.resolve().name: _mean_over(find, place, split) for place in data}
 
 
-def _mean_over(segmenter: Segmenter, place: Path, split: str) -> Row:
+def _mean_over(find: Finder, place: Path, split: str) -> Row:
     samples = open_dataset(place, split)
-    rows = [evaluate_sample(partial(segmenter.predict, mpp=sample.mpp), sample) for sample in samples]
+    rows = [measure(sample, find(sample)).row for sample in samples]
     average = mean(rows)
     return {"images": float(len(rows)), **{name: round(average[name], 4) for name in SHOWN}}

@@ -27,6 +27,10 @@ GraphName = Literal["prompter", "encoder", "decoder"]
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 
+#: What an image of unknown resolution is taken for: of what its nuclei suggest
+#: (:func:`pnseg_runtime.plausible.at_likely_mpp`), or of the model's.
+Guess = Literal["auto", "model"]
+
 
 class BundleFile(_Frozen):
     """A file of a bundle; ``file`` is its path below the bundle's folder."""
@@ -159,6 +163,7 @@ class Manifest(_Frozen):
     classes: Classes
     normalisation: Normalisation = Normalisation()
     colour_blur: float = Field(0.0, ge=0, description="of differences of colour, before all else, px of the model's")
+    unknown_mpp: Guess = Field("model", description="what verbs take files that state no resolution for")
     prompting: Prompting
     masking: Masking
     graphs: dict[GraphName, GraphFile] = Field(description="in float32")

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, get_args
 
 import click
 
-#: In place of microns per pixel: what the nuclei suggest, see :func:`pnseg_runtime.plausible.at_likely_mpp`.
-LIKELY: Literal["auto"] = "auto"
-MppChoice = float | Literal["auto"] | None
+from pnseg_runtime.bundle import Guess
+
+#: Microns per pixel; for images that state none, a guess; None for the guess that the bundle names.
+MppChoice = float | Guess | None
+
+
+def settled(choice: MppChoice, usual: Guess) -> tuple[float | None, Guess]:
+    """The microns per pixel that were chosen, None if none were, and the guess for images that state none.
+
+    Args:
+        usual: the guess that the bundle names.
+    """
+    if isinstance(choice, str):
+        return None, choice
+    return (None, usual) if choice is None else (choice, "model")
 
 
 class Mpp(click.FloatRange):
-    """Microns per pixel that images can have, or ``auto``."""
+    """Microns per pixel that images can have, or a guess."""
 
     def __init__(self) -> None:
         super().__init__(0.05, 5)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return LIKELY if value == LIKELY else super().convert(value, param, ctx)
+        return value if value in get_args(Guess) else super().convert(value, param, ctx)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pnseg_runtime.bundle import Guess
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.nuclei import Mask, Nuclei
 
@@ -35,7 +36,24 @@ def likely_mpp(masks: Sequence[Mask], model_mpp: float) -> float:
     return model_mpp * ENLARGED if median is not None and median < SMALL else model_mpp
 
 
-def at_likely_mpp(predict: Callable[[float | None], Nuclei], model_mpp: float) -> Nuclei:
+def seen_at(
+    predict: Callable[[float | None], Nuclei], mpp: float | None, guess: Guess, model_mpp: float
+) -> tuple[Nuclei, float]:
+    """Nuclei of an image at its microns per pixel, or by a guess where these are unknown.
+
+    Args:
+        predict: microns per pixel → the image's nuclei; None has the image taken as it is.
+        mpp: of the image, None if unknown.
+        guess: what it is then taken for.
+        model_mpp: of the model.
+
+    Returns:
+        The nuclei, and by how much the guess enlarged the image.
+    """
+    return at_likely_mpp(predict, model_mpp) if mpp is None and guess == "auto" else (predict(mpp), 1.0)
+
+
+def at_likely_mpp(predict: Callable[[float | None], Nuclei], model_mpp: float) -> tuple[Nuclei, float]:
     """Nuclei of an image of unknown resolution; if they are small, those of a second, enlarged look.
 
     An image that is too large to be enlarged is looked at once.
@@ -45,18 +63,18 @@ def at_likely_mpp(predict: Callable[[float | None], Nuclei], model_mpp: float) -
         model_mpp: of the model.
 
     Returns:
-        Nuclei without microns per pixel: what is likely is not measured.
+        Nuclei without microns per pixel, since what is likely is not measured, and by how much the image was enlarged.
     """
     first = predict(None)
     likely = likely_mpp(first.masks, model_mpp)
     if likely == model_mpp:
-        return first
+        return first, 1.0
     try:
         second = predict(likely)
     except ImageError:
-        return first
+        return first, 1.0
     timings = {stage: first.timings.get(stage, 0.0) + seconds for stage, seconds in second.timings.items()}
-    return replace(second, mpp=None, timings=timings)
+    return replace(second, mpp=None, timings=timings), likely / model_mpp
 
 
 class Diameters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from pnseg_runtime.prompts import PointPrompts
 from pnseg_train.datasets import Sample
 from pnseg_train.targets import label_centroids
 
-Predict = Callable[[NDArray[np.uint8]], Nuclei]
 Row = dict[str, float]
 
 # What is printed, in this order; all else goes into the JSON.
@@ -79,11 +78,6 @@ class Result:
     pairs: Counter[tuple[int, int]]
     missed: Counter[int]
     invented: Counter[int]
-
-
-def evaluate_sample(predict: Predict, sample: Sample) -> Row:
-    """Metrics of one image by a model that finds nuclei of one class; see :func:`measure`."""
-    return measure(sample, Found.of(predict(sample.image))).row
 
 
 def measure(sample: Sample, found: Found, radius: float = RADIUS) -> Result:

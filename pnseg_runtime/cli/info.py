@@ -30,6 +30,7 @@ def describe(manifest: Manifest) -> Iterator[tuple[str, str]]:
     prompting, masking, origin = manifest.prompting, manifest.masking, manifest.provenance
     yield "model", manifest.model
     yield "microns per pixel", f"{manifest.mpp:g}"
+    yield "of files that state none", manifest.unknown_mpp
     yield "classes", ", ".join(manifest.classes.names)
     yield "anchor spacing", f"{prompting.anchor_spacing} px"
     yield "point NMS radius", f"{prompting.nms_radius:g} px"

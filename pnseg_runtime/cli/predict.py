@@ -25,8 +25,8 @@ from pnseg_runtime.images import RgbImage, read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, refuse_existing, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
-from pnseg_runtime.params import LIKELY, Mpp, MppChoice
-from pnseg_runtime.plausible import at_likely_mpp, diameters_of
+from pnseg_runtime.params import Mpp, MppChoice, settled
+from pnseg_runtime.plausible import diameters_of, seen_at
 from pnseg_runtime.sessions import AUTO
 
 
@@ -45,7 +45,7 @@ Examples:
   pnseg predict tiles/ --backend auto --precision bfloat16
   pnseg predict tiles/ --bundle bundles/mine --backend cuda
   pnseg predict a.tif b.tif --bundle my_bundle/ --mpp 0.25
-  pnseg predict scans/ --mpp auto
+  pnseg predict scans/ --mpp model
 
 \b
 Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupted.
@@ -59,9 +59,10 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
 @click.option(
     "--mpp",
     type=Mpp(),
-    metavar="MPP|auto",
+    metavar="MPP|auto|model",
     help="Microns per pixel, in place of what a file states: the model sees an image at its own, and measures in µm. "
-    "auto, for files that state none: images with small nuclei are seen again, 1.5 times enlarged.",
+    "For files that state none: auto sees images with small nuclei again, 1.5 times enlarged; model takes them as "
+    "they are  [default: the bundle's choice; of nano, auto].",
 )
 @prediction_options(images=True)
 @click.option(
@@ -126,20 +127,23 @@ def _segment(job: Job, segmenter: Predictor, mpp: MppChoice, overwrite: bool) ->
     image = read_image(job.image)
     start = perf_counter()
     try:
-        nuclei = _find(segmenter, image, mpp)
+        nuclei, enlarged = _find(segmenter, image, mpp)
     except ImageError as error:  # a segmenter is given pixels and knows no file
         raise ImageError(f"{job.image}: {error}") from error
     seconds = perf_counter() - start
     if nuclei.mpp is not None and (doubt := diameters_of(nuclei.masks, nuclei.mpp).doubt(nuclei.mpp)):
         show_warning(f"{job.image}: {doubt}")
     write_outputs(Prediction(image.pixels, nuclei), job.outputs, overwrite)
-    return Done(job.image, nuclei.shape, len(nuclei), seconds, job.outputs)
+    return Done(job.image, nuclei.shape, len(nuclei), seconds, job.outputs, enlarged)
 
 
-def _find(segmenter: Predictor, image: RgbImage, mpp: MppChoice) -> Nuclei:
-    if mpp == LIKELY and image.mpp is None:
-        return at_likely_mpp(lambda likely: segmenter.predict(image.pixels, mpp=likely), segmenter.manifest.mpp)
-    return segmenter.predict(image.pixels, mpp=image.mpp if mpp is None or mpp == LIKELY else mpp)
+def _find(segmenter: Predictor, image: RgbImage, choice: MppChoice) -> tuple[Nuclei, float]:
+    chosen, guess = settled(choice, segmenter.manifest.unknown_mpp)
+
+    def at(mpp: float | None) -> Nuclei:
+        return segmenter.predict(image.pixels, mpp=mpp)
+
+    return seen_at(at, chosen or image.mpp, guess, segmenter.manifest.mpp)
 
 
 def _with_progress(jobs: Sequence[Job]) -> Iterator[Job]:

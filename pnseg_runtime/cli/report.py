@@ -25,6 +25,7 @@ class Done:
         nuclei: how many were found.
         seconds: time of the prediction, without reading and writing files.
         outputs: kind → file.
+        enlarged: how many times it was enlarged, since it states no resolution and its nuclei are small.
     """
 
     image: Path
@@ -32,6 +33,7 @@ class Done:
     nuclei: int
     seconds: float
     outputs: dict[str, Path]
+    enlarged: float = 1.0
 
     @property
     def megapixels(self) -> float:
@@ -64,6 +66,11 @@ def print_table(done: Sequence[Done]) -> None:
         totals = sum(r.nuclei for r in done), sum(r.seconds for r in done), sum(r.megapixels for r in done)
         table.add_row(f"{len(done)} images", "", *_figures(*totals), style="bold")
     console.print(table)
+    if guessed := [row for row in done if row.enlarged > 1]:
+        console.print(
+            f"Seen {guessed[0].enlarged:g} times enlarged, since they state no resolution and their nuclei are small "
+            f"(--mpp model leaves that): {', '.join(row.image.name for row in guessed)}"
+        )
 
 
 def print_json(bundle: str, done: Sequence[Done], failed: Sequence[Failed]) -> None:
@@ -82,6 +89,7 @@ def summary(bundle: str, done: Sequence[Done], failed: Sequence[Failed]) -> dict
                 "height": row.size[0],
                 "nuclei": row.nuclei,
                 "seconds": round(row.seconds, 4),
+                "enlarged": row.enlarged,
                 "outputs": {kind: str(path) for kind, path in row.outputs.items()},
             }
             for row in done

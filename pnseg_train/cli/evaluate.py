@@ -22,7 +22,7 @@ Examples:
   pnseg evaluate runs/nano/prompter/best runs/nano/segmentor/best --data DSB --data TNBC
   pnseg evaluate cellpose_masks/ --data Kumar --split test
   pnseg evaluate nano --data Kumar --points oracle --tta
-  pnseg evaluate nano --data DSB --mpp auto --tta
+  pnseg evaluate nano --data DSB --mpp model --tta
   pnseg evaluate --data PanNuke --fold 123:test=bundles/a --fold 213:test=bundles/b --fold 321:test=bundles/c
   pnseg evaluate nano --data TNBC --json > tnbc.json
 """
@@ -34,9 +34,9 @@ Examples:
 @click.option(
     "--mpp",
     type=Mpp(),
-    metavar="MPP|auto",
-    help="Microns per pixel of images that do not state theirs [default: taken as the model's]. auto: those with small "
-    "nuclei are seen again, 1.5 times enlarged.",
+    metavar="MPP|auto|model",
+    help="Microns per pixel of images that do not state theirs. auto: those with small nuclei are seen again, 1.5 "
+    "times enlarged; model: they are taken as they are  [default: the model's choice; of nano, auto].",
 )
 @click.option(
     "--split",
@@ -107,7 +107,7 @@ def evaluate(
         raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
     named = [_fold(text) for text in folds] or [(split or held_out(model), list(model))]
     runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius, mpp) for name, parts in named]
-    protocol = protocol_of(runs, options, points, radius, mpp)
+    protocol = protocol_of(runs, options, points, radius)
     if as_json:
         click.echo(json.dumps(document_of(runs, protocol, options), indent=1))
     else:

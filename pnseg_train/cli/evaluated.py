@@ -10,16 +10,15 @@ import click
 from rich.console import Console
 from rich.progress import track
 
-from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, shipped_bundles
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Guess, shipped_bundles
 from pnseg_runtime.errors import PnsegError
-from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options
-from pnseg_runtime.params import LIKELY, MppChoice
-from pnseg_runtime.plausible import at_likely_mpp
+from pnseg_runtime.params import MppChoice, settled
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.checkpoints import CARD
 from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
-from pnseg_train.evaluate import Found, Result, measure, true_points
+from pnseg_train.evaluate import Found, Result, measure
+from pnseg_train.finder import Finder
 from pnseg_train.label_maps import LabelMaps
 from pnseg_train.recipes import Splits
 
@@ -28,13 +27,19 @@ Find = Callable[[Sample], Found]
 
 @dataclass(frozen=True)
 class Run:
-    """One model on one split; ``classes`` names its classes, if it tells several."""
+    """One model on one split.
+
+    Attributes:
+        classes: names of its classes, if it tells several.
+        guess: what images of unknown resolution were taken for.
+    """
 
     name: str
     split: str
     find: Find
     classes: tuple[str, ...]
     sets: dict[str, list[Result]]
+    guess: Guess = "model"
 
     @property
     def results(self) -> list[Result]:
@@ -64,7 +69,7 @@ def evaluate_run(
     radius: float,
     mpp: MppChoice = None,
 ) -> Run:
-    """One model on one split of every data set; ``mpp`` is that of images that do not state theirs, or ``"auto"``.
+    """One model on one split of every data set; ``mpp`` is that of images that do not state theirs, or a guess.
 
     Raises:
         PnsegError: no such model, label maps that do not cover the split, two data sets of one name, or label maps with
@@ -72,6 +77,7 @@ def evaluate_run(
     """
     _refuse_namesakes(folders)
     find, classes = open_model(model, options, oracle, mpp)
+    guess = find.guess if isinstance(find, Finder) else "model"
     others = [f"{folder} {other}" for folder in folders if (other := other_classes(folder, classes))]
     if others:
         click.echo(f"{'; '.join(others)}: nuclei are measured without their classes.", err=True)
@@ -86,7 +92,7 @@ def evaluate_run(
         for sample in shown:
             own = sample.with_classes(len(told)) if len(classes) > 1 else sample
             results.append(measure(own, find(sample), radius))
-    return Run("+".join(Path(part).name for part in model), split, find, told, sets)
+    return Run("+".join(Path(part).name for part in model), split, find, told, sets, guess)
 
 
 def _refuse_namesakes(folders: Sequence[Path]) -> None:
@@ -127,19 +133,8 @@ def open_model(
             raise PnsegError(f"{model[0]}: label maps are not prompted; --points oracle is for models.")
         return LabelMaps(Path(model[0])), ()
     segmenter = open_segmenter(model, options)
-    names = tuple(kind.name for kind in segmenter.manifest.class_table)
-
-    def find(sample: Sample) -> Found:
-        points = true_points(sample.with_classes(len(names))) if oracle else None
-
-        def at(stated: float | None) -> Nuclei:
-            return segmenter.predict(sample.image, stated, points=points)
-
-        if sample.mpp is None and mpp == LIKELY:
-            return Found.of(at_likely_mpp(at, segmenter.manifest.mpp))
-        return Found.of(at(sample.mpp or (None if mpp == LIKELY else mpp)))
-
-    return find, names if len(names) > 1 else ()
+    find = Finder(segmenter, oracle, *settled(mpp, segmenter.manifest.unknown_mpp))
+    return find, find.classes if len(find.classes) > 1 else ()
 
 
 def open_segmenter(model: Sequence[str], options: Options) -> Segmenter:

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pnseg_runtime.options import Options
-from pnseg_runtime.params import LIKELY, MppChoice
 from pnseg_runtime.plausible import ENLARGED, SMALL
 from pnseg_train.cli.evaluated import Run
 from pnseg_train.evaluate import SHOWN, Row, by_tissue, class_scores, detection_scores, mean, over_folds
@@ -21,7 +20,7 @@ from pnseg_train.label_maps import LabelMaps
 CHOSEN = ("assignment", "negatives", "overlap", "region_filter", "sensitivity", "colour_blur", "tta", "tta_points")
 
 
-def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: float, mpp: MppChoice = None) -> list[str]:
+def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: float) -> list[str]:
     """How the numbers came about, in sentences."""
     results = [result for run in runs for result in run.results]
     empty = sum(not result.row["nuclei"] for result in results)
@@ -45,7 +44,7 @@ def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: floa
         said = [f"{name} {value}" for name, value in asdict(options).items() if value is not None and name in CHOSEN]
         whose = "centroids of the annotation (oracle)" if points == "oracle" else "the prompter's"
         lines.append(f"Prompts: {whose}; {', '.join(said)}; all else as the model says.")
-        if mpp == LIKELY:
+        if any(run.guess == "auto" for run in runs):
             lines.append(
                 f"Images of unknown resolution with nuclei under {SMALL:g} µm are enlarged {ENLARGED:g} times."
             )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pnseg_runtime.bundle import Guess
 from pnseg_runtime.errors import PnsegError
 
 RECIPES = Path(__file__).parent
@@ -96,6 +97,7 @@ class Inference(_Strict):
     """
 
     colour_blur: float = Field(0.0, ge=0, description="of differences of colour, before the networks look, px")
+    unknown_mpp: Guess = Field("model", description="what files that state no resolution are taken for")
     sensitivity: float = Field(0.0, description="taken from the background's class logit")
     region_filter: bool = Field(True, description="mask-aided filtering of the points")
     pad_multiple: int = Field(0, description="sides of the prompter's image are mirrored up to it; 0 for λ, px")

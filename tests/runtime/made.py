@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pnseg_runtime import images
-from pnseg_runtime.bundle import Bundle, Manifest
+from pnseg_runtime.bundle import Bundle, Guess, Manifest
 from pnseg_runtime.nuclei import Mask, Nuclei, NucleusClass
 
 SAMPLES = Path(images.__file__).parent / "samples"
@@ -65,10 +65,11 @@ class DarkSpotModel:
     """Predicts :func:`dark_spots` and remembers what it was asked."""
 
     asked: list[tuple[tuple[int, ...], float | None]] = field(default_factory=list)
+    unknown_mpp: Guess = "model"
 
     @property
     def manifest(self) -> Manifest:
-        return Bundle.open("nano").manifest
+        return Bundle.open("nano").manifest.model_copy(update={"unknown_mpp": self.unknown_mpp})
 
     def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None) -> Nuclei:
         assert rgb.dtype == np.uint8

@@ -216,8 +216,20 @@ def test_a_likely_mpp_is_for_files_that_state_none(loaded: dict[str, Any], tmp_p
     tifffile.imwrite(stated, sample(), photometric="rgb", description="Aperio|MPP = 0.5", metadata=None)
     Image.fromarray(sample()).save(silent)
     assert run("predict", stated, silent, "--out", tmp_path / "out", "--mpp", "auto").exit_code == 0
-    small = [mpp for _, mpp in loaded["model"].asked]
-    assert small == [0.5, None, 0.375]
+    assert [mpp for _, mpp in loaded["model"].asked] == [0.5, None, 0.375]
+
+
+@pytest.mark.parametrize(("options", "asked"), [
+    ([], [None, 0.375]), (["--mpp", "model"], [None]), (["--mpp", "0.3"], [0.3])
+])  # fmt: skip
+def test_the_bundle_says_what_files_of_unknown_resolution_are_taken_for(
+    loaded: dict[str, Any], tmp_path: Path, options: list[str], asked: list[float | None]
+) -> None:
+    loaded["model"].unknown_mpp = "auto"
+    result = run("predict", SAMPLES / "he_pink.png", "--out", tmp_path, "--only", "csv", *options)
+    assert result.exit_code == 0, result.output
+    assert [mpp for _, mpp in loaded["model"].asked] == asked
+    assert ("Seen 1.5 times enlarged" in result.stdout) == (len(asked) == 2)
 
 
 def test_results_of_an_earlier_run_in_the_same_folder_are_no_input(loaded: dict[str, Any], tmp_path: Path) -> None:

@@ -92,10 +92,11 @@ def test_the_accuracy_in_the_manifest_is_the_one_measured(name):
     folder = real(name)
     pytest.importorskip("torch")
     from pnseg_train.datasets import read_folder
-    from pnseg_train.evaluate import evaluate_sample, mean
+    from pnseg_train.evaluate import mean, measure
+    from pnseg_train.finder import Finder
 
-    segmenter = load("nano")
-    measured = mean([evaluate_sample(segmenter.predict, sample) for sample in read_folder(folder, "val")])
+    find = Finder.usual(load("nano"))
+    measured = mean([measure(sample, find(sample)).row for sample in read_folder(folder, "val")])
     stated = Bundle.open("nano").manifest.accuracy[name]
     assert {key: measured[key] for key in ("pq", "aji", "f1")} == pytest.approx(
         {key: stated[key] for key in ("pq", "aji", "f1")}, abs=2e-3

@@ -86,14 +86,16 @@ class Asked:
 
 def test_small_nuclei_are_looked_at_again_and_no_resolution_is_claimed():
     asked = Asked(18)
-    nuclei = at_likely_mpp(asked, 0.25)
+    nuclei, enlarged = at_likely_mpp(asked, 0.25)
     assert asked.mpps == [None, 0.375]
+    assert enlarged == 1.5
     assert nuclei.mpp is None
     assert nuclei.timings == {"total": 3.0}
 
 
 def test_large_nuclei_and_images_that_would_be_too_large_are_looked_at_once():
     for asked, mpps in ((Asked(30), [None]), (Asked(18, limit=0.3), [None, 0.375])):
-        nuclei = at_likely_mpp(asked, 0.25)
+        nuclei, enlarged = at_likely_mpp(asked, 0.25)
         assert asked.mpps == mpps
+        assert enlarged == 1.0
         assert nuclei.timings == {"total": 1.0}

@@ -13,7 +13,7 @@ from pnseg_train.cli import evaluated
 from pnseg_train.cli.evaluate import evaluate
 from pnseg_train.cli.evaluated import open_model
 from pnseg_train.datasets import Sample, read_folder
-from pnseg_train.evaluate import evaluate_sample, mean
+from pnseg_train.evaluate import Found, mean, measure
 from pnseg_train.targets import label_centroids
 from tests import golden
 from tests.fakes import fake_bundle
@@ -47,13 +47,13 @@ def sample() -> Sample:
 
 
 def test_the_annotation_itself_is_perfect(sample):
-    row = evaluate_sample(lambda _: oracle(sample), sample)
+    row = measure(sample, Found.of(oracle(sample))).row
     assert {row[name] for name in ("pq", "aji", "aji_plus", "dice", "f1")} == {1.0}
     assert row["nuclei"] == row["found"] == 34
 
 
 def test_missed_nuclei_lower_recall_and_quality_alone(sample):
-    row = evaluate_sample(lambda _: oracle(sample, keep=17), sample)
+    row = measure(sample, Found.of(oracle(sample, keep=17))).row
     assert row["precision"] == row["sq"] == 1.0
     assert row["recall"] == 0.5
     assert row["pq"] == row["dq"] == pytest.approx(2 * 17 / (17 + 34))
@@ -102,12 +102,15 @@ class _Asked(_Fixed):
         return super().predict(rgb)
 
 
-@pytest.mark.parametrize(("choice", "stated", "asked"), [
-    ("auto", None, [None, 0.375]), ("auto", 0.5, [0.5]), (0.3, None, [0.3]), (0.3, 0.5, [0.5]), (None, None, [None])
+@pytest.mark.parametrize(("choice", "usual", "stated", "asked"), [
+    ("auto", "model", None, [None, 0.375]), ("auto", "model", 0.5, [0.5]), ("model", "auto", None, [None]),
+    (None, "model", None, [None]), (None, "auto", None, [None, 0.375]), (None, "auto", 0.5, [0.5]),
+    (0.3, "auto", None, [0.3]), (0.3, "model", 0.5, [0.5]),
 ])  # fmt: skip
-def test_a_likely_resolution_is_for_images_that_state_none(sample, monkeypatch, choice, stated, asked):
+def test_a_likely_resolution_is_for_images_that_state_none(sample, monkeypatch, choice, usual, stated, asked):
     assert sample.median_diameter() < 24
     model = _Asked(sample)
+    model.manifest = model.manifest.model_copy(update={"unknown_mpp": usual})
     monkeypatch.setattr(evaluated, "open_segmenter", lambda *_: model)
     find, _ = open_model(["nano"], Options(), mpp=choice)
     find(replace(sample, mpp=stated))
@@ -116,5 +119,7 @@ def test_a_likely_resolution_is_for_images_that_state_none(sample, monkeypatch, 
 
 def test_the_protocol_tells_of_a_second_look(sample, monkeypatch):
     monkeypatch.setattr(evaluated, "open_segmenter", lambda *_: _Asked(sample))
-    arguments = ["nano", "--data", str(golden.TILES), "--mpp", "auto"]
-    assert "enlarged 1.5 times" in CliRunner().invoke(evaluate, arguments, catch_exceptions=False).stdout
+    for choice, told in (("auto", True), ("model", False), ("0.25", False)):
+        arguments = ["nano", "--data", str(golden.TILES), "--mpp", choice]
+        result = CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
+        assert ("enlarged 1.5 times" in result.stdout) == told
