@@ -68,7 +68,9 @@ nano: .venv-test/.done ## train the shipped model anew, hours on a CPU: make nan
 	done
 	.venv-test/bin/pnseg train prompter --recipe nano-region --init $(RUNS)/second/prompter/best $(SETS) --out $(RUNS)/prompter
 	.venv-test/bin/pnseg train segmentor --recipe nano-masks --init $(RUNS)/second/segmentor/last $(SETS) --out $(RUNS)/segmentor
-	.venv-test/bin/pnseg export $(RUNS)/prompter/last $(RUNS)/segmentor/last --out $(RUNS)/bundle --overwrite \
+	rm -rf $(RUNS)/segmentor/mean
+	.venv-test/bin/pnseg average $(RUNS)/segmentor/best $(RUNS)/segmentor/last --out $(RUNS)/segmentor/mean
+	.venv-test/bin/pnseg export $(RUNS)/prompter/last $(RUNS)/segmentor/mean --out $(RUNS)/bundle --overwrite \
 		--licence Apache-2.0 $(ATTRIBUTION) $(foreach folder,$(DATA),--validate $(folder))
 
 .PHONY: engines

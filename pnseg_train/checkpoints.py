@@ -35,6 +35,9 @@ class Card(BaseModel):
     licences: list[str] = Field(default_factory=list)
     tuned_from: str = Field("", description="SHA-256 of the weights that the training started from, if of a checkpoint")
     imported: str = Field("", description="name and SHA-256 of the published file that the weights come from")
+    averaged: list[str] = Field(
+        default_factory=list, description="SHA-256 of the weights that these are the mean of, if they are one"
+    )
 
 
 def build_pair(card: Card, pretrained: bool = False) -> SharedPair:

@@ -32,6 +32,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "evaluate", "pnseg_train.cli.evaluate:evaluate", "Measure PQ and AJI against annotated images.", extra="train"
     ),
+    Verb("average", "pnseg_train.cli.average:average_", "Join steps of a training by their mean.", extra="train"),
     Verb("import", "pnseg_train.cli.import_:import_", "Bring in a published checkpoint.", extra="train"),
     Verb("data", "pnseg_train.cli.data:data", "Check a data set before training on it.", extra="train"),
     Verb("export", "pnseg_export.cli.export:export", "Turn checkpoints into a bundle.", extra="export"),
