@@ -38,6 +38,6 @@ def average(checkpoints: Sequence[Path], out: Path) -> None:
             raise PnsegError(f"{folder}: is of another architecture than {checkpoints[-1]}; give steps of one run.")
     for name, tensor in own.items():
         if tensor.is_floating_point():
-            tensor.copy_(sum(state[name].double() for state in states) / len(states))  # type: ignore[union-attr]
+            tensor.copy_(sum(state[name].double() for state in states) / len(states))
     averaged = [weights_digest(folder) for folder in checkpoints]
     save_checkpoint(out, network, card.model_copy(update={"averaged": averaged, "metrics": {}}))
