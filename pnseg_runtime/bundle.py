@@ -27,8 +27,8 @@ GraphName = Literal["prompter", "encoder", "decoder"]
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 
-#: What an image of unknown resolution is taken for: of what its nuclei suggest
-#: (:func:`pnseg_runtime.plausible.at_likely_mpp`), or of the model's.
+#: At which resolution an image that states none is seen: the one that its nuclei suggest
+#: (:func:`pnseg_runtime.plausible.at_likely_mpp`), or the model's.
 Guess = Literal["auto", "model"]
 
 

@@ -17,7 +17,9 @@ Examples:
 
 @click.command("average", epilog=EXAMPLES)
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new checkpoint.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the new checkpoint."
+)
 def average_(checkpoints: tuple[Path, ...], out: Path) -> None:
     """Write the checkpoint whose weights are the mean of those of CHECKPOINTS, steps of one run.
 
