@@ -1,5 +1,6 @@
 """The manifest: old ones still open, and every file that it names is checked."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -121,6 +122,13 @@ def test_a_precision_that_lacks_a_graph_is_refused(bundle):
     edit(bundle, variants=variants)
     with pytest.raises(BundleError, match="float16 graphs lack prompter"):
         Bundle.open(bundle)
+
+
+def test_a_new_field_of_the_manifest_raises_its_version():
+    schema = Manifest.model_json_schema()
+    fields = {name: sorted(part.get("properties", {})) for name, part in {**schema["$defs"], "": schema}.items()}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    assert (FORMAT_VERSION, digest) == (4, "061f248e10dbbc9e"), "raise FORMAT_VERSION, then put both down here"
 
 
 def test_a_manifest_of_version_1_still_opens(bundle):
