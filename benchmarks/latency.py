@@ -43,6 +43,7 @@ EAGER, PLAIN_GRAPHS = "PyTorch eager", "ONNX Runtime, plain graphs"
 #: Least PQ, of a run against the eager pipeline in float32, of nano in a reduced precision against float32.
 LEAST_PQ = 0.95
 SIZES = ("B", "L", "H")
+KINDS = ("fp32", "reduced")
 
 #: Name → backend and precision.
 OURS = {
@@ -147,7 +148,7 @@ def open_calls(size: str, folder: Path, image: Pixels, nuclei: int, threads: int
     prompting = plain.manifest.prompting.model_copy(update={"sensitivity": sensitivity})
     manifest = plain.manifest.model_copy(update={"prompting": prompting})
     pair = planted_pair(size, sample_tile())
-    calls = {
+    calls: dict[str, Call] = {
         EAGER: partial(PlainSegmenter(eager_networks(*pair), manifest), image),
         PLAIN_GRAPHS: partial(PlainSegmenter(onnxruntime_networks(plain.folder, threads), manifest), image),
     }
@@ -230,6 +231,12 @@ def best(rows: list[Row], subject: str, reduced: bool, threads: int) -> float | 
     return max(found, default=None)
 
 
+def summary(rows: list[Row], threads: int) -> dict[str, float | None]:
+    """``tile_fp32``, ``tile_reduced`` and so on → the best ratio to eager."""
+    subjects = dict.fromkeys(row.method for row in rows)
+    return {f"{name}_{kind}": best(rows, name, kind == "reduced", threads) for name in subjects for kind in KINDS}
+
+
 def measure(
     size: str, subject: str, image: Pixels, nuclei: int, folder: Path, threads: int, protocol: Protocol
 ) -> list[Row]:
@@ -242,9 +249,9 @@ def measure(
             method=subject,
             run=name,
             latency=found[name],
-            against_eager=ratios(found[EAGER], found[name]),  # type: ignore[call-arg]
-            against_plain_graphs=ratios(found[PLAIN_GRAPHS], found[name]),  # type: ignore[call-arg]
-            **agreed[name],  # type: ignore[arg-type]
+            against_eager=ratios(found[EAGER], found[name]),
+            against_plain_graphs=ratios(found[PLAIN_GRAPHS], found[name]),
+            **agreed[name],
         )
         for name in calls
     ]
@@ -294,26 +301,21 @@ def latency(
             subjects.append(("image", sample_image(image_side), image_nuclei, image_rounds))
         for subject, image, count, repeats in subjects:
             rows += measure(size, subject, image, count, made, threads, Protocol(warmup=1, rounds=repeats))
-            if not as_json:
-                show([row for row in rows if row.method == subject])
-    summary = {
-        f"{subject}_{kind}": best(rows, subject, kind == "reduced") for subject, *_ in subjects for kind in KINDS
-    }
+            show([row for row in rows if row.method == subject], to_stderr=as_json)
+    ratio_of = summary(rows, threads)
     if as_json:
         protocol = Protocol(warmup=1, rounds=rounds)
         found = document("latency", rows, protocol, size=size, threads=threads, image_rounds=image_rounds)
-        click.echo(json.dumps({**summary, **found.model_dump(mode="json")}, indent=1))
+        click.echo(json.dumps({**ratio_of, **found.model_dump(mode="json")}, indent=1))
         return
-    for name, value in summary.items():
+    for name, value in ratio_of.items():
         click.echo(f"{name:14} {'–' if value is None else f'{value:.2f}×'}")
 
 
-KINDS = ("fp32", "reduced")
-
-
-def show(rows: list[Row]) -> None:
+def show(rows: list[Row], to_stderr: bool) -> None:
     """A table of one image's rows."""
-    click.echo(
+    echo = partial(click.echo, err=to_stderr)
+    echo(
         f"{rows[0].method:30} {'median':>9} {'p5–p95 (ms)':>15} {'× eager':>8} {'p5–p95':>12} {'× plain':>8}"
         f" {'nuclei':>7} {'same px':>8} {'PQ':>6}"
     )
@@ -322,7 +324,7 @@ def show(rows: list[Row]) -> None:
         assert taken is not None
         eager, plain = extra["against_eager"], extra["against_plain_graphs"]
         spans = f"{taken.p5_ms:.0f}–{taken.p95_ms:.0f}", f"{eager['p5']:.2f}–{eager['p95']:.2f}"
-        click.echo(
+        echo(
             f"{row.run:30} {taken.p50_ms:9.1f} {spans[0]:>15} {eager['p50']:8.2f} {spans[1]:>12} {plain['p50']:8.2f}"
             f" {extra['nuclei']:7d} {extra['same_pixels']:8.4f} {extra['pq']:6.3f}"
         )

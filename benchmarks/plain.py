@@ -101,12 +101,9 @@ class PlainSegmenter:
         height, width, _ = rgb.shape
         image = self._normalised(rgb)
         points = self._points(image)
-        masks, boxes, ious, owners = [], [], [], []
-        for x, y in self._windows(height, width):
-            found = self._window(image, points, x, y)
-            for kept, part in zip((masks, boxes, ious, owners), found, strict=True):
-                kept.append(part)
-        return self._painted(torch.cat(masks), torch.cat(boxes), torch.cat(ious), torch.cat(owners), (height, width))
+        found = [self._window(image, points, x, y) for x, y in self._windows(height, width)]
+        masks, boxes, ious, owners = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return self._painted(masks, boxes, ious, owners, (height, width))
 
     def _normalised(self, rgb: NDArray[np.uint8]) -> Tensor:
         image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))[None].float() / 255

@@ -17,7 +17,7 @@ from pnseg_export.graphs.prompter import PrompterGraph
 from pnseg_export.graphs.rewrites import CPU, Rewrites
 from pnseg_export.onnx import export_graph
 from pnseg_export.parity import TOLERANCE, Tile, agreement, largest, tensor_differences
-from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, Manifest, Provenance
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, GraphName, Manifest, Provenance
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
@@ -47,7 +47,7 @@ def describe_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor,
 
 def export_graphs(
     prompter: Prompter, segmentor: Segmentor, folder: Path, rewrites: Rewrites = CPU
-) -> dict[str, GraphFile]:
+) -> dict[GraphName, GraphFile]:
     """Write the three ONNX files into ``folder``."""
     return {"prompter": export_prompter(prompter, folder), **export_segmentor(segmentor, folder, rewrites)}
 
@@ -58,7 +58,7 @@ def export_prompter(prompter: Prompter, folder: Path) -> GraphFile:
     return export_graph(PrompterGraph(prompter), (image,), folder / "prompter.onnx")
 
 
-def export_segmentor(segmentor: Segmentor, folder: Path, rewrites: Rewrites = CPU) -> dict[str, GraphFile]:
+def export_segmentor(segmentor: Segmentor, folder: Path, rewrites: Rewrites = CPU) -> dict[GraphName, GraphFile]:
     """Write ``encoder.onnx`` and ``decoder.onnx`` into ``folder``."""
     generator = torch.Generator().manual_seed(0)
     windows = torch.rand(2, 3, WINDOW, WINDOW, generator=generator)

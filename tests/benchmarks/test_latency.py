@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from benchmarks.latency import manifest_of, ratios, same_pixels, sample_image, sample_tile
+from benchmarks import latency
+from benchmarks.latency import manifest_of, ratios, same_pixels, sample_image, sample_tile, show, summary
 from benchmarks.networks import random_pair
 from benchmarks.plain import PlainSegmenter, eager_networks
-from benchmarks.protocol import Latency
+from benchmarks.protocol import Latency, Row
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
@@ -43,3 +44,27 @@ def test_the_images_are_real_tissue_of_the_wanted_size():
     assert sample_tile().shape == (256, 256, 3)
     assert sample_image().shape == (1000, 1000, 3)
     assert sample_image().std() > 20
+
+
+def row(run: str, milliseconds: float, pq: float = 1.0) -> Row:
+    taken = Latency.of([milliseconds / 1e3])
+    against = ratios(Latency.of([1.0]), taken)
+    extra = {"against_eager": against, "against_plain_graphs": against, "nuclei": 3, "same_pixels": 1.0, "pq": pq}
+    return Row(method="tile", run=run, latency=taken, **extra)
+
+
+def test_the_ratios_that_count_are_of_equal_masks_and_of_precisions_that_keep_nanos_nuclei(monkeypatch, capsys):
+    monkeypatch.setattr(latency, "keeps", lambda backend, precision, threads: precision == "bfloat16")
+    rows = [
+        row(latency.EAGER, 1000),
+        row("pnseg, ONNX Runtime float32", 500),
+        row("pnseg, OpenVINO float32", 100, pq=0.5),
+        row("pnseg, OpenVINO bfloat16", 250, pq=0.5),
+        row("pnseg, OpenVINO int8", 50),
+    ]
+    assert summary(rows, threads=2) == {"tile_fp32": 2.0, "tile_reduced": 4.0}
+    assert summary(rows[:1], threads=2) == {"tile_fp32": None, "tile_reduced": None}
+    show(rows, to_stderr=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "OpenVINO bfloat16" in shown.err
