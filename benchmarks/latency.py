@@ -5,7 +5,8 @@ map. Two baselines (:mod:`benchmarks.plain`): PyTorch eager, and ONNX Runtime on
 rewrites. Both decode every point in every window that holds it, with K = 1 negative and again without.
 All take turns; what counts are the ratios. The weights are random but for those that make masks discs
 around their prompts (:mod:`benchmarks.planted`); the background's logit is lowered until the wanted
-number of points comes out.
+number of points comes out. Beside each run stands how near it comes to the arithmetic limit
+(:mod:`benchmarks.limit`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.limit import SPEEDUP, macs_a_second, macs_of_calls
 from benchmarks.networks import CLASSES, LEVELS, SPACING
 from benchmarks.plain import PlainSegmenter, eager_networks, onnxruntime_networks
 from benchmarks.planted import planted_pair
@@ -36,7 +38,7 @@ from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.options import Options
 from pnseg_runtime.pixels import Pixels
 from pnseg_runtime.segmenter import Segmenter
-from pnseg_runtime.sessions import open_sessions
+from pnseg_runtime.sessions import Sessions, open_sessions
 
 SAMPLES = Path(__file__).parents[1] / "pnseg_runtime" / "samples"
 EAGER, PLAIN_GRAPHS = "PyTorch eager", "ONNX Runtime, plain graphs"
@@ -136,8 +138,8 @@ def instance_map(segmenter: Segmenter, image: Pixels) -> NDArray[np.int32]:
     return segmenter.predict(image).instance_map()
 
 
-def open_calls(size: str, folder: Path, image: Pixels, nuclei: int, threads: int) -> dict[str, Call]:
-    """Name → a call that gives the image's instance map."""
+def open_calls(size: str, folder: Path, image: Pixels, nuclei: int, threads: int) -> tuple[dict[str, Call], int]:
+    """Name → a call that gives the image's instance map; and the multiply-accumulates of the runtime's networks."""
     bundle, plain = Bundle.open(folder / "runtime"), Bundle.open(folder / "plain")
     cpu = open_sessions(bundle, threads=threads)
 
@@ -163,7 +165,11 @@ def open_calls(size: str, folder: Path, image: Pixels, nuclei: int, threads: int
             click.echo(f"{name}: left out ({error})", err=True)
             continue
         calls[name] = partial(instance_map, segmenter, image)
-    return calls
+
+    def predict(sessions: Sessions) -> None:
+        Segmenter(bundle, Options(sensitivity=sensitivity), sessions=sessions).predict(image)
+
+    return calls, macs_of_calls(bundle, cpu, frozenset({"region_logits"}), predict)
 
 
 def compare(calls: Mapping[str, Call]) -> dict[str, dict[str, float]]:
@@ -191,6 +197,11 @@ def same_pixels(first: NDArray[np.int32], second: NDArray[np.int32]) -> float:
     partner[0] = 0
     agreeing = np.array([(a > 0) == (b > 0) and partner[int(a)] == b for a, b in pairs.T])
     return float(agreeing[where].mean())
+
+
+def precision_of(name: str) -> str:
+    """What a run computes in."""
+    return OURS[name][1] if name in OURS else "float32"
 
 
 def ratios(baseline: Latency, other: Latency) -> dict[str, float]:
@@ -241,9 +252,10 @@ def measure(
     size: str, subject: str, image: Pixels, nuclei: int, folder: Path, threads: int, protocol: Protocol
 ) -> list[Row]:
     """Rows of one image."""
-    calls = open_calls(size, folder, image, nuclei, threads)
+    calls, macs = open_calls(size, folder, image, nuclei, threads)
     agreed = compare(calls)
     found = latencies(calls, protocol)
+    seconds = macs / macs_a_second(threads)
     return [
         Row(
             method=subject,
@@ -251,6 +263,8 @@ def measure(
             latency=found[name],
             against_eager=ratios(found[EAGER], found[name]),
             against_plain_graphs=ratios(found[PLAIN_GRAPHS], found[name]),
+            share_of_limit=round(1e3 * seconds / SPEEDUP[precision_of(name)] / found[name].p50_ms, 3),
+            gmacs=round(macs / 1e9, 1),
             **agreed[name],
         )
         for name in calls
@@ -317,7 +331,7 @@ def show(rows: list[Row], to_stderr: bool) -> None:
     echo = partial(click.echo, err=to_stderr)
     echo(
         f"{rows[0].method:30} {'median':>9} {'p5–p95 (ms)':>15} {'× eager':>8} {'p5–p95':>12} {'× plain':>8}"
-        f" {'nuclei':>7} {'same px':>8} {'PQ':>6}"
+        f" {'nuclei':>7} {'same px':>8} {'PQ':>6} {'of limit':>9}"
     )
     for row in rows:
         taken, extra = row.latency, row.model_dump()
@@ -327,4 +341,5 @@ def show(rows: list[Row], to_stderr: bool) -> None:
         echo(
             f"{row.run:30} {taken.p50_ms:9.1f} {spans[0]:>15} {eager['p50']:8.2f} {spans[1]:>12} {plain['p50']:8.2f}"
             f" {extra['nuclei']:7d} {extra['same_pixels']:8.4f} {extra['pq']:6.3f}"
+            f" {extra['share_of_limit']:8.0%}"
         )

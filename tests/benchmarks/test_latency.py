@@ -3,12 +3,15 @@ import pytest
 
 from benchmarks import latency
 from benchmarks.latency import manifest_of, ratios, same_pixels, sample_image, sample_tile, show, summary
+from benchmarks.limit import macs_a_second, macs_of_calls
 from benchmarks.networks import random_pair
 from benchmarks.plain import PlainSegmenter, eager_networks
 from benchmarks.protocol import Latency, Row
+from pnseg_export.macs import file_cost
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
+from pnseg_runtime.sessions import Sessions, open_sessions
 from pnseg_train.inference import torch_sessions
 
 
@@ -49,8 +52,15 @@ def test_the_images_are_real_tissue_of_the_wanted_size():
 def row(run: str, milliseconds: float, pq: float = 1.0) -> Row:
     taken = Latency.of([milliseconds / 1e3])
     against = ratios(Latency.of([1.0]), taken)
-    extra = {"against_eager": against, "against_plain_graphs": against, "nuclei": 3, "same_pixels": 1.0, "pq": pq}
-    return Row(method="tile", run=run, latency=taken, **extra)
+    extra = {
+        "against_eager": against,
+        "against_plain_graphs": against,
+        "nuclei": 3,
+        "same_pixels": 1.0,
+        "pq": pq,
+        "share_of_limit": 0.5,
+    }
+    return Row(method="tile", run=run, latency=taken, share_of_limit=0.5, **extra)
 
 
 def test_the_ratios_that_count_are_of_equal_masks_and_of_precisions_that_keep_nanos_nuclei(monkeypatch, capsys):
@@ -68,3 +78,28 @@ def test_the_ratios_that_count_are_of_equal_masks_and_of_precisions_that_keep_na
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "OpenVINO bfloat16" in shown.err
+
+
+def test_the_work_is_that_of_the_calls_that_are_made_without_what_nobody_reads():
+    bundle = Bundle.open("nano")
+    sessions = open_sessions(bundle, threads=1)
+    image = sample_image(256)
+    without_region, whole = frozenset({"region_logits"}), frozenset[str]()
+
+    def once(counted: Sessions) -> None:
+        Segmenter(bundle, Options(region_filter=False), sessions=counted).predict(image)
+
+    def twice(counted: Sessions) -> None:
+        once(counted)
+        once(counted)
+
+    work = macs_of_calls(bundle, sessions, without_region, once)
+    prompts = len(Segmenter(bundle, Options(region_filter=False), sessions=sessions).pipeline.find_points(image))
+    sizes = {"batch": 1, "height": 256, "width": 256, "prompts": prompts, "points": 1}
+    assert work < sum(file_cost(bundle.path(graph), sizes).macs for graph in bundle.manifest.graphs)
+    assert macs_of_calls(bundle, sessions, whole, once) > work
+    assert macs_of_calls(bundle, sessions, without_region, twice) == 2 * work
+
+
+def test_a_large_product_has_a_rate():
+    assert 1e9 < macs_a_second(threads=1, tries=1) < 1e14
