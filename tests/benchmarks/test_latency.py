@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import latency
-from benchmarks.latency import manifest_of, ratios, same_pixels, sample_image, sample_tile, show, summary
+from benchmarks.latency import cache_of_one, manifest_of, ratios, same_pixels, sample_image, sample_tile, show, summary
 from benchmarks.limit import macs_a_second, macs_of_calls
 from benchmarks.networks import random_pair
 from benchmarks.plain import PlainSegmenter, eager_networks
@@ -60,7 +61,7 @@ def row(run: str, milliseconds: float, pq: float = 1.0) -> Row:
         "pq": pq,
         "share_of_limit": 0.5,
     }
-    return Row(method="tile", run=run, latency=taken, share_of_limit=0.5, **extra)
+    return Row(method="tile", run=run, latency=taken, **extra)
 
 
 def test_the_ratios_that_count_are_of_equal_masks_and_of_precisions_that_keep_nanos_nuclei(monkeypatch, capsys):
@@ -103,3 +104,22 @@ def test_the_work_is_that_of_the_calls_that_are_made_without_what_nobody_reads()
 
 def test_a_large_product_has_a_rate():
     assert 1e9 < macs_a_second(threads=1, tries=1) < 1e14
+
+
+def test_something_must_be_left_to_time():
+    done = CliRunner().invoke(latency.latency, ["--rounds", "0", "--image-rounds", "0"])
+    assert done.exit_code == 2
+    assert "--image-rounds" in done.output
+
+
+def test_a_network_that_is_asked_the_same_runs_once():
+    asked = []
+
+    def network(inputs):
+        asked.append(inputs)
+        return {"points": np.zeros(3)}
+
+    remembered = cache_of_one(network)
+    first, second = remembered({"image": np.ones(1)}), remembered({"image": np.ones(1)})
+    assert first["points"] is second["points"]
+    assert len(asked) == 1
