@@ -18,18 +18,26 @@ from pnseg_train.augment import as_tv, colour, geometry, separate
 from pnseg_train.clumps import add_clumps
 from pnseg_train.datasets import Sample
 from pnseg_train.recipes import Augment
-from pnseg_train.scans import seen, stored
+from pnseg_train.scans import TwoFiles, seen, stored
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Crop(NamedTuple):
-    """Attributes: image (3, S, S) float32 normalised; instances (S, S) int64, 1..N; classes (S, S) int64."""
+    """A crop and what is in it.
+
+    Attributes:
+        image: (3, S, S) float32, normalised.
+        instances: (S, S) int64, 1..N.
+        classes: (S, S) int64.
+        other: (3, S, S) float32, the image as another file holds it; (0,) where the recipe asks for none.
+    """
 
     image: Tensor
     instances: Tensor
     classes: Tensor
+    other: Tensor = torch.empty(0)
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -57,6 +65,7 @@ class Crops(Dataset[Crop]):
         self.colour = colour(augment.colour)
         self.stored, self.seen = stored(augment.compression), seen(augment.compression)
         self.clumps, self.compression = augment.clumps, augment.compression
+        self.pairs, self.files = augment.pairs, TwoFiles()
         self.weights = torch.tensor([float(sample.instances.size) for sample in samples])
 
     def __len__(self) -> int:
@@ -76,7 +85,9 @@ class Crops(Dataset[Crop]):
             image = self.colour(image)
             if self.compression:
                 image = self.seen(image)
-        return Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes.long())
+            image, *others = self.files(image) if float(torch.rand(())) < self.pairs else [image] * 2
+        other = normalise(others[0].as_subclass(Tensor)) if self.pairs else torch.empty(0)
+        return Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes.long(), other)
 
 
 def _with_clumps(

@@ -84,6 +84,31 @@ def prompter_losses(
     }
 
 
+def disagreement(
+    one: PrompterOutput, other: PrompterOutput, point_weight: float = 5e-3, region_weight: float = 1.0
+) -> Tensor:
+    """How far a prompter's outputs on two files of the same images are apart (not of the paper).
+
+    Each learns from the other: divergence of the classes and of the region map, and squared distance of the points,
+    an anchor's as much as it is a nucleus.
+    """
+    terms = []
+    for taught, teacher in ((one, other), (other, one)):
+        wanted = teacher.class_logits.detach().float().softmax(dim=-1)
+        classes = F.kl_div(taught.class_logits.float().log_softmax(dim=-1), wanted, reduction="none").sum(dim=-1)
+        nucleus = 1.0 - wanted[..., -1]
+        apart = (taught.points - teacher.points.detach()).square().sum(dim=-1)
+        inside = teacher.region_logits.detach().float().sigmoid()
+        region = F.binary_cross_entropy_with_logits(taught.region_logits.float(), inside)
+        region = region - F.binary_cross_entropy(inside, inside)
+        terms += [
+            classes.sum() / nucleus.sum().clamp_min(1.0),
+            point_weight * (apart * nucleus).sum() / nucleus.sum().clamp_min(1.0),
+            region_weight * region,
+        ]
+    return torch.stack(terms).sum() / 2
+
+
 def segmentor_losses(
     logits: Tensor,
     iou: Tensor,

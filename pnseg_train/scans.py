@@ -26,8 +26,7 @@ class SoftColour(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
-        soft = soften_colour(inpt.permute(1, 2, 0).contiguous().numpy(), params["blur"])
-        return tv_tensors.Image(torch.from_numpy(soft).permute(2, 0, 1))
+        return _softened(inpt, params["blur"])
 
 
 class CoarseScan(v2.Transform):
@@ -52,6 +51,41 @@ class CoarseScan(v2.Transform):
         size = list(VF.get_size(inpt))
         small = VF.resize(inpt, [max(round(side / params["factor"]), 1) for side in size], antialias=True)
         return VF.resize(self.file(small), size, antialias=True)
+
+
+class TwoFiles(v2.Transform):
+    """An image as two files hold it, the second made from the first: two images in place of one.
+
+    Three in four are of a scanner of lower magnification. Colour is softened in both alike, as before inference.
+    """
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        drawn = torch.rand(5).tolist()
+        return {
+            "factor": 1.4 + 0.8 * drawn[0] if drawn[1] < 0.75 else 1.0,
+            "quality": (round(60 + 35 * drawn[2]), round(30 + 65 * drawn[3])),
+            "blur": 0.5 + 2.5 * drawn[4],
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        size = list(VF.get_size(inpt))
+        one = _resized(inpt, [max(round(side / params["factor"]), 1) for side in size])
+        files = []
+        for quality in params["quality"]:
+            one = VF.jpeg(one, quality)
+            files.append(_softened(_resized(one, size), params["blur"]))
+        return tuple(files)
+
+
+def _resized(image: Any, size: list[int]) -> Any:
+    return VF.resize(image, size, interpolation=VF.InterpolationMode.BICUBIC, antialias=True)
+
+
+def _softened(image: Any, blur: float) -> Any:
+    soft = soften_colour(image.permute(1, 2, 0).contiguous().numpy(), blur)
+    return tv_tensors.Image(torch.from_numpy(soft).permute(2, 0, 1))
 
 
 def stored(share: float) -> v2.Transform:

@@ -15,7 +15,7 @@ from pnseg_runtime.prompts import decode_points, filter_by_region, suppress_poin
 from pnseg_train.augment import separate
 from pnseg_train.crops import Crop, normalise
 from pnseg_train.datasets import Sample
-from pnseg_train.losses import class_focal_loss, prompter_losses, segmentor_losses, soft_iou, vote_losses
+from pnseg_train.losses import class_focal_loss, disagreement, prompter_losses, segmentor_losses, soft_iou, vote_losses
 from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter, PrompterOutput
 from pnseg_train.models.segmentor import WINDOW, Prompts, full_size
@@ -65,7 +65,12 @@ class PrompterTask:
         self.tells_classes = recipe.class_by == "prompter"
 
     def losses(self, network: nn.Module, crop: Crop) -> dict[str, Tensor]:
-        return self.losses_of(network(crop.image), crop)
+        if not self.recipe.agreement:
+            return self.losses_of(network(crop.image), crop)
+        # One pass, so that batch norms take both alike.
+        both = network(torch.cat([crop.image, crop.other]))
+        output, other = (PrompterOutput(*parts) for parts in zip(*(part.chunk(2) for part in both), strict=True))
+        return self.losses_of(output, crop) | {"agreement": self.recipe.agreement * disagreement(output, other)}
 
     def losses_of(self, output: PrompterOutput, crop: Crop) -> dict[str, Tensor]:
         """The terms of Eq. 4 for a prompter's outputs on a batch of crops."""

@@ -58,6 +58,7 @@ class Augment(_Strict):
     colour: float = Field(1.0, description="strength; 0 leaves colours alone")
     clumps: float = Field(0.0, description="share of the crops whose nuclei get copies laid against them")
     compression: float = Field(0.0, ge=0, le=1, description="share of the crops that lose what files of scanners lose")
+    pairs: float = Field(0.0, ge=0, le=1, description="share of the crops that are seen as two files hold them")
 
 
 class PrompterRecipe(_Strict):
@@ -68,6 +69,7 @@ class PrompterRecipe(_Strict):
     background_weight: float = Field(0.4, description="β")
     point_weight: float = 5e-3
     region_weight: float = Field(1.0, description="auxiliary region task; 0 switches it off")
+    agreement: float = Field(0.0, ge=0, description="weight of what a crop's two files (augment.pairs) must share")
     frozen: list[PrompterPart] = Field([], description="parts that are not trained: backbone, points, region")
     plan: Plan
 
@@ -146,6 +148,8 @@ class Recipe(_Strict):
             raise ValueError("with shared_encoder, inference.pad_multiple must be set, to a multiple of 32")
         if self.prompter.region_weight == 0 and self.inference.region_filter:
             raise ValueError("prompter.region_weight 0 trains no region map, so inference.region_filter must be false")
+        if self.prompter.agreement and not self.augment.pairs:
+            raise ValueError("prompter.agreement compares two files of a crop, so augment.pairs must be above 0")
         if len(self.classes) != len(self.colors):
             raise ValueError("classes and colors must be of one length")
         return self

@@ -132,3 +132,18 @@ def test_a_compressed_crop_is_the_same_every_time_and_lies_where_it_lay():
         inside = first.instances > 0
         if 0 < int(inside.sum()) < inside.numel():  # nuclei are darker than what is around them, in place
             assert first.image.mean(0)[inside].mean() < first.image.mean(0)[~inside].mean()
+
+
+def test_a_crop_comes_as_two_files_hold_it_where_that_is_asked_for():
+    [sample] = read_folder(golden.TILES, None)[:1]
+    plain = Crops([sample], Augment(crop=96), seed=3, length=6)
+    pairs = Crops([sample], Augment(crop=96, pairs=0.5), seed=3, length=6)
+    equal = []
+    for index in range(6):
+        alone, crop = plain[index], pairs[index]
+        assert alone.other.shape == (0,)
+        assert crop.other.shape == crop.image.shape
+        assert torch.equal(alone.instances, crop.instances)
+        equal.append(torch.equal(crop.image, crop.other))
+        assert equal[-1] == torch.equal(alone.image, crop.image)
+    assert 0 < sum(equal) < 6

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 from pnseg_runtime.pixels import soften_colour
 from pnseg_train.augment import as_tv
 from pnseg_train.datasets import Sample, read_folder
-from pnseg_train.scans import CoarseScan, SoftColour, seen, stored
+from pnseg_train.scans import CoarseScan, SoftColour, TwoFiles, seen, stored
 from tests import golden
 
 
@@ -53,3 +53,17 @@ def test_a_coarse_scan_loses_detail_and_stays_in_place():
 def test_a_coarse_scan_of_a_lower_magnification_by_one_is_the_image():
     image, _ = as_tv(golden_tile())
     assert torch.equal(CoarseScan((1.0, 1.0), v2.Identity())(image), image)
+
+
+def test_two_files_of_an_image_differ_by_less_than_from_it_and_stay_in_place():
+    torch.manual_seed(1)
+    image, _ = as_tv(golden_tile())
+    apart, away = [], []
+    for _ in range(8):
+        one, other = TwoFiles()(image)
+        assert one.shape == other.shape == image.shape
+        apart.append(float((one.float() - other.float()).abs().mean()))
+        away.append(float((one.float() - image.float()).abs().mean()))
+        shifts = [float((other.float() - image.float().roll(s, -1))[..., 8:-8].abs().mean()) for s in (-1, 0, 1)]
+        assert shifts[1] == min(shifts)
+    assert 0 < np.mean(apart) < np.mean(away)
