@@ -85,9 +85,9 @@ class Crops(Dataset[Crop]):
             image = self.colour(image)
             if self.compression:
                 image = self.seen(image)
-            image, *others = self.files(image) if float(torch.rand(())) < self.pairs else [image] * 2
-        other = normalise(others[0].as_subclass(Tensor)) if self.pairs else torch.empty(0)
-        return Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes.long(), other)
+            image, other = self.files(image) if float(torch.rand(())) < self.pairs else (image, image)
+        crop = Crop(normalise(image.as_subclass(Tensor)), instances.long(), classes.long())
+        return crop._replace(other=normalise(other.as_subclass(Tensor))) if self.pairs else crop
 
 
 def _with_clumps(

@@ -84,29 +84,28 @@ def prompter_losses(
     }
 
 
-def disagreement(
-    one: PrompterOutput, other: PrompterOutput, point_weight: float = 5e-3, region_weight: float = 1.0
-) -> Tensor:
-    """How far a prompter's outputs on two files of the same images are apart (not of the paper).
+def disagreement(one: PrompterOutput, other: PrompterOutput, point_weight: float, region_weight: float) -> Tensor:
+    """How far a prompter's outputs on two files of the same images are apart; each learns from the other.
 
-    Each learns from the other: divergence of the classes and of the region map, and squared distance of the points,
-    an anchor's as much as it is a nucleus.
+    Not of the paper; the weights are those of :func:`prompter_losses`.
     """
-    terms = []
-    for taught, teacher in ((one, other), (other, one)):
-        wanted = teacher.class_logits.detach().float().softmax(dim=-1)
-        classes = F.kl_div(taught.class_logits.float().log_softmax(dim=-1), wanted, reduction="none").sum(dim=-1)
-        nucleus = 1.0 - wanted[..., -1]
-        apart = (taught.points - teacher.points.detach()).square().sum(dim=-1)
-        inside = teacher.region_logits.detach().float().sigmoid()
-        region = F.binary_cross_entropy_with_logits(taught.region_logits.float(), inside)
-        region = region - F.binary_cross_entropy(inside, inside)
-        terms += [
-            classes.sum() / nucleus.sum().clamp_min(1.0),
-            point_weight * (apart * nucleus).sum() / nucleus.sum().clamp_min(1.0),
-            region_weight * region,
-        ]
-    return torch.stack(terms).sum() / 2
+    there = _departure(one, other, point_weight, region_weight)
+    back = _departure(other, one, point_weight, region_weight)
+    return (there + back) / 2
+
+
+def _departure(output: PrompterOutput, wanted: PrompterOutput, point_weight: float, region_weight: float) -> Tensor:
+    # Of what is wanted, which does not move: divergence of the classes, squared distance of the points, each anchor's
+    # as much as it is a nucleus, and divergence of the region map.
+    classes = wanted.class_logits.detach().float().softmax(dim=-1)
+    nucleus = 1.0 - classes[..., -1]
+    divergence = F.kl_div(output.class_logits.float().log_softmax(dim=-1), classes, reduction="none").sum(dim=-1)
+    apart = (output.points - wanted.points.detach()).square().sum(dim=-1)
+    inside = wanted.region_logits.detach().float().sigmoid()
+    region = F.binary_cross_entropy_with_logits(output.region_logits.float(), inside)
+    region = region - F.binary_cross_entropy(inside, inside)
+    anchors = (divergence + point_weight * apart * nucleus).sum() / nucleus.sum().clamp_min(1.0)
+    return anchors + region_weight * region
 
 
 def segmentor_losses(

@@ -70,7 +70,8 @@ class PrompterTask:
         # One pass, so that batch norms take both alike.
         both = network(torch.cat([crop.image, crop.other]))
         output, other = (PrompterOutput(*parts) for parts in zip(*(part.chunk(2) for part in both), strict=True))
-        return self.losses_of(output, crop) | {"agreement": self.recipe.agreement * disagreement(output, other)}
+        apart = disagreement(output, other, self.recipe.point_weight, self.recipe.region_weight)
+        return self.losses_of(output, crop) | {"agreement": self.recipe.agreement * apart}
 
     def losses_of(self, output: PrompterOutput, crop: Crop) -> dict[str, Tensor]:
         """The terms of Eq. 4 for a prompter's outputs on a batch of crops."""

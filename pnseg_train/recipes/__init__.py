@@ -150,6 +150,8 @@ class Recipe(_Strict):
             raise ValueError("prompter.region_weight 0 trains no region map, so inference.region_filter must be false")
         if self.prompter.agreement and not self.augment.pairs:
             raise ValueError("prompter.agreement compares two files of a crop, so augment.pairs must be above 0")
+        if self.prompter.agreement and self.shared_encoder:
+            raise ValueError("with shared_encoder, prompter.agreement must be 0: it needs an encoder of its own")
         if len(self.classes) != len(self.colors):
             raise ValueError("classes and colors must be of one length")
         return self

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pnseg_train.losses import dice_loss, disagreement, focal_loss, prompter_losses, soft_iou, vote_losses
+from pnseg_train.losses import dice_loss, focal_loss, prompter_losses, soft_iou, vote_losses
 from pnseg_train.models.prompter import PrompterOutput
 from pnseg_train.targets import VoteTargets
 
@@ -113,35 +113,3 @@ def test_votes_outside_nuclei_cost_nothing():
     assert float(vote_losses(votes, torch.zeros(1, 4, 4), targets)["vote"]) == 0
     votes[0, :, 0, 0] = 9.0
     assert float(vote_losses(votes, torch.zeros(1, 4, 4), targets)["vote"]) > 0
-
-
-def random_output(seed: int) -> PrompterOutput:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = ((2, 9, 2), (2, 9, 2), (2, 1, 8, 8))
-    return PrompterOutput(*(torch.randn(shape, generator=generator).requires_grad_() for shape in shapes))
-
-
-def test_outputs_that_agree_cost_nothing_and_others_cost_both_alike():
-    one, other = random_output(0), random_output(1)
-    assert disagreement(one, one).item() == pytest.approx(0, abs=1e-6)
-    assert disagreement(one, other).item() > 0.1
-    assert disagreement(one, other).item() == pytest.approx(disagreement(other, one).item())
-
-
-@pytest.mark.parametrize("part", PrompterOutput._fields)
-def test_a_step_against_the_disagreement_of_either_file_brings_both_together(part):
-    one, other = random_output(0), random_output(1)
-    other = one._replace(**{part: getattr(other, part)})
-    before = disagreement(one, other)
-    for moved, still in ((one, other), (other, one)):
-        value = getattr(moved, part)
-        (gradient,) = torch.autograd.grad(before, value, retain_graph=True)
-        nearer = moved._replace(**{part: (value - 0.5 * gradient / gradient.norm()).detach()})
-        assert disagreement(nearer, still).item() < before.item()
-
-
-def test_points_of_anchors_that_are_no_nucleus_may_differ():
-    background = torch.tensor([-40.0, 40.0]).expand(1, 4, 2)
-    region = torch.zeros(1, 1, 8, 8)
-    one, other = (PrompterOutput(torch.randn(1, 4, 2), background, region) for _ in range(2))
-    assert disagreement(one, other).item() == pytest.approx(0, abs=1e-6)

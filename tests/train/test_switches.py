@@ -431,21 +431,3 @@ def test_mixed_precision_computes_in_half_and_keeps_its_weights_whole():
         assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
     assert losses["bf16-mixed"] != losses["32-true"]
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.05)
-
-
-def test_agreement_teaches_what_two_files_of_a_crop_must_share():
-    with pytest.raises(PnsegError, match=r"augment\.pairs must be above 0"):
-        read_recipe("nano", {"prompter.agreement": 1.0})
-    network, plain = made("prompter", {})
-    agreeing = read_recipe("nano", {"prompter.agreement": 1.0, "augment.pairs": 1})
-    batch = crop()
-    network.eval()
-    alone = task_of(network, plain.recipe).losses(network, batch)
-    same = task_of(network, agreeing).losses(network, batch._replace(other=batch.image))
-    apart = task_of(network, agreeing).losses(network, batch._replace(other=batch.image.flip(0)))
-    assert "agreement" not in alone
-    assert float(same["agreement"]) == pytest.approx(0, abs=1e-5)
-    assert float(apart["agreement"]) > 1e-3
-    for name, term in alone.items():
-        assert float(same[name]) == pytest.approx(float(term), rel=1e-4)
-        assert float(apart[name]) == pytest.approx(float(term), rel=1e-4)
