@@ -12,9 +12,9 @@ from scipy.optimize import linear_sum_assignment
 
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.nuclei import Nuclei
-from pnseg_runtime.pixels import soften_colour
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
+from pnseg_runtime.softening import see
 
 Tile = NDArray[np.uint8]
 
@@ -104,8 +104,8 @@ class Agreement:
 
 def find(segmenter: Segmenter, tile: Tile) -> Finding:
     """Points and nuclei of a tile."""
-    seen = soften_colour(tile, segmenter.settings.colour_blur)
-    return Finding(segmenter.pipeline.find_points(seen), segmenter.predict(tile))
+    seen = see(tile, segmenter.settings.blurs(1.0))
+    return Finding(segmenter.pipeline.find_points(seen.prompter), segmenter.predict(tile))
 
 
 def agreement(reference: Iterable[Finding], candidate: Iterable[Finding]) -> Agreement:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, field_validator
 
 from pnseg_runtime.errors import BundleError
 from pnseg_runtime.nuclei import NucleusClass
@@ -17,7 +17,7 @@ MANIFEST_NAME = "manifest.json"
 # A field that an earlier pnseg does not know needs a new number, or that pnseg cannot say that it is too old.
 # 2 added reduced precisions, engines and graphs with weights in files of their own; 3 the overlap of masks as a share;
 # 4 the softening of colour and the resolution of files that state none.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 SHIPPED = Path(__file__).parent / "bundles"
 
 
@@ -165,6 +165,11 @@ class Manifest(_Frozen):
     classes: Classes
     normalisation: Normalisation = Normalisation()
     colour_blur: float = Field(0.0, ge=0, description="of differences of colour, before all else, px of the model's")
+    enlarged_blur: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+        (0.0, 0.0),
+        description="of brightness and of differences of colour, besides, before the prompter sees an image which "
+        "states a coarser resolution; px of the model's, for each time it is enlarged",
+    )
     unknown_mpp: Guess = Field("model", description="what verbs take files that state no resolution for")
     prompting: Prompting
     masking: Masking

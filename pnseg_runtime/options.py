@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pnseg_runtime.bundle import Manifest
+from pnseg_runtime.softening import Blur, Blurs
 
 Assignment = Literal["central", "all"]
 
@@ -29,7 +30,10 @@ class Options:
             IoU stays (the reference implementation's way).
         negatives: K, nearest other points handed over as negative prompts.
         colour_blur: how far differences of colour are blurred before the networks see an image, px of the model's
-            (:func:`pnseg_runtime.pixels.soften_colour`).
+            (:func:`pnseg_runtime.softening.soften`).
+        enlarged_blur: how far brightness and differences of colour of an image that states a coarser resolution than
+            the model's are blurred besides before the prompter sees it, px of the model's for each time that it is
+            enlarged.
         sensitivity: taken from the background's class logit; more finds more nuclei, and more that are none.
         nms_radius: of the point NMS, px.
         region_filter: mask-aided filtering of the points.
@@ -61,6 +65,7 @@ class Options:
     assignment: Assignment = "central"
     negatives: int | None = None
     colour_blur: float | None = None
+    enlarged_blur: tuple[float, float] | None = None
     sensitivity: float | None = None
     nms_radius: float | None = None
     region_filter: bool | None = None
@@ -84,6 +89,8 @@ class Options:
         for name in ("negatives", "nms_radius", "overlap", "macro_margin", "colour_blur"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, but is {value}.")
+        if self.enlarged_blur is not None and min(self.enlarged_blur) < 0:
+            raise ValueError(f"enlarged_blur must not be negative, but is {self.enlarged_blur}.")
         for name in ("nms_iou", "nms_overlap", "score_threshold"):
             if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not at {value}.")
@@ -101,6 +108,7 @@ class Settings:
 
     negatives: int
     colour_blur: float
+    enlarged_blur: tuple[float, float]
     sensitivity: float
     nms_radius: float
     region_filter: bool
@@ -118,7 +126,8 @@ class Settings:
         Raises:
             ValueError: windows that overlap whole.
         """
-        said = manifest.prompting.model_dump() | manifest.masking.model_dump() | {"colour_blur": manifest.colour_blur}
+        said = manifest.prompting.model_dump() | manifest.masking.model_dump()
+        said |= {"colour_blur": manifest.colour_blur, "enlarged_blur": manifest.enlarged_blur}
         chosen = {name: getattr(options, name) for name in cls.__dataclass_fields__}
         if options.nms_iou is not None:
             said["nms_overlap"] = None
@@ -128,3 +137,8 @@ class Settings:
                 f"overlap must be less than a window's {manifest.masking.window} px, not {settings.overlap}."
             )
         return settings
+
+    def blurs(self, enlargement: float) -> Blurs:
+        """How far an image is blurred that was enlarged so many times to the model's resolution."""
+        brightness, colour = (blur * max(enlargement - 1.0, 0.0) for blur in self.enlarged_blur)
+        return Blurs(prompter=Blur(brightness, self.colour_blur + colour), segmentor=Blur(colour=self.colour_blur))

@@ -40,6 +40,7 @@ from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pixels import Pixels, normalise, padded_shape
 from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region, image_anchors, suppress_points
 from pnseg_runtime.sessions import Sessions
+from pnseg_runtime.softening import Seen
 from pnseg_runtime.views import PLAIN, SIX
 from pnseg_runtime.windows import Part, cut, macro_tiles, mirror, windows
 
@@ -64,18 +65,18 @@ class Pipeline:
         self._views = SIX if options.tta else PLAIN
         self._buffers = Buffers()
 
-    def predict(self, rgb: Pixels, clock: Clock, points: PointPrompts | None = None) -> Nuclei:
+    def predict(self, seen: Seen, clock: Clock, points: PointPrompts | None = None) -> Nuclei:
         """Every nucleus of an image: points, a mask for each, one nucleus where several masks agree.
 
         Args:
-            rgb: (H, W, 3) uint8.
+            seen: the image as the two networks see it.
             clock: adds up the time of the stages, and ends the prediction where it is called off.
             points: prompts in px of the image, in place of the prompter's.
         """
-        shape = (rgb.shape[0], rgb.shape[1])
+        shape = (seen.segmentor.shape[0], seen.segmentor.shape[1])
         if points is None:
-            points = self.propose_points(rgb, clock)
-        masks = self.decode_masks(rgb, shape, points, clock)
+            points = self.propose_points(seen.prompter, clock)
+        masks = self.decode_masks(seen.segmentor, shape, points, clock)
         with clock("masks"):
             masks = self.refine(masks)
             masks = masks.select(suppress_overlaps(masks, self.settings.nms_iou, self.settings.nms_overlap))

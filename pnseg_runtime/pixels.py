@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -37,32 +35,6 @@ def check_image(rgb: Pixels) -> tuple[int, int]:
     if not height or not width:
         raise ImageError(f"The image has no pixels (its shape is {rgb.shape}); give one of at least 1×1.")
     return height, width
-
-
-def colour_reach(blur: float) -> int:
-    """How far from a pixel :func:`soften_colour` looks, px."""
-    return math.ceil(3 * blur)
-
-
-def soften_colour(rgb: Pixels, blur: float) -> Pixels:
-    """Colour seen less sharply than brightness, as files of scanners have it (not of the paper).
-
-    JPEG keeps differences of colour (Cb, Cr) at full or at half resolution, more or less coarsely: what is left of
-    their detail is the file's, and a network should not look at it. They are blurred by a Gaussian; brightness stays.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-        blur: standard deviation of the Gaussian, px; 0 for none.
-
-    Returns:
-        (H, W, 3) uint8, the same at every pixel wherever the image is cut farther than :func:`colour_reach` from it.
-    """
-    if not blur:
-        return rgb
-    side = 2 * colour_reach(blur) + 1
-    brightness, *differences = cv2.split(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YCrCb))
-    soft = [cv2.GaussianBlur(plane, (side, side), blur) for plane in differences]  # of bytes: exact, by integers
-    return np.asarray(cv2.cvtColor(cv2.merge([brightness, *soft]), cv2.COLOR_YCrCb2RGB))
 
 
 def normalise(rgb: Pixels, normalisation: Normalisation, buffers: Buffers | None = None) -> NDArray[np.float32]:

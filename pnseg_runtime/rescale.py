@@ -33,11 +33,13 @@ class Rescaling:
         shape: (height, width) of the image, px.
         work: (height, width) in work px; the image's own if it is taken as it is.
         mpp: microns per pixel of the image, None if unknown.
+        enlargement: work px a pixel of the image.
     """
 
     shape: tuple[int, int]
     work: tuple[int, int]
     mpp: float | None = None
+    enlargement: float = 1.0
 
     @classmethod
     def between(cls, shape: tuple[int, int], mpp: float | None, model_mpp: float) -> Rescaling:
@@ -60,7 +62,7 @@ class Rescaling:
                 f"{model_mpp:g}, more than is predicted whole ({MAX_PIXELS // 1_000_000} megapixels); "
                 "save it as TIFF and run pnseg slide on it, or correct its microns per pixel."
             )
-        return cls(shape, (height, width), mpp)
+        return cls(shape, (height, width), mpp, mpp / model_mpp)
 
     @property
     def needed(self) -> bool:

@@ -14,10 +14,11 @@ from pnseg_runtime.jobs import CLOSED, Job, Jobs, Work
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pipeline import Pipeline
-from pnseg_runtime.pixels import Pixels, check_image, soften_colour
+from pnseg_runtime.pixels import Pixels, check_image
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import Sessions, open_sessions
+from pnseg_runtime.softening import see
 
 
 class Segmenter:
@@ -138,6 +139,7 @@ class Segmenter:
         mpp: float | None = None,
         cancelled: Callable[[], bool] = never,
         points: PointPrompts | None = None,
+        guessed: bool = False,
     ) -> Nuclei:
         """Find every nucleus of an image and outline it (§3.3).
 
@@ -147,6 +149,8 @@ class Segmenter:
                 model's; the nuclei are in its own pixels.
             cancelled: asked before every step; the prediction ends when it says so.
             points: prompts inside the image, in place of the prompter's.
+            guessed: whether ``mpp`` is a guess. An image that is enlarged on a guess is taken as sharp as it is: small
+                nuclei may be small, and the detail the tissue's.
 
         Raises:
             ImageError: the array is not such an image, or has too many pixels at the model's resolution.
@@ -157,7 +161,7 @@ class Segmenter:
         clock = Clock(cancelled)
         with clock("total"):
             with clock("prepare"):
-                seen = soften_colour(rescaling.image(rgb), self.settings.colour_blur)
+                seen = see(rescaling.image(rgb), self.settings.blurs(1.0 if guessed else rescaling.enlargement))
                 given = None if points is None else rescaling.points(points)
             nuclei = self.pipeline.predict(seen, clock, given)
             with clock("masks"):

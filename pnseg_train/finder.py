@@ -42,8 +42,10 @@ class Finder:
         """What is found in a sample, in its own pixels."""
         points = true_points(sample.with_classes(len(self.classes))) if self.oracle else None
 
-        def at(mpp: float | None) -> Nuclei:
-            return self.segmenter.predict(sample.image, mpp, points=points)
+        known = sample.mpp or self.mpp
 
-        nuclei, _ = seen_at(at, sample.mpp or self.mpp, self.guess, self.segmenter.manifest.mpp)
+        def at(mpp: float | None) -> Nuclei:
+            return self.segmenter.predict(sample.image, mpp, points=points, guessed=known is None)
+
+        nuclei, _ = seen_at(at, known, self.guess, self.segmenter.manifest.mpp)
         return Found.of(nuclei)

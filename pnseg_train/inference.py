@@ -65,6 +65,7 @@ def manifest_of(recipe: Recipe) -> Manifest:
         mpp=recipe.mpp,
         classes=Classes(names=recipe.classes, colors=recipe.colors),
         colour_blur=recipe.inference.colour_blur,
+        enlarged_blur=recipe.inference.enlarged_blur,
         unknown_mpp=recipe.inference.unknown_mpp,
         prompting=Prompting(
             anchor_spacing=recipe.prompter.spacing,

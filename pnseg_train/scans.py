@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as VF
 
-from pnseg_runtime.pixels import soften_colour
+from pnseg_runtime.softening import Blur, soften
 
 
 class SoftColour(v2.Transform):
@@ -84,7 +84,7 @@ def _resized(image: Any, size: list[int]) -> Any:
 
 
 def _softened(image: Any, blur: float) -> Any:
-    soft = soften_colour(image.permute(1, 2, 0).contiguous().numpy(), blur)
+    soft = soften(image.permute(1, 2, 0).contiguous().numpy(), Blur(colour=blur))
     return tv_tensors.Image(torch.from_numpy(soft).permute(2, 0, 1))
 
 

@@ -78,6 +78,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     prompting, masking = manifest.prompting, manifest.masking
     inference = {
         "colour_blur": manifest.colour_blur,
+        "enlarged_blur": manifest.enlarged_blur,
         "unknown_mpp": manifest.unknown_mpp,
         **prompting.model_dump(include={"sensitivity", "region_filter", "pad_multiple", "nms_radius", "negatives"}),
         **masking.model_dump(include={"nms_iou", "nms_overlap", "iou_threshold", "overlap", "tidy"}),

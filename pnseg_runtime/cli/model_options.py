@@ -114,6 +114,15 @@ def prediction_options(images: bool) -> Callable[[F], F]:
             "compression. Else the bundle's.",
         ),
         click.option(
+            "--enlarged-blur",
+            type=click.FloatRange(0, 8),
+            nargs=2,
+            default=None,
+            metavar="PX PX",
+            help="Blur brightness and differences of colour besides where the microns per pixel are more than the "
+            "model's, for each time that the image is enlarged. Else the bundle's.",
+        ),
+        click.option(
             "--tta",
             is_flag=True,
             help="Average six flipped and turned views of each window: steadier, and about six times the work.",

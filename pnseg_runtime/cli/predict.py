@@ -35,7 +35,7 @@ class Predictor(Protocol):
 
     manifest: Manifest
 
-    def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None) -> Nuclei: ...
+    def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None, *, guessed: bool = False) -> Nuclei: ...
 
 
 _EPILOG = """\b
@@ -139,11 +139,12 @@ def _segment(job: Job, segmenter: Predictor, mpp: MppChoice, overwrite: bool) ->
 
 def _find(segmenter: Predictor, image: RgbImage, choice: MppChoice) -> tuple[Nuclei, float]:
     chosen, guess = settled(choice, segmenter.manifest.unknown_mpp)
+    known = chosen or image.mpp
 
     def at(mpp: float | None) -> Nuclei:
-        return segmenter.predict(image.pixels, mpp=mpp)
+        return segmenter.predict(image.pixels, mpp=mpp, guessed=known is None)
 
-    return seen_at(at, chosen or image.mpp, guess, segmenter.manifest.mpp)
+    return seen_at(at, known, guess, segmenter.manifest.mpp)
 
 
 def _with_progress(jobs: Sequence[Job]) -> Iterator[Job]:

@@ -25,7 +25,7 @@ from pnseg_runtime.cuda.records import MaskDecoder
 from pnseg_runtime.cuda.streams import Streams
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
-from pnseg_runtime.pixels import Pixels
+from pnseg_runtime.softening import Seen
 
 #: Words of mask bits that a point is thought to need: 64 × 64 px. If they do not do, more are taken.
 WORDS_PER_POINT = 128
@@ -51,15 +51,15 @@ class Lane:
         self._points = PointFinder(self._streams, self._rules, engines.prompter)
         self._masks = MaskDecoder(self._streams, self._rules, engines)
 
-    def begin(self, rgb: Pixels, slot: int = 0, everywhere: bool = False) -> Frame:
+    def begin(self, seen: Seen, slot: int = 0, everywhere: bool = False) -> Frame:
         """Send an image to the GPU, while it may still work on the one in the other slot.
 
         Args:
-            rgb: (H, W, 3) uint8.
+            seen: the image as the two networks see it.
             slot: 0 or 1.
             everywhere: take every anchor for a nucleus, to warm up.
         """
-        return send(self._streams, self._rules, rgb, slot, everywhere)
+        return send(self._streams, self._rules, seen, slot, everywhere)
 
     def predict(self, frame: Frame, cancelled: Callable[[], bool] = never) -> Nuclei:
         """The nuclei of an image that :meth:`begin` has sent on its way; ``cancelled`` is asked before more is begun.

@@ -94,7 +94,8 @@ class PointFinder:
         x0, y0, x1, y1 = tile.view
         padded = padded_shape((y1 - y0, x1 - x0), manifest.prompting.pad_multiple)
         image = streams.at("prompter.image", 12 * padded[0] * padded[1])
-        normalise(streams, frame, manifest.normalisation, frame.views + 16 * index, 1, padded, image)
+        view = frame.views + 16 * index
+        normalise(streams, frame.softer, frame.frame, manifest.normalisation, view, 1, padded, image)
         streams.mark("prepare")
         outputs = self._prompter.prepare({"image": (1, 3, *padded)})
         at = streams.tensors("prompter", outputs, self._engine.outputs)

@@ -104,7 +104,8 @@ class MaskDecoder:
         streams, window = self._streams, self._rules.manifest.masking.window
         shape = (places, 3, window, window)
         image = streams.at("encoder.image", 4 * prod(shape))
-        normalise(streams, frame, self._rules.manifest.normalisation, views, places, (window, window), image)
+        norm = self._rules.manifest.normalisation
+        normalise(streams, frame.image, frame.frame, norm, views, places, (window, window), image)
         made = self._features[places] = self._encoder.prepare({"image": shape})
         self._encoder.run({"image": image, **streams.tensors("encoder", made, self._engines.encoder.outputs)})
 

@@ -28,9 +28,10 @@ from pnseg_runtime.jobs import CLOSED, Job, Jobs
 from pnseg_runtime.limits import Limits
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
-from pnseg_runtime.pixels import Pixels, check_image, soften_colour
+from pnseg_runtime.pixels import Pixels, check_image
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import CUDA, default_precision, require_engines
+from pnseg_runtime.softening import Seen, see
 
 #: What the kernel of nearest negatives is made for.
 MOST_NEGATIVES = 4
@@ -125,7 +126,13 @@ class DeviceSegmenter:
             self._drop_lanes()
             self._engines = None
 
-    def predict(self, rgb: Pixels, mpp: float | None = None, cancelled: Callable[[], bool] = never) -> Nuclei:
+    def predict(
+        self,
+        rgb: Pixels,
+        mpp: float | None = None,
+        cancelled: Callable[[], bool] = never,
+        guessed: bool = False,
+    ) -> Nuclei:
         """Find every nucleus of an image and outline it (§3.3).
 
         Args:
@@ -133,6 +140,7 @@ class DeviceSegmenter:
             mpp: microns per pixel, None if unknown; see :meth:`pnseg_runtime.segmenter.Segmenter.predict`.
             cancelled: asked before the image goes to the GPU and whenever more is put on its streams; what is
                 there already comes to its end.
+            guessed: whether ``mpp`` is a guess; see there.
 
         Raises:
             ImageError: the array is not such an image, or has too many pixels at the model's resolution.
@@ -140,7 +148,7 @@ class DeviceSegmenter:
             PredictionCancelledError: as ``cancelled`` said.
         """
         rescaling = Rescaling.between(check_image(rgb), mpp, self.manifest.mpp)
-        seen = soften_colour(rescaling.image(rgb), self.settings.colour_blur)
+        seen = see(rescaling.image(rgb), self.settings.blurs(1.0 if guessed else rescaling.enlargement))
         with self._lane() as lane, self.device.current():
             go_on_unless(cancelled)
             nuclei = lane.predict(lane.begin(seen), cancelled)
@@ -171,7 +179,7 @@ class DeviceSegmenter:
         window = self.manifest.masking.window
         black = np.zeros((*(shape or (window, window)), 3), np.uint8)
         with self._lane() as lane, self.device.current():
-            lane.predict(lane.begin(black, everywhere=True))
+            lane.predict(lane.begin(Seen.alike(black), everywhere=True))
 
     def predict_many(self, images: Iterable[Pixels], mpp: float | None = None) -> Iterator[Nuclei]:
         """Predict one image after another, in order; the next one travels to the GPU meanwhile.
@@ -189,7 +197,7 @@ class DeviceSegmenter:
                     if under_way:  # it is the turn of the image before
                         yield self._done(lane, *under_way)
                     raise
-                seen = soften_colour(rescaling.image(rgb), self.settings.colour_blur)
+                seen = see(rescaling.image(rgb), self.settings.blurs(rescaling.enlargement))
                 with self.device.current():
                     following = lane.begin(seen, number % 2)
                     nuclei = lane.predict(under_way[0]) if under_way else None

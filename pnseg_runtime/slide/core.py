@@ -19,7 +19,7 @@ from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide.area import Area
 from pnseg_runtime.slide.plan import Core
 from pnseg_runtime.slide.readers.base import Box
-from pnseg_runtime.slide.resolution import Reading, Resolution
+from pnseg_runtime.slide.resolution import Look, Resolution
 from pnseg_runtime.windows import Part
 
 
@@ -46,27 +46,27 @@ class Found:
     timings: dict[str, float] | None = None
 
 
-def find_nuclei(reading: Reading, core: Core, segmenter: Segmenter, resolution: Resolution, area: Area) -> Found:
+def find_nuclei(look: Look, core: Core, segmenter: Segmenter, resolution: Resolution, area: Area) -> Found:
     """Points of a view, masks of those that the core owns and that lie where nuclei are looked for."""
     clock = Clock()
     with clock("total"):
-        view, origin = reading.pixels, core.view[:2]
-        points = segmenter.pipeline.find_points(view, clock)
+        origin = core.view[:2]
+        points = segmenter.pipeline.find_points(look.seen.prompter, clock)
         place = points.coords.astype(np.float64) + origin
         x0, y0, x1, y1 = core.core
         owned: NDArray[np.bool_] = np.asarray(((place >= (x0, y0)) & (place < (x1, y1))).all(axis=1))
         owned[owned] = area.holds(resolution.full_edges(place[owned] + 0.5))
         window = segmenter.manifest.masking.window
         part = Part.of(core.view, resolution.shape, window, segmenter.settings.overlap)
-        found = segmenter.pipeline.decode_part(view, points, owned, part, clock)
-    return _gathered(points, owned, found, reading, origin, clock.seconds)
+        found = segmenter.pipeline.decode_part(look.seen.segmentor, points, owned, part, clock)
+    return _gathered(points, owned, found, look.unreadable, origin, clock.seconds)
 
 
 def _gathered(
     points: PointPrompts,
     owned: NDArray[np.bool_],
     found: DecodedMasks,
-    reading: Reading,
+    unreadable: tuple[tuple[Box, str], ...],
     origin: tuple[int, int],
     timings: dict[str, float],
 ) -> Found:
@@ -77,7 +77,7 @@ def _gathered(
         masks[point] = mask
     kept = np.flatnonzero(owned)
     return Found(
-        origin, points.select(kept), ious[kept], boxes[kept], tuple(masks[i] for i in kept), reading.unreadable, timings
+        origin, points.select(kept), ious[kept], boxes[kept], tuple(masks[i] for i in kept), unreadable, timings
     )
 
 

@@ -24,6 +24,7 @@ from pnseg_runtime.slide.readers import SlideReader, open_slide
 from pnseg_runtime.slide.resolution import Resolution, resolve
 from pnseg_runtime.slide.store import Store, earlier_plans
 from pnseg_runtime.slide.tissue import Thumbnail, find_tissue, thumbnail_of
+from pnseg_runtime.softening import Blurs
 
 #: Options of a prediction that a slide's result does not depend on.
 _NOT_THE_RESULTS = ("threads", "workers", "queue", "macro_tile", "macro_margin")
@@ -126,6 +127,11 @@ class Job:
     def pictures(self) -> tuple[Path, Path]:
         """The pictures that are drawn of every slide."""
         return self.folder / f"{self.stem}{THUMBNAIL}", self.folder / f"{self.stem}{TISSUE}"
+
+    @property
+    def blurs(self) -> Blurs:
+        """How far the slide is softened before the networks look."""
+        return self.settings.blurs(self.resolution.enlargement)
 
     def close(self) -> None:
         """Let go of the slide."""

@@ -27,7 +27,7 @@ from pnseg_runtime.slide.join import SlideResult
 from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.plan import Core
-from pnseg_runtime.slide.resolution import read_softened
+from pnseg_runtime.slide.resolution import read_seen
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone, Settler
 
@@ -84,10 +84,10 @@ class Actor:
         core = next(core for core in job.plan.cores if core.name == name)
         if not job.store.has_found(core):
             start = time.perf_counter()
-            reading = read_softened(job.reader, job.resolution, core.view, job.settings.colour_blur)
+            look = read_seen(job.reader, job.resolution, core.view, job.blurs)
             seconds = time.perf_counter() - start
             segmenter = self._networks.segmenter(self._here(task.model))
-            found = find_nuclei(reading, core, segmenter, job.resolution, job.area)
+            found = find_nuclei(look, core, segmenter, job.resolution, job.area)
             job.store.save_found(core, replace(found, timings={"read": seconds, **(found.timings or {})}))
         settler.settle_around(core)
         return CoreDone.of(core, job.store.load_found(core))

@@ -7,7 +7,7 @@ level 0, so a pixel centre (centres at integers) at ``p`` lies at ``(p + 0.5) ·
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pnseg_runtime.errors import ImageError
-from pnseg_runtime.pixels import colour_reach, soften_colour
 from pnseg_runtime.rescale import TOLERANCE
 from pnseg_runtime.slide.readers.base import Box, Level, Pixels, SlideReader, UnreadableRegion
+from pnseg_runtime.softening import Blurs, Seen, see
 from pnseg_runtime.tiff import credible_mpp
 
 _SUPPORT = 2  # work px around what is resampled, which a bicubic kernel reaches
@@ -66,6 +66,11 @@ class Resolution:
     def nearest_work(self, start: int, stop: int) -> NDArray[np.intp]:
         """The work px that the centre of each px of level 0 from ``start`` to ``stop`` falls into."""
         return np.floor((np.arange(start, stop) + 0.5) / self.scale).astype(np.intp)
+
+    @property
+    def enlargement(self) -> float:
+        """Work px a pixel of the level that is read, at least 1."""
+        return max(1.0 / self.step, 1.0)
 
     @property
     def full_shape(self) -> tuple[int, int]:
@@ -167,24 +172,34 @@ def read_work(reader: SlideReader, resolution: Resolution, box: Box) -> Reading:
     return Reading(np.asarray(resampled), bad)
 
 
-def read_softened(reader: SlideReader, resolution: Resolution, box: Box, blur: float) -> Reading:
-    """Read a box of work px as :func:`read_work` does, its colour softened as that of the whole slide would be.
+@dataclass(frozen=True)
+class Look:
+    """A part of a slide as the networks see it.
+
+    Attributes:
+        seen: the pixels, work px.
+        unreadable: see :class:`Reading`.
+    """
+
+    seen: Seen
+    unreadable: tuple[tuple[Box, str], ...] = ()
+
+
+def read_seen(reader: SlideReader, resolution: Resolution, box: Box, blurs: Blurs) -> Look:
+    """Read a box of work px as :func:`read_work` does, softened as the whole slide would be.
 
     Args:
         reader: the slide.
         resolution: how the model sees it.
         box: work px.
-        blur: see :func:`~pnseg_runtime.pixels.soften_colour`.
+        blurs: see :func:`~pnseg_runtime.softening.see`.
     """
-    if not blur:
-        return read_work(reader, resolution, box)
-    reach, (height, width) = colour_reach(blur), resolution.shape
+    reach, (height, width) = blurs.reach, resolution.shape
     x0, y0, x1, y1 = box
     outer = _inside((x0 - reach, y0 - reach, x1 + reach, y1 + reach), width, height)
     reading = read_work(reader, resolution, outer)
-    pixels = soften_colour(reading.pixels, blur)
     left, top = x0 - outer[0], y0 - outer[1]
-    return replace(reading, pixels=np.ascontiguousarray(pixels[top : top + y1 - y0, left : left + x1 - x0]))
+    return Look(see(reading.pixels, blurs).cut(left, top, left + x1 - x0, top + y1 - y0), reading.unreadable)
 
 
 def reach_of(resolution: Resolution) -> int:

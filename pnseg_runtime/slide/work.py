@@ -16,7 +16,7 @@ from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, find_nuclei
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.plan import Core
-from pnseg_runtime.slide.resolution import Reading, read_softened
+from pnseg_runtime.slide.resolution import Look, read_seen
 from pnseg_runtime.slide.settle import settle
 from pnseg_runtime.slide.store import Store
 from pnseg_runtime.slide.table import table_of
@@ -131,17 +131,17 @@ def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = la
         BackendError: the networks fail.
     """
     waits, line = Waits(), Line()
-    views: Queue[tuple[Core, Reading, float] | None] = Queue(_AHEAD)
+    views: Queue[tuple[Core, Look, float] | None] = Queue(_AHEAD)
     results: Queue[tuple[Core, Found] | None] = Queue(_AHEAD)
 
     def read() -> None:
         for core in _to_do(job.store, claims, line):
             start = time.perf_counter()
             with waits("read"):
-                reading = read_softened(job.reader, job.resolution, core.view, job.settings.colour_blur)
+                look = read_seen(job.reader, job.resolution, core.view, job.blurs)
             seconds = time.perf_counter() - start
             with waits("read waits"):
-                line.put(views, (core, reading, seconds))
+                line.put(views, (core, look, seconds))
         line.put(views, None)
 
     def finish() -> None:
@@ -164,9 +164,9 @@ def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = la
                 item = line.get(views)
             if item is None:
                 break
-            core, reading, seconds = item
+            core, look, seconds = item
             with waits("networks"):
-                found = find_nuclei(reading, core, segmenter, job.resolution, job.area)
+                found = find_nuclei(look, core, segmenter, job.resolution, job.area)
             found = replace(found, timings={"read": seconds, **(found.timings or {})})
             with waits("networks wait for disk"):
                 line.put(results, (core, found))

@@ -64,6 +64,13 @@ Examples:
 @click.option("--region-filter/--no-region-filter", default=None, help="Mask-aided filtering [default: the model's].")
 @click.option("--sensitivity", type=float, help="More finds more, and more that is none [default: the model's].")
 @click.option("--colour-blur", type=click.FloatRange(0, 8), help="Of differences of colour, px [default: the model's].")
+@click.option(
+    "--enlarged-blur",
+    type=click.FloatRange(0, 8),
+    nargs=2,
+    default=None,
+    help="Of brightness and of colour, for each time an image is enlarged, px [default: the model's].",
+)
 @click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window.")
 @click.option("--tta-points", is_flag=True, help="Take points on which six flipped and turned views agree.")
 @click.option("--radius", type=float, default=RADIUS, show_default=True, help="Of a point around a nucleus, px.")
@@ -82,6 +89,7 @@ def evaluate(
     region_filter: bool | None,
     sensitivity: float | None,
     colour_blur: float | None,
+    enlarged_blur: tuple[float, float] | None,
     tta: bool,
     tta_points: bool,
     radius: float,
@@ -100,6 +108,7 @@ def evaluate(
         region_filter=region_filter,
         sensitivity=sensitivity,
         colour_blur=colour_blur,
+        enlarged_blur=enlarged_blur,
         tta=tta,
         tta_points=tta_points,
     )

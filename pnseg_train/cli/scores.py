@@ -17,7 +17,10 @@ from pnseg_train.evaluate import SHOWN, Row, by_tissue, class_scores, detection_
 from pnseg_train.label_maps import LabelMaps
 
 # Options that change results, and so belong to the protocol.
-CHOSEN = ("assignment", "negatives", "overlap", "region_filter", "sensitivity", "colour_blur", "tta", "tta_points")
+CHOSEN = (
+    *("assignment", "negatives", "overlap", "region_filter", "sensitivity"),
+    *("colour_blur", "enlarged_blur", "tta", "tta_points"),
+)
 
 
 def protocol_of(runs: Sequence[Run], options: Options, points: str, radius: float) -> list[str]:

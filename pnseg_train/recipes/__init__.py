@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, model_validator
 
 from pnseg_runtime.bundle import Guess
 from pnseg_runtime.errors import PnsegError
@@ -99,6 +99,9 @@ class Inference(_Strict):
     """
 
     colour_blur: float = Field(0.0, ge=0, description="of differences of colour, before the networks look, px")
+    enlarged_blur: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+        (0.0, 0.0), description="of brightness and of differences of colour, for each time an image is enlarged, px"
+    )
     unknown_mpp: Guess = Field("model", description="what files that state no resolution are taken for")
     sensitivity: float = Field(0.0, description="taken from the background's class logit")
     region_filter: bool = Field(True, description="mask-aided filtering of the points")

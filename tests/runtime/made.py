@@ -71,7 +71,7 @@ class DarkSpotModel:
     def manifest(self) -> Manifest:
         return Bundle.open("nano").manifest.model_copy(update={"unknown_mpp": self.unknown_mpp})
 
-    def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None) -> Nuclei:
+    def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None, *, guessed: bool = False) -> Nuclei:
         assert rgb.dtype == np.uint8
         assert rgb.ndim == 3
         self.asked.append((rgb.shape, mpp))

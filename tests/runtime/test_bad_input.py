@@ -234,10 +234,10 @@ def test_a_fault_on_one_image_is_one_sentence_and_the_others_finish(
     error: Exception, words: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Fragile(DarkSpotModel):
-        def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None) -> Nuclei:
+        def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None, *, guessed: bool = False) -> Nuclei:
             if rgb.shape[0] == 7:
                 raise error
-            return super().predict(rgb, mpp)
+            return super().predict(rgb, mpp, guessed=guessed)
 
     monkeypatch.setattr("pnseg_runtime.cli.predict.load", lambda *_, **__: Fragile())
     Image.new("RGB", (9, 7)).save(tmp_path / "bad.png")

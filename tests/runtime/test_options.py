@@ -1,6 +1,7 @@
 import pytest
 
 from pnseg_runtime.options import Options, Settings
+from pnseg_runtime.softening import Blur, Blurs
 from tests.fakes import fake_bundle
 
 
@@ -16,6 +17,16 @@ def test_colour_is_softened_as_the_manifest_says_unless_chosen_otherwise():
     manifest = fake_bundle().manifest.model_copy(update={"colour_blur": 1.5})
     assert Settings.of(manifest, Options()).colour_blur == 1.5
     assert Settings.of(manifest, Options(colour_blur=0.0)).colour_blur == 0.0
+
+
+def test_an_image_is_softened_for_the_prompter_by_how_much_it_was_enlarged():
+    manifest = fake_bundle().manifest.model_copy(update={"colour_blur": 1.5, "enlarged_blur": (2.0, 6.0)})
+    usual = Settings.of(manifest, Options())
+    assert usual.blurs(1.0) == usual.blurs(0.5) == Blurs(Blur(0.0, 1.5), Blur(0.0, 1.5))
+    assert usual.blurs(2.0) == Blurs(prompter=Blur(2.0, 7.5), segmentor=Blur(0.0, 1.5))
+    assert usual.blurs(1.5) == Blurs(prompter=Blur(1.0, 4.5), segmentor=Blur(0.0, 1.5))
+    sharp = Settings.of(manifest, Options(enlarged_blur=(0.0, 0.0)))
+    assert sharp.blurs(2.0).prompter == sharp.blurs(2.0).segmentor
 
 
 def test_masks_are_suppressed_by_what_was_chosen_last():
@@ -36,6 +47,7 @@ def test_masks_are_suppressed_by_what_was_chosen_last():
         ({"nms_radius": -0.5}, "nms_radius"),
         ({"nms_iou": 1.5}, "nms_iou"),
         ({"colour_blur": -1.0}, "colour_blur"),
+        ({"enlarged_blur": (0.0, -1.0)}, "enlarged_blur"),
         ({"nms_overlap": -0.1}, "nms_overlap"),
         ({"score_threshold": -0.1}, "score_threshold"),
         ({"assignment": "nearest"}, "assignment"),

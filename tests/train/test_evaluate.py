@@ -69,7 +69,7 @@ class _Fixed:
     def __init__(self, sample):
         self.sample = sample
 
-    def predict(self, rgb, mpp=None, points=None):
+    def predict(self, rgb, mpp=None, points=None, guessed=False):
         assert np.array_equal(rgb, self.sample.image)
         return oracle(self.sample)
 
@@ -95,10 +95,11 @@ class _Asked(_Fixed):
 
     def __init__(self, sample):
         super().__init__(sample)
-        self.mpps = []
+        self.mpps, self.guesses = [], []
 
-    def predict(self, rgb, mpp=None, points=None):
+    def predict(self, rgb, mpp=None, points=None, guessed=False):
         self.mpps.append(mpp)
+        self.guesses.append(guessed)
         return super().predict(rgb)
 
 
@@ -115,6 +116,7 @@ def test_a_likely_resolution_is_for_images_that_state_none(sample, monkeypatch, 
     find, _ = open_model(["nano"], Options(), mpp=choice)
     find(replace(sample, mpp=stated))
     assert model.mpps == asked
+    assert set(model.guesses) == {asked[0] is None}
 
 
 def test_the_protocol_tells_of_a_second_look(sample, monkeypatch):

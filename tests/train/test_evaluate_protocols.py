@@ -308,7 +308,7 @@ class _TwoClasses:
         update={"classes": Classes(names=["round", "other"], colors=[(255, 0, 0), (0, 0, 255)])}
     )
 
-    def predict(self, rgb, mpp=None, points=None):
+    def predict(self, rgb, mpp=None, points=None, guessed=False):
         from dataclasses import replace
 
         from tests.train.test_evaluate import oracle

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from pnseg_runtime.pixels import soften_colour
+from pnseg_runtime.softening import Blur, soften
 from pnseg_train.augment import as_tv
 from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.scans import CoarseScan, SoftColour, TwoFiles, seen, stored
@@ -20,7 +20,7 @@ def test_soft_colour_is_the_runtimes_and_leaves_maps_alone():
     image, maps = as_tv(golden_tile())
     soft, same = SoftColour((2.0, 2.0))(image, maps)
     assert torch.equal(same, maps)
-    assert np.array_equal(soft.permute(1, 2, 0).numpy(), soften_colour(golden_tile().image, 2.0))
+    assert np.array_equal(soft.permute(1, 2, 0).numpy(), soften(golden_tile().image, Blur(colour=2.0)))
 
 
 @pytest.mark.parametrize("file", [stored, seen])

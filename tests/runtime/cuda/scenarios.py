@@ -78,14 +78,14 @@ class Pair:
         self.device = DeviceSegmenter(bundle, options, engines=self.engines, use_graphs=use_graphs)
         self.cpu = Segmenter(bundle, options, sessions=sessions)
 
-    def agree(self, image: Any) -> int:
+    def agree(self, image: Any, mpp: float | None = None) -> int:
         """How many nuclei both find, which must be the same."""
-        return self.check(self.device.predict(image), image)
+        return self.check(self.device.predict(image, mpp), image, mpp)
 
-    def check(self, found: Any, image: Any) -> int:
+    def check(self, found: Any, image: Any, mpp: float | None = None) -> int:
         for engine in (self.engines.prompter, self.engines.encoder, self.engines.decoder):
             assert not engine.failures, engine.failures[0]
-        expected = self.cpu.predict(image)
+        expected = self.cpu.predict(image, mpp)
         assert same(found, expected), f"{len(found)} nuclei on the GPU, {len(expected)} on the CPU, or others"
         return len(found)
 
@@ -132,6 +132,21 @@ def real() -> dict[str, Any]:
         library.stand_in_order(1, seed + 1)
         found.append(pair.agree(image))
     return {"nuclei": found, "graphs": library.stand_in_count(b"graph")}
+
+
+def enlarged() -> dict[str, Any]:
+    """Images of a coarser resolution, of which the two networks see two pictures, among others that both see alike."""
+    from tests.runtime.made import sample
+
+    library, pair = driver(), Pair(real=True)
+    images = [np.ascontiguousarray(sample(name)[::2, ::2]) for name in ("he_pink", "purple_crowded", "white_clustered")]
+    found = []
+    for seed in range(3):
+        library.stand_in_order(1, seed + 1)
+        found += [pair.agree(images[seed], 0.5), pair.agree(images[seed])]
+        for image, nuclei in zip(images, pair.device.predict_many(images, 0.5), strict=True):
+            pair.check(nuclei, image, 0.5)
+    return {"nuclei": found}
 
 
 def warm_up() -> dict[str, Any]:

@@ -50,6 +50,10 @@ def test_the_shipped_model_gives_the_nuclei_of_the_cpu_on_real_images(variables)
     assert found["graphs"] > 0
 
 
+def test_an_enlarged_image_of_which_the_networks_see_two_pictures_gives_the_nuclei_of_the_cpu(variables):
+    assert sum(result(variables, "enlarged")["nuclei"]) > 30
+
+
 def test_no_order_of_the_streams_changes_the_nuclei(variables):
     assert all(count > 20 for count in result(variables, "orders")["nuclei"])
 
@@ -179,6 +183,8 @@ FAULTS = {
     "graphs that take both images for one": ("records", '("encoder", frame.slot, batch', '("encoder", batch', "graphs"),
     "graphs that outlive their memory": ("streams", "    graphs.clear()", "    pass", "graphs"),
     "two images in one staging memory": ("frame", 'streams.upload(f"image{slot}"', 'streams.upload("image"', "orders"),
+    "the segmentor's picture for the prompter": ("points", "frame.softer", "frame.image", "enlarged"),
+    "softer pictures of two images in one memory": ("frame", 'at(f"softer{slot}"', 'at("softer"', "enlarged"),
 }
 
 

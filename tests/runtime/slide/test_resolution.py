@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
-from pnseg_runtime.pixels import soften_colour
 from pnseg_runtime.slide import tissue
 from pnseg_runtime.slide.readers import READERS, open_slide
 from pnseg_runtime.slide.readers.base import Box, Facts, Level, SlideReader, UnreadableRegion, downsample_of
-from pnseg_runtime.slide.resolution import at_scale, read_softened, read_work, resolve
+from pnseg_runtime.slide.resolution import at_scale, read_seen, read_work, resolve
 from pnseg_runtime.slide.tissue import thumbnail_of
+from pnseg_runtime.softening import Blur, Blurs, see
 from tests.runtime.slide.made import sample_mosaic
 
 SPOTS = np.array([(101, 77), (333, 222), (512, 480), (640, 31), (41, 505), (719, 560)])
@@ -99,12 +99,14 @@ def test_tiles_are_softened_as_the_whole_is(scale: float, tmp_path: Path) -> Non
     slide = open_slide(write_pyramid(tmp_path / "spots.tif", spotted(), 3, 128))
     resolution = at_scale(slide, scale)
     height, width = resolution.shape
-    whole = soften_colour(read_work(slide, resolution, (0, 0, width, height)).pixels, 2.0).astype(int)
+    blurs = Blurs(prompter=Blur(2.0, 5.0), segmentor=Blur(0.0, 2.0))
+    whole = see(read_work(slide, resolution, (0, 0, width, height)).pixels, blurs)
     for y0 in range(0, height, 131):
         for x0 in range(0, width, 97):
             box = (x0, y0, min(x0 + 97, width), min(y0 + 131, height))
-            part = read_softened(slide, resolution, box, 2.0).pixels.astype(int)
-            assert np.abs(part - whole[box[1] : box[3], box[0] : box[2]]).max() <= (0 if scale == 1 else 2)
+            part, expected = read_seen(slide, resolution, box, blurs).seen, whole.cut(*box)
+            for got, wanted in ((part.prompter, expected.prompter), (part.segmentor, expected.segmentor)):
+                assert np.abs(got.astype(int) - wanted).max() <= (0 if scale == 1 else 2)
 
 
 @given(scale=st.floats(0.2, 8), x=st.floats(0, 300_000), y=st.floats(0, 300_000))
