@@ -14,7 +14,7 @@ from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
-from pnseg_runtime.softening import see
+from pnseg_runtime.softening import Blurs, see
 
 Tile = NDArray[np.uint8]
 
@@ -104,7 +104,7 @@ class Agreement:
 
 def find(segmenter: Segmenter, tile: Tile) -> Finding:
     """Points and nuclei of a tile."""
-    seen = see(tile, segmenter.settings.blurs(1.0))
+    seen = see(tile, Blurs.of(segmenter.settings, 1.0))
     return Finding(segmenter.pipeline.find_points(seen.prompter), segmenter.predict(tile))
 
 

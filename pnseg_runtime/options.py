@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pnseg_runtime.bundle import Manifest
-from pnseg_runtime.softening import Blur, Blurs
 
 Assignment = Literal["central", "all"]
 
@@ -137,8 +136,3 @@ class Settings:
                 f"overlap must be less than a window's {manifest.masking.window} px, not {settings.overlap}."
             )
         return settings
-
-    def blurs(self, enlargement: float) -> Blurs:
-        """How far an image is blurred that was enlarged so many times to the model's resolution."""
-        brightness, colour = (blur * max(enlargement - 1.0, 0.0) for blur in self.enlarged_blur)
-        return Blurs(prompter=Blur(brightness, self.colour_blur + colour), segmentor=Blur(colour=self.colour_blur))

@@ -18,7 +18,7 @@ from pnseg_runtime.pixels import Pixels, check_image
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import Sessions, open_sessions
-from pnseg_runtime.softening import see
+from pnseg_runtime.softening import Blurs, see
 
 
 class Segmenter:
@@ -161,7 +161,7 @@ class Segmenter:
         clock = Clock(cancelled)
         with clock("total"):
             with clock("prepare"):
-                seen = see(rescaling.image(rgb), self.settings.blurs(1.0 if guessed else rescaling.enlargement))
+                seen = see(rescaling.image(rgb), Blurs.of(self.settings, 1.0 if guessed else rescaling.enlargement))
                 given = None if points is None else rescaling.points(points)
             nuclei = self.pipeline.predict(seen, clock, given)
             with clock("masks"):

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pnseg_runtime.options import Settings
+
 
 @dataclass(frozen=True)
 class Blur:
@@ -43,6 +45,13 @@ class Blurs:
 
     prompter: Blur = Blur()
     segmentor: Blur = Blur()
+
+    @classmethod
+    def of(cls, settings: Settings, enlargement: float) -> Blurs:
+        """What holds for an image that was enlarged so many times to the model's resolution."""
+        brightness, colour = (blur * max(enlargement - 1.0, 0.0) for blur in settings.enlarged_blur)
+        usual = Blur(colour=settings.colour_blur)
+        return cls(prompter=Blur(brightness, usual.colour + colour), segmentor=usual)
 
     @property
     def reach(self) -> int:

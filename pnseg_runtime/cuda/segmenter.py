@@ -31,7 +31,7 @@ from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pixels import Pixels, check_image
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.sessions import CUDA, default_precision, require_engines
-from pnseg_runtime.softening import Seen, see
+from pnseg_runtime.softening import Blurs, Seen, see
 
 #: What the kernel of nearest negatives is made for.
 MOST_NEGATIVES = 4
@@ -148,7 +148,7 @@ class DeviceSegmenter:
             PredictionCancelledError: as ``cancelled`` said.
         """
         rescaling = Rescaling.between(check_image(rgb), mpp, self.manifest.mpp)
-        seen = see(rescaling.image(rgb), self.settings.blurs(1.0 if guessed else rescaling.enlargement))
+        seen = see(rescaling.image(rgb), Blurs.of(self.settings, 1.0 if guessed else rescaling.enlargement))
         with self._lane() as lane, self.device.current():
             go_on_unless(cancelled)
             nuclei = lane.predict(lane.begin(seen), cancelled)
@@ -197,7 +197,7 @@ class DeviceSegmenter:
                     if under_way:  # it is the turn of the image before
                         yield self._done(lane, *under_way)
                     raise
-                seen = see(rescaling.image(rgb), self.settings.blurs(rescaling.enlargement))
+                seen = see(rescaling.image(rgb), Blurs.of(self.settings, rescaling.enlargement))
                 with self.device.current():
                     following = lane.begin(seen, number % 2)
                     nuclei = lane.predict(under_way[0]) if under_way else None

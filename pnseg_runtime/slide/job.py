@@ -131,7 +131,7 @@ class Job:
     @property
     def blurs(self) -> Blurs:
         """How far the slide is softened before the networks look."""
-        return self.settings.blurs(self.resolution.enlargement)
+        return Blurs.of(self.settings, self.resolution.enlargement)
 
     def close(self) -> None:
         """Let go of the slide."""

@@ -82,7 +82,7 @@ def test_settings_of_the_bundle_are_those_of_its_recipes(name):
     yaml = pytest.importorskip("yaml")
     recipe = yaml.safe_load((SHIPPED.parents[1] / "pnseg_train" / "recipes" / f"{name}.yaml").read_text())
     manifest = Bundle.open("nano").manifest
-    said = manifest.model_dump() | manifest.prompting.model_dump() | manifest.masking.model_dump()
+    said = manifest.model_dump(mode="json") | manifest.prompting.model_dump() | manifest.masking.model_dump()
     assert {name: said[name] for name in recipe["inference"]} == recipe["inference"]
 
 

@@ -22,11 +22,11 @@ def test_colour_is_softened_as_the_manifest_says_unless_chosen_otherwise():
 def test_an_image_is_softened_for_the_prompter_by_how_much_it_was_enlarged():
     manifest = fake_bundle().manifest.model_copy(update={"colour_blur": 1.5, "enlarged_blur": (2.0, 6.0)})
     usual = Settings.of(manifest, Options())
-    assert usual.blurs(1.0) == usual.blurs(0.5) == Blurs(Blur(0.0, 1.5), Blur(0.0, 1.5))
-    assert usual.blurs(2.0) == Blurs(prompter=Blur(2.0, 7.5), segmentor=Blur(0.0, 1.5))
-    assert usual.blurs(1.5) == Blurs(prompter=Blur(1.0, 4.5), segmentor=Blur(0.0, 1.5))
+    assert Blurs.of(usual, 1.0) == Blurs.of(usual, 0.5) == Blurs(Blur(0.0, 1.5), Blur(0.0, 1.5))
+    assert Blurs.of(usual, 2.0) == Blurs(prompter=Blur(2.0, 7.5), segmentor=Blur(0.0, 1.5))
+    assert Blurs.of(usual, 1.5) == Blurs(prompter=Blur(1.0, 4.5), segmentor=Blur(0.0, 1.5))
     sharp = Settings.of(manifest, Options(enlarged_blur=(0.0, 0.0)))
-    assert sharp.blurs(2.0).prompter == sharp.blurs(2.0).segmentor
+    assert Blurs.of(sharp, 2.0).prompter == Blurs.of(sharp, 2.0).segmentor
 
 
 def test_masks_are_suppressed_by_what_was_chosen_last():
