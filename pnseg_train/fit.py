@@ -159,7 +159,8 @@ def fit(
 class Learner(nn.Module):
     """A network together with its loss, so that several processes see one forward pass a step.
 
-    Frozen parts get no gradients and stay in evaluation mode, so that their statistics stay, too.
+    Frozen parts get no gradients and stay in evaluation mode, so that their statistics stay, too; so do those of all
+    batch norms with ``plan.fixed_norms``.
     """
 
     def __init__(self, task: Task, network: nn.Module):
@@ -177,6 +178,10 @@ class Learner(nn.Module):
         super().train(mode)
         for part in self.task.frozen:
             self.network.get_submodule(part).eval()
+        if self.task.plan.fixed_norms:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
 

@@ -39,6 +39,9 @@ class Plan(_Strict):
     step_at: int = Field(0, ge=0, description="the step from which a 'step' schedule divides the rate by ten")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the weights' moving average; 0 switches it off")
     ema_from: int = Field(0, ge=0, description="first averaged step")
+    fixed_norms: bool = Field(
+        False, description="batch norms keep the statistics they start with, as a network that is tuned gently needs"
+    )
     precision: str = Field("32-true", description="Lightning Fabric's name of a precision, e.g. bf16-mixed")
     validate_every: int = Field(250, gt=0)
     checkpoint_every: int = Field(100, gt=0)

@@ -137,6 +137,21 @@ def test_frozen_parts_of_a_prompter_stay_and_the_others_learn(frozen, learns):
     assert {next((part for part in learns if name.startswith(part)), name) for name in changed} == set(learns)
 
 
+@pytest.mark.parametrize(("part", "size"), [("prompter", 128), ("segmentor", 256)])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_fixed_norms_keep_their_statistics_and_learn_the_rest(part, size, fixed):
+    network, card = made(part, {f"{part}.plan.fixed_norms": fixed})
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fabric = Fabric(accelerator="cpu", devices=1)
+    plan = getattr(card.recipe, part).plan
+    learner = Learner(task_of(network, card.recipe), network)
+    train_step(*fabric.setup(learner, make_optimizer(network, plan)), crop(size), fabric, plan)
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    statistics = {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert changed - statistics
+    assert bool(changed & statistics) != fixed
+
+
 def test_frozen_parts_of_a_shared_pair_are_those_of_both():
     changes = {**SHARED, "prompter.frozen": ["points"], "segmentor.frozen": ["prompt_encoder"]}
     card = Card(network="shared", recipe=read_recipe("nano", changes))
