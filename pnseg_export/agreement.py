@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from pnseg_runtime.clock import Clock
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.prompts import PointPrompts
@@ -102,10 +103,10 @@ class Agreement:
         }
 
 
-def find(segmenter: Segmenter, tile: Tile) -> Finding:
-    """Points and nuclei of a tile."""
-    seen = see(tile, Blurs.of(segmenter.settings, 1.0))
-    return Finding(segmenter.pipeline.find_points(seen.prompter), segmenter.predict(tile))
+def find(segmenter: Segmenter, tile: Tile, enlargement: float = 1.0) -> Finding:
+    """Points and nuclei of a tile at the model's resolution, to which it was enlarged so many times."""
+    seen = see(tile, Blurs.of(segmenter.settings, enlargement))
+    return Finding(segmenter.pipeline.find_points(seen.prompter), segmenter.pipeline.predict(seen, Clock()))
 
 
 def agreement(reference: Iterable[Finding], candidate: Iterable[Finding]) -> Agreement:
@@ -177,9 +178,11 @@ def mask_iou(first: Nuclei, i: int, second: Nuclei, j: int) -> float:
     return float((canvases[0] & canvases[1]).sum() / union) if union else 1.0
 
 
-def findings(segmenter: Segmenter, tiles: Sequence[Tile]) -> list[Finding]:
-    """Points and nuclei of every tile."""
-    return [find(segmenter, tile) for tile in tiles]
+def findings(segmenter: Segmenter, tiles: Sequence[Tile], enlargements: Sequence[float] = ()) -> list[Finding]:
+    """Points and nuclei of every tile; without ``enlargements``, of each how many times, none was enlarged."""
+    if not enlargements:
+        return [find(segmenter, tile) for tile in tiles]
+    return [find(segmenter, tile, times) for tile, times in zip(tiles, enlargements, strict=True)]
 
 
 def _rounded(value: Any) -> float:

@@ -89,6 +89,7 @@ def compare_all(
         advance: called with a participant's name before it runs.
     """
     feeds = record(bundle, tiles[:4])
+    enlargements = [_rescaling(sample, bundle.manifest.mpp).enlargement for sample in samples]
     results: list[Result] = []
     expected: list[Arrays] = []
     for participant in (reference, *others):
@@ -96,7 +97,7 @@ def compare_all(
         sessions = participant.open()
         given = outputs(sessions, feeds)
         expected = expected or given
-        found = findings(Segmenter(bundle, sessions=sessions), tiles)
+        found = findings(Segmenter(bundle, sessions=sessions), tiles, enlargements)
         quality = _quality(found, samples, bundle.manifest.mpp)
         first = results[0] if results else None
         results.append(
@@ -151,4 +152,9 @@ def _quality(found: Sequence[Finding], samples: Sequence[Sample], mpp: float) ->
 
 
 def _in_own_pixels(finding: Finding, sample: Sample, mpp: float) -> NDArray[np.int32]:
-    return Rescaling.between(sample.instances.shape, sample.mpp, mpp).back(finding.nuclei).instance_map()
+    return _rescaling(sample, mpp).back(finding.nuclei).instance_map()
+
+
+def _rescaling(sample: Sample, mpp: float) -> Rescaling:
+    height, width = sample.instances.shape
+    return Rescaling.between((height, width), sample.mpp, mpp)
