@@ -131,6 +131,13 @@ def test_a_new_field_of_the_manifest_raises_its_version():
     assert (FORMAT_VERSION, digest) == (5, "db91be8a0ef27669"), "raise FORMAT_VERSION, then put both down here"
 
 
+def test_a_manifest_of_version_4_softens_enlarged_images_no_more_than_others(bundle):
+    document = json.loads((bundle / "manifest.json").read_text())
+    document.pop("enlarged_blur", None)
+    (bundle / "manifest.json").write_text(json.dumps(document | {"format_version": 4}))
+    assert Bundle.open(bundle).manifest.enlarged_blur == (0.0, 0.0)
+
+
 def test_a_manifest_of_version_1_still_opens(bundle):
     document = json.loads((bundle / "manifest.json").read_text())
     del document["variants"], document["engines"]
