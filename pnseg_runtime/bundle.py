@@ -16,7 +16,7 @@ from pnseg_runtime.nuclei import NucleusClass
 MANIFEST_NAME = "manifest.json"
 # A field that an earlier pnseg does not know needs a new number, or that pnseg cannot say that it is too old.
 # 2 added reduced precisions, engines and graphs with weights in files of their own; 3 the overlap of masks as a share;
-# 4 the softening of colour and the resolution of files that state none.
+# 4 the softening of colour and the resolution of files that state none; 5 the softening of what is enlarged.
 FORMAT_VERSION = 5
 SHIPPED = Path(__file__).parent / "bundles"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from pnseg_runtime.bundle import Manifest
 
 Assignment = Literal["central", "all"]
@@ -88,8 +90,8 @@ class Options:
         for name in ("negatives", "nms_radius", "overlap", "macro_margin", "colour_blur"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, but is {value}.")
-        if self.enlarged_blur is not None and min(self.enlarged_blur) < 0:
-            raise ValueError(f"enlarged_blur must not be negative, but is {self.enlarged_blur}.")
+        if (blur := self.enlarged_blur) is not None and (np.shape(blur) != (2,) or min(blur) < 0):
+            raise ValueError(f"enlarged_blur must be two numbers that are not negative, not {blur}.")
         for name in ("nms_iou", "nms_overlap", "score_threshold"):
             if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not at {value}.")

@@ -119,8 +119,9 @@ def prediction_options(images: bool) -> Callable[[F], F]:
             nargs=2,
             default=None,
             metavar="PX PX",
-            help="Blur brightness and differences of colour besides where the microns per pixel are more than the "
-            "model's, for each time that the image is enlarged. Else the bundle's.",
+            help="Blur brightness and differences of colour besides, before the prompter looks, where the microns per "
+            "pixel are more than the model's, for each time that the image is enlarged; 0 0 for none. Else the "
+            "bundle's.",
         ),
         click.option(
             "--tta",

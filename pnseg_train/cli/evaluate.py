@@ -69,7 +69,7 @@ Examples:
     type=click.FloatRange(0, 8),
     nargs=2,
     default=None,
-    help="Of brightness and of colour, for each time an image is enlarged, px [default: the model's].",
+    help="Of brightness and of colour for the prompter, each time an image is enlarged, px [default: the model's].",
 )
 @click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window.")
 @click.option("--tta-points", is_flag=True, help="Take points on which six flipped and turned views agree.")

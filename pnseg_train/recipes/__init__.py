@@ -103,7 +103,9 @@ class Inference(_Strict):
 
     colour_blur: float = Field(0.0, ge=0, description="of differences of colour, before the networks look, px")
     enlarged_blur: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
-        (0.0, 0.0), description="of brightness and of differences of colour, for each time an image is enlarged, px"
+        (0.0, 0.0),
+        description="of brightness and of differences of colour, for the prompter, for each time an image is enlarged, "
+        "px",
     )
     unknown_mpp: Guess = Field("model", description="what files that state no resolution are taken for")
     sensitivity: float = Field(0.0, description="taken from the background's class logit")

@@ -48,6 +48,7 @@ def test_masks_are_suppressed_by_what_was_chosen_last():
         ({"nms_iou": 1.5}, "nms_iou"),
         ({"colour_blur": -1.0}, "colour_blur"),
         ({"enlarged_blur": (0.0, -1.0)}, "enlarged_blur"),
+        ({"enlarged_blur": 2.0}, "two numbers"),
         ({"nms_overlap": -0.1}, "nms_overlap"),
         ({"score_threshold": -0.1}, "score_threshold"),
         ({"assignment": "nearest"}, "assignment"),
