@@ -93,12 +93,20 @@ def anchor_grid(height: int, width: int, spacing: int, device: torch.device | No
     return torch.stack([grid_x, grid_y], dim=-1).float()
 
 
-def sample_at(features: Tensor, points: Tensor, stride: int) -> Tensor:
-    """Bilinear features (B, C, h, w) at points (B, h, w, 2), px; zeros outside the map."""
+def sample_at(features: Tensor, points: Tensor, stride: int, fixed: bool = False) -> Tensor:
+    """Bilinear features (B, C, h, w) at points (B, h, w, 2), px; zeros outside the map.
+
+    Args:
+        features: of one stride.
+        points: where to read.
+        stride: of the features, px.
+        fixed: read pixel x at x / stride − ½, whatever the image's size. Otherwise, as published weights expect, at
+            x / stride · (1 − 1 / w): half a feature to either side of that, according to where in the image x lies.
+    """
     height, width = features.shape[-2:]
     size = torch.tensor([width, height], dtype=points.dtype, device=points.device)
-    grid = 2.0 * points / stride / size - 1.0
-    return F.grid_sample(features, grid.to(features.dtype), mode="bilinear", padding_mode="zeros", align_corners=True)
+    grid = (2.0 * points / stride / size - 1.0).to(features.dtype)
+    return F.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=not fixed)
 
 
 class Prompter(nn.Module):
@@ -111,6 +119,9 @@ class Prompter(nn.Module):
         spacing: λ, distance of anchors, px.
         num_classes: C, without background.
         region_channels: width of the region's pyramid and head; the paper's is that of the points.
+        fixed_grid: read features where they lie in images of any size, so that an image cut in two has the points
+            that it has in one piece, as far as the backbone sees no farther than the cut. The published networks,
+            trained and tested on images of one size, stretch features over the image (see :func:`sample_at`).
     """
 
     def __init__(
@@ -121,8 +132,10 @@ class Prompter(nn.Module):
         spacing: int,
         num_classes: int,
         region_channels: int | None = None,
+        fixed_grid: bool = False,
     ):
         super().__init__()
+        self.fixed_grid = fixed_grid
         self.levels, self.spacing, self.num_classes = levels, spacing, num_classes
         region_channels = region_channels or channels
         self.backbone = PyramidBackbone(backbone, channels, region_channels, levels)
@@ -130,12 +143,12 @@ class Prompter(nn.Module):
         self.reg_head = Mlp(channels, 2)
         self.cls_head = Mlp(channels, num_classes + 1)
         self.conv = nn.Conv2d(channels * levels, channels, 3, padding=1)
-        # The last convolution's padding makes the map two pixels larger, as published weights expect.
+        # Published weights expect the map to be two pixels larger, by the last convolution's padding.
         self.mask_head = nn.Sequential(
             nn.Conv2d(region_channels, region_channels, 3, padding=1),
             nn.BatchNorm2d(region_channels),
             nn.ReLU(),
-            nn.Conv2d(region_channels, 1, 1, padding=1),
+            nn.Conv2d(region_channels, 1, 1, padding=0 if fixed_grid else 1),
         )
 
     def forward(self, image: Tensor) -> PrompterOutput:
@@ -148,15 +161,18 @@ class Prompter(nn.Module):
         anchors = anchor_grid(height, width, self.spacing, region_features.device)
         anchors = anchors.expand(region_features.shape[0], -1, -1, -1)  # len() would fix the size in a graph
 
-        at_anchors = sample_at(levels[0], anchors, 4).permute(0, 2, 3, 1)
+        at_anchors = sample_at(levels[0], anchors, 4, self.fixed_grid).permute(0, 2, 3, 1)
         deformed = anchors + self.deform_layer(at_anchors).float()
 
-        sampled = [sample_at(level, deformed, 4 << index) for index, level in enumerate(levels)]
+        sampled = [sample_at(level, deformed, 4 << index, self.fixed_grid) for index, level in enumerate(levels)]
         decoded = self.conv(torch.cat(sampled, dim=1)).permute(0, 2, 3, 1)
         points = deformed + self.reg_head(decoded).float()
         class_logits = self.cls_head(decoded)
 
         region = F.interpolate(
-            self.mask_head(region_features), size=(height, width), mode="bilinear", align_corners=True
+            self.mask_head(region_features),
+            size=(height, width),
+            mode="bilinear",
+            align_corners=not self.fixed_grid,
         )
         return PrompterOutput(points.flatten(1, 2), class_logits.flatten(1, 2).float(), region.float())

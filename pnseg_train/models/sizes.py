@@ -19,11 +19,15 @@ from pnseg_train.models.vit import ResizedImageEncoder
 
 @dataclass(frozen=True)
 class PrompterSize:
-    """Builds a backbone (with or without ImageNet weights) and names the widths of the heads: points', region's."""
+    """Builds a backbone (with or without ImageNet weights) and names the widths of the heads: points', region's.
+
+    ``fixed_grid``: see :class:`pnseg_train.models.prompter.Prompter`; B, L and H are the paper's.
+    """
 
     backbone: Callable[[bool], nn.Module]
     channels: int
     region_channels: int
+    fixed_grid: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ PROMPTER_SIZES: dict[str, PrompterSize] = {
     "B": _CONVNEXT,
     "L": _CONVNEXT,
     "H": _CONVNEXT,
-    "nano": PrompterSize(_lite0, 80, 32),
+    "nano": PrompterSize(_lite0, 80, 32, fixed_grid=True),
 }
 
 SEGMENTOR_SIZES: dict[str, VitSize | ConvSize] = {
@@ -95,7 +99,7 @@ def build_prompter(
     """
     spec = PROMPTER_SIZES[size]
     backbone = EncoderPyramid(build_image_encoder(size, pretrained)) if shared else spec.backbone(pretrained)
-    return Prompter(backbone, spec.channels, levels, spacing, num_classes, spec.region_channels)
+    return Prompter(backbone, spec.channels, levels, spacing, num_classes, spec.region_channels, spec.fixed_grid)
 
 
 def build_segmentor(size: str, *, pretrained: bool = False, num_classes: int = 0) -> Segmentor:
