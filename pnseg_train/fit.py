@@ -77,7 +77,8 @@ def fit(
     Without validation images nothing tells which is best, and the last is all there is.
 
     Args:
-        run: folder of the run; holds ``state.pt`` (to resume), ``metrics.jsonl``, ``best/``, ``last/``.
+        run: folder of the run; holds ``state.pt`` (to resume), ``metrics.jsonl``, ``best/``, ``last/``, and
+            ``step-N/`` for each step of ``plan.keep``.
             A run that was stopped goes on from its last state, and its checkpoints predict by ``card``'s recipe.
         on_step: called after every step with the losses.
         workers: processes that prepare crops ahead; they change no crop.
@@ -103,8 +104,8 @@ def fit(
         if fabric.is_global_zero:
             _forget_after(run / METRICS, int(state["step"]))
             # The inference may be another, and the cards are what predicts.
-            for kept in ("best", "last"):
-                replace_recipe(run / kept, card.recipe)
+            for kept in (run / "best", run / "last", *run.glob("step-*")):
+                replace_recipe(kept, card.recipe)
         log.info("resumed %s at step %d", run, state["step"])
     elif fabric.is_global_zero:
         (run / METRICS).unlink(missing_ok=True)  # of a run that was stopped before its first state
@@ -142,6 +143,8 @@ def fit(
                     state["best"], best = metrics[task.score], now
                     save_checkpoint(run / "best", average.module, now)
                 log.info("step %d: %s", step + 1, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()) or "kept")
+            if fabric.is_global_zero and step + 1 in plan.keep:
+                save_checkpoint(run / f"step-{step + 1}", average.module, card.model_copy(update={"step": step + 1}))
             if board is not None:
                 _show(board, record)
                 _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
@@ -205,7 +208,7 @@ def train_step(
 
 def _keeps(step: int, plan: Plan) -> bool:
     # Whether a checkpoint or a state is written behind this step, counted from 0.
-    return step + 1 == plan.steps or any(
+    return step + 1 in (plan.steps, *plan.keep) or any(
         (step + 1) % every == 0 for every in (plan.validate_every, plan.checkpoint_every)
     )
 

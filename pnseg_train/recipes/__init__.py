@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, model_validator
@@ -45,6 +45,9 @@ class Plan(_Strict):
     precision: str = Field("32-true", description="Lightning Fabric's name of a precision, e.g. bf16-mixed")
     validate_every: int = Field(250, gt=0)
     checkpoint_every: int = Field(100, gt=0)
+    keep: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        (), description="steps whose checkpoints are kept beside the best and the last, as step-N"
+    )
     seed: int = Field(0, ge=0)
 
 

@@ -171,19 +171,31 @@ def test_a_state_that_does_not_say_on_which_data_goes_on_with_a_warning(tmp_path
 
 @pytest.mark.parametrize("stop_after", [3, None])
 def test_a_run_that_goes_on_with_another_inference_predicts_by_it(stop_after, tmp_path):
-    every = {"validate_every": 2}
+    every = {"validate_every": 2, "keep": [2]}
     try:
         train_dot(tmp_path, tiles_of(), stop_after=stop_after, plan=every)
     except Stopped:
         assert stop_after
-    before = {kept: read_card(tmp_path / kept) for kept in ("best", "last")}
+    names = ("best", "last", "step-2")
+    before = {kept: read_card(tmp_path / kept) for kept in names}
     _, best = train_dot(tmp_path, tiles_of(), plan=every, inference={"inference.nms_radius": 7, "inference.tidy": True})
-    for kept in ("best", "last"):
+    for kept in names:
         card = read_card(tmp_path / kept)
         assert (card.recipe.inference.nms_radius, card.recipe.inference.tidy) == (7, True)
         assert card.recipe.training() == before[kept].recipe.training()
     assert read_card(tmp_path / "best").model_copy(update={"recipe": before["best"].recipe}) == before["best"]
     assert best == read_card(tmp_path / "best")
+
+
+def test_steps_that_are_asked_for_are_kept_as_the_run_passed_them(tmp_path):
+    train_dot(tmp_path / "whole", tiles_of(), plan={"keep": [1, 3, 9]})
+    assert sorted(folder.name for folder in (tmp_path / "whole").glob("step-*")) == ["step-1", "step-3"]
+    with pytest.raises(Stopped):
+        train_dot(tmp_path / "stopped", tiles_of(), stop_after=3, plan={"validate_every": 1})
+    kept, passed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole/step-3", "stopped/last"))
+    assert torch.equal(kept["value"], passed["value"])
+    assert read_card(tmp_path / "whole" / "step-3").step == 3
+    assert not torch.equal(kept["value"], load_file(tmp_path / "whole/last/model.safetensors")["value"])
 
 
 def test_a_run_that_was_stopped_before_its_first_state_begins_its_log_anew(tmp_path):
