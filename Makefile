@@ -66,11 +66,13 @@ nano: .venv-test/.done ## train the shipped model anew, hours on a CPU: make nan
 		.venv-test/bin/pnseg train $$network --recipe nano-clumps --init $(RUNS)/first/$$network/best $(SETS) \
 			--out $(RUNS)/second/$$network || exit 1; \
 	done
-	.venv-test/bin/pnseg train prompter --recipe nano-region --init $(RUNS)/second/prompter/best $(SETS) --out $(RUNS)/prompter
+	.venv-test/bin/pnseg train prompter --recipe nano-region --init $(RUNS)/second/prompter/best $(SETS) --out $(RUNS)/third/prompter
+	.venv-test/bin/pnseg train prompter --recipe nano-grid --init $(RUNS)/third/prompter/last $(SETS) --out $(RUNS)/prompter
 	.venv-test/bin/pnseg train segmentor --recipe nano-masks --init $(RUNS)/second/segmentor/last $(SETS) --out $(RUNS)/segmentor
-	rm -rf $(RUNS)/segmentor/mean
+	rm -rf $(RUNS)/prompter/mean $(RUNS)/segmentor/mean
+	.venv-test/bin/pnseg average $(RUNS)/third/prompter/last $(RUNS)/prompter/step-200 $(RUNS)/prompter/step-700 --out $(RUNS)/prompter/mean
 	.venv-test/bin/pnseg average $(RUNS)/segmentor/best $(RUNS)/segmentor/last --out $(RUNS)/segmentor/mean
-	.venv-test/bin/pnseg export $(RUNS)/prompter/last $(RUNS)/segmentor/mean --out $(RUNS)/bundle --overwrite \
+	.venv-test/bin/pnseg export $(RUNS)/prompter/mean $(RUNS)/segmentor/mean --out $(RUNS)/bundle --overwrite \
 		--licence Apache-2.0 $(ATTRIBUTION) $(foreach folder,$(DATA),--validate $(folder))
 
 .PHONY: engines

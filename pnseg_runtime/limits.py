@@ -53,4 +53,4 @@ class Limits:
         if options.macro_tile <= self.side:
             return options
         tile, quarter = (part // COARSEST_STRIDE * COARSEST_STRIDE for part in (self.side, self.side // 4))
-        return replace(options, macro_tile=tile, macro_margin=min(options.macro_margin, quarter))
+        return replace(options, macro_tile=tile, macro_margin=min(options.context, quarter))

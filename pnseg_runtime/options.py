@@ -14,6 +14,10 @@ Assignment = Literal["central", "all"]
 #: Coarsest stride of the prompter's features, px: macro-tiles start on this grid.
 COARSEST_STRIDE = 32
 
+#: Context of a part of an image that the prompter does not see whole, px: with it nano has the points that it has on
+#: the whole image (docs/slide.md).
+USUAL_MARGIN = 288
+
 
 @dataclass(frozen=True)
 class Options:
@@ -50,7 +54,8 @@ class Options:
         tta_points: the prompter sees six views of the image, and points on which they agree are taken
             (:mod:`pnseg_runtime.consensus`; not of the paper); six times the prompter's work.
         macro_tile: longest side that the prompter sees whole, px, a multiple of 32.
-        macro_margin: context around the part of a macro-tile whose points count, px, a multiple of 32.
+        macro_margin: context around the part of a macro-tile whose points count, px, a multiple of 32; None for
+            288, at most a quarter of ``macro_tile``.
         workers: images that ``submit`` and ``predict_many`` work on at a time; while one has the networks,
             the others are prepared or finished.
         queue: images that may wait for a worker.
@@ -78,8 +83,8 @@ class Options:
     overlap: int | None = None
     tta: bool = False
     tta_points: bool = False
-    macro_tile: int = 1536
-    macro_margin: int = 128
+    macro_tile: int = 2048
+    macro_margin: int | None = None
     workers: int = 2
     queue: int = 8
 
@@ -97,10 +102,17 @@ class Options:
                 raise ValueError(f"{name} must lie between 0 and 1, not at {value}.")
         if self.assignment not in ("central", "all"):
             raise ValueError(f'assignment must be "central" or "all", not "{self.assignment}".')
-        if self.macro_tile % COARSEST_STRIDE or self.macro_margin % COARSEST_STRIDE:
+        if self.macro_tile % COARSEST_STRIDE or (self.macro_margin or 0) % COARSEST_STRIDE:
             raise ValueError(f"macro_tile and macro_margin must be multiples of {COARSEST_STRIDE} px.")
-        if self.macro_tile <= 2 * self.macro_margin:
+        if self.macro_tile <= 2 * self.context:
             raise ValueError("macro_tile must be more than twice macro_margin.")
+
+    @property
+    def context(self) -> int:
+        """Context around the part of a macro-tile whose points count, px: what is chosen, or what is usual."""
+        if self.macro_margin is not None:
+            return self.macro_margin
+        return min(USUAL_MARGIN, self.macro_tile // 4 // COARSEST_STRIDE * COARSEST_STRIDE)
 
 
 @dataclass(frozen=True)

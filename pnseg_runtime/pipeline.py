@@ -85,7 +85,7 @@ class Pipeline:
     def propose_points(self, rgb: Pixels, clock: Clock) -> PointPrompts:
         """One point a nucleus; the prompter sees the image whole up to a limit, in macro-tiles beyond."""
         parts = []
-        for tile in macro_tiles(rgb.shape[:2], self.options.macro_tile, self.options.macro_margin):
+        for tile in macro_tiles(rgb.shape[:2], self.options.macro_tile, self.options.context):
             x0, y0, x1, y1 = tile.view
             part = self.find_points(rgb[y0:y1, x0:x1], clock).shifted((x0, y0))
             parts.append(part.select(tile.owns(part.coords)))

@@ -53,7 +53,7 @@ def send(streams: Streams, rules: Rules, seen: Seen, slot: int, everywhere: bool
     """Send an image to its place on the GPU; twice, if the networks do not see the same."""
     rgb = seen.segmentor
     shape = (rgb.shape[0], rgb.shape[1])
-    tiles = macro_tiles(shape, rules.options.macro_tile, rules.options.macro_margin)
+    tiles = macro_tiles(shape, rules.options.macro_tile, rules.options.context)
     origins = windows(shape, rules.manifest.masking.window, rules.settings.overlap)
     views = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (tile.view for tile in tiles)]
     # The windows' table is at the same place for every image, since graphs have its address.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pnseg_runtime.options import USUAL_MARGIN
+
 
 @dataclass(frozen=True)
 class SlideOptions:
@@ -25,7 +27,7 @@ class SlideOptions:
     tissue: bool = True
     roi: str | None = None
     core: int | None = None
-    margin: int = 192
+    margin: int = USUAL_MARGIN
 
     def __post_init__(self) -> None:
         if self.mpp is not None and not 0.05 <= self.mpp <= 5:

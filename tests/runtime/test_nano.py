@@ -77,7 +77,7 @@ def test_more_sensitivity_finds_more_nuclei(large):
     assert few < 0.9 * many
 
 
-@pytest.mark.parametrize("name", ["nano-clumps", "nano-region", "nano-masks"])
+@pytest.mark.parametrize("name", ["nano-clumps", "nano-region", "nano-grid", "nano-masks"])
 def test_settings_of_the_bundle_are_those_of_its_recipes(name):
     yaml = pytest.importorskip("yaml")
     recipe = yaml.safe_load((SHIPPED.parents[1] / "pnseg_train" / "recipes" / f"{name}.yaml").read_text())
