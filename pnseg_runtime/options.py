@@ -14,9 +14,9 @@ Assignment = Literal["central", "all"]
 #: Coarsest stride of the prompter's features, px: macro-tiles start on this grid.
 COARSEST_STRIDE = 32
 
-#: Context of a part of an image that the prompter does not see whole, px: with it nano has the points that it has on
-#: the whole image (docs/slide.md).
-USUAL_MARGIN = 288
+#: Context of a part of an image that the prompter does not see whole, px: as far as nano sees, so that it has the points
+#: that it has on the whole image (docs/slide.md).
+USUAL_MARGIN = 320
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Options:
             (:mod:`pnseg_runtime.consensus`; not of the paper); six times the prompter's work.
         macro_tile: longest side that the prompter sees whole, px, a multiple of 32.
         macro_margin: context around the part of a macro-tile whose points count, px, a multiple of 32; None for
-            288, at most a quarter of ``macro_tile``.
+            320, at most a quarter of ``macro_tile``.
         workers: images that ``submit`` and ``predict_many`` work on at a time; while one has the networks,
             the others are prepared or finished.
         queue: images that may wait for a worker.

@@ -61,7 +61,7 @@ def _ends(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
 @click.option(
     "--prompts", callback=_ends, default="32,128,512", show_default=True, help="Ends of the buckets of prompts."
 )
-@click.option("--side", type=click.IntRange(256), default=1536, show_default=True, help="The prompter's largest side.")
+@click.option("--side", type=click.IntRange(256), default=2048, show_default=True, help="The prompter's largest side.")
 @click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Most scratch memory of a layer.")
 @click.option("--level", type=click.IntRange(0, 5), help="The builder's effort.")
 def build(

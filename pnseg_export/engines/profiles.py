@@ -27,7 +27,7 @@ class Buckets:
 
     batches: tuple[int, ...] = (1, 8)
     prompts: tuple[int, ...] = (32, 128, 512)
-    side: int = 1536
+    side: int = 2048
     negatives: int = 1
 
 

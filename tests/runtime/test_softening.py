@@ -9,7 +9,6 @@ from scipy.ndimage import gaussian_filter
 
 from pnseg_runtime import load
 from pnseg_runtime.cli import cli
-from pnseg_runtime.metrics import match_points
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.softening import Blur, Blurs, see, soften
