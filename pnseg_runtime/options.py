@@ -14,8 +14,8 @@ Assignment = Literal["central", "all"]
 #: Coarsest stride of the prompter's features, px: macro-tiles start on this grid.
 COARSEST_STRIDE = 32
 
-#: Context of a part of an image that the prompter does not see whole, px: as far as nano sees, so that it has the points
-#: that it has on the whole image (docs/slide.md).
+#: Context of a part of an image that the prompter does not see whole, px: as far as nano sees, so that it has the
+#: points that it has on the whole image (docs/slide.md).
 USUAL_MARGIN = 320
 
 
