@@ -15,7 +15,7 @@ from pnseg_train.tasks import task_of
 from tests import golden
 
 OVERRIDES = {
-    "augment.crop": 64,
+    "augment.crop": 96,
     "prompter.plan.steps": 2,
     "prompter.plan.batch": 1,
     "prompter.plan.warmup": 0,

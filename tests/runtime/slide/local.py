@@ -122,7 +122,7 @@ def run_local(
     **more: Any,
 ) -> SlideResult:
     """``pnseg slide`` with the networks above."""
-    options = options or SlideOptions(mpp=0.25, tissue=False, core=192)
+    options = options or SlideOptions(mpp=0.25, tissue=False, core=192, margin=192)
     model = Model(str(bundle), Options())
     segmenter = local_segmenter(bundle, pause=pause)
     return run_slide(slide, out, model, options, kinds, segmenter=segmenter, **more)

@@ -134,7 +134,7 @@ def test_a_damaged_part_is_left_out_told_and_tried_again(run, tmp_path: Path) ->
     sound = bytes(data)
     data[offset : offset + count] = bytes(count)
     path.write_bytes(data)
-    done = run(path, "--mpp", "0.25", "--only", "parquet", "--no-tissue", "--core", "192")
+    done = run(path, "--mpp", "0.25", "--only", "parquet", "--no-tissue", "--core", "192", "--margin", "192")
     assert done.exit_code == 1
     assert "unreadable parts were left out" in done.stderr
     told = json.loads((tmp_path / "out" / "damaged.run.json").read_text())
@@ -143,7 +143,7 @@ def test_a_damaged_part_is_left_out_told_and_tried_again(run, tmp_path: Path) ->
     assert y0 <= 2 * 128 < y1
     few = len(rows(tmp_path / "out" / "damaged.parquet"))
     path.write_bytes(sound)
-    done = run(path, "--mpp", "0.25", "--only", "parquet", "--no-tissue", "--core", "192")
+    done = run(path, "--mpp", "0.25", "--only", "parquet", "--no-tissue", "--core", "192", "--margin", "192")
     assert done.exit_code == 0
     assert len(rows(tmp_path / "out" / "damaged.parquet")) > few > 20
 
@@ -248,7 +248,7 @@ def spoil_lower_half(path: Path, level: int) -> None:
 
 def test_tissue_that_cannot_be_decoded_is_no_glass_but_told(run, tmp_path: Path) -> None:
     path = two_pieces(tmp_path / "two.tif", 1280)
-    asked = (path, "--mpp", "0.25", "--only", "parquet", "--core", "384")
+    asked = (path, "--mpp", "0.25", "--only", "parquet", "--core", "384", "--margin", "192")
     assert run(*asked).exit_code == 0
     sound = rows(tmp_path / "out" / "two.parquet")
     spoil_lower_half(path, 0)

@@ -26,7 +26,7 @@ KINDS = ("geojson", "geojson.gz", "parquet", "labels", "pictures")
 def result(request: pytest.FixtureRequest, mosaic: Path, bundle: Path, tmp_path_factory: Any) -> SlideResult:
     """Of a slide as fine as the model, and of a coarser one, which is enlarged for it."""
     out = tmp_path_factory.mktemp("outputs")
-    return run_local(mosaic, out, bundle, KINDS, SlideOptions(mpp=request.param, tissue=False, core=384))
+    return run_local(mosaic, out, bundle, KINDS, SlideOptions(mpp=request.param, tissue=False, core=384, margin=192))
 
 
 def features_of(result: SlideResult) -> list[dict[str, Any]]:

@@ -32,7 +32,12 @@ def resolution_of(height: int, width: int, scale: float) -> Resolution:
 @given(height=SIDES, width=SIDES, scale=st.sampled_from([0.5, 1.0, 1.37]), core=st.sampled_from([192, 960, 1920]))
 def test_every_point_of_a_slide_belongs_to_exactly_one_core(height: int, width: int, scale: float, core: int) -> None:
     plan = plan_of(
-        resolution_of(height, width, scale), Area(), SlideOptions(core=core), window=256, overlap=64, facts={}
+        resolution_of(height, width, scale),
+        Area(),
+        SlideOptions(core=core, margin=192),
+        window=256,
+        overlap=64,
+        facts={},
     )
     area = sum((c.core[2] - c.core[0]) * (c.core[3] - c.core[1]) for c in plan.cores)
     assert area == height * width
@@ -55,7 +60,9 @@ def test_whatever_is_tissue_lies_in_a_core(seed: int, scale: float) -> None:
     y, x = rng.integers(0, 63), rng.integers(0, 88)
     tissue[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = True
     area = Area(tissue, scale * 80.0)
-    plan = plan_of(resolution_of(*shape, scale), area, SlideOptions(core=960), window=256, overlap=64, facts={})
+    plan = plan_of(
+        resolution_of(*shape, scale), area, SlideOptions(core=960, margin=192), window=256, overlap=64, facts={}
+    )
     points = rng.random((400, 2)) * [shape[1], shape[0]]
     inside = area.holds(points * scale)
     owners = np.zeros(len(points), int)

@@ -64,7 +64,7 @@ class Killer(Watcher):
 @pytest.mark.slow
 def test_two_workers_one_of_them_killed_give_the_bytes_of_one_process(tmp_path: Path) -> None:
     slide = save_image(tmp_path / "slide.png", np.tile(sample_mosaic(), (1, 2, 1)))
-    model, options = Model("nano", Options(threads=1)), SlideOptions(mpp=0.25, core=192)
+    model, options = Model("nano", Options(threads=1)), SlideOptions(mpp=0.25, core=192, margin=192)
     alone = run_slide(slide, tmp_path / "alone", model, options, KINDS)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     killer = Killer()
@@ -85,7 +85,7 @@ def test_a_worker_for_which_there_is_no_room_gets_no_cores_and_auto_is_settled_b
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = save_image(tmp_path / "slide.png", np.tile(sample_mosaic(), (1, 2, 1)))
-    model, options = Model("nano", Options(threads=1), "auto"), SlideOptions(mpp=0.25, core=192)
+    model, options = Model("nano", Options(threads=1), "auto"), SlideOptions(mpp=0.25, core=192, margin=192)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     watcher = Killer()
     try:

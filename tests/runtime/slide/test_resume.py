@@ -41,7 +41,7 @@ from tests.runtime.slide.local import local_segmenter, run_local
 from tests.runtime.slide.made import sample_mosaic, save_image
 
 KINDS = ("geojson", "geojson.gz", "parquet", "labels", "pictures")
-OPTIONS = SlideOptions(mpp=0.25, core=192)
+OPTIONS = SlideOptions(mpp=0.25, core=192, margin=192)
 
 CORE_CLAIMS = "*.work/*/claims/[0-9]*.claim"
 
@@ -204,7 +204,7 @@ def test_what_changes_the_result_starts_anew_with_a_message(
     run_local(here, tmp_path / "out", bundle, ("parquet",), OPTIONS)
     options, other = OPTIONS, bundle
     if change == "option":
-        options = SlideOptions(mpp=0.25, core=192, tissue=False)
+        options = SlideOptions(mpp=0.25, core=192, tissue=False, margin=192)
     elif change == "bundle":
         other = write_bundle(tmp_path / "other", masking={"nms_iou": 0.4})
     else:
@@ -244,7 +244,7 @@ def test_other_options_are_refused_while_a_process_works(slide: Path, bundle: Pa
             assert process.is_alive()
             time.sleep(0.02)
         with pytest.raises(OutputError, match="another process works here with other options"):
-            run_local(slide, tmp_path, bundle, ("parquet",), SlideOptions(mpp=0.25, core=384))
+            run_local(slide, tmp_path, bundle, ("parquet",), SlideOptions(mpp=0.25, core=384, margin=192))
     finally:
         process.kill()
         process.join()
@@ -332,7 +332,7 @@ def test_outputs_of_another_result_are_removed_and_nothing_else(slide: Path, bun
     facts = json.loads(first.run.read_text())
     facts["outputs"][".geojson.gz"] = "../other.geojson"
     first.run.write_text(json.dumps(facts))
-    result = run_local(slide, out, bundle, ("parquet",), SlideOptions(mpp=0.25, core=192, tissue=False))
+    result = run_local(slide, out, bundle, ("parquet",), SlideOptions(mpp=0.25, core=192, tissue=False, margin=192))
     assert json.loads(result.run.read_text())["outputs"] == {".parquet": "slide.parquet"}
     left = {path.name for path in out.iterdir()} - {"slide.work", "slide.thumbnail.png", "slide.tissue.png"}
     assert left == {"slide.parquet", "slide.run.json", "slide.geojson"}
