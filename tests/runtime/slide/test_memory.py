@@ -15,22 +15,26 @@ pytest.importorskip("zarr", minversion="3")
 
 LIMIT_KB = 2_000_000
 SCRIPT = """
-import json, resource, sys, time
+import json, re, sys, time
+from pathlib import Path
 from pnseg_runtime.slide import segment_slide
 start = time.time()
-result = segment_slide(sys.argv[1], sys.argv[2], threads=2)
+result = segment_slide(sys.argv[1], sys.argv[2], threads=2, backend=sys.argv[3])
+# Not ru_maxrss: a child begins with its parent's.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 print(json.dumps({
-    "nuclei": result.nuclei, "kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-    "seconds": time.time() - start, "mm2": result.area_mm2,
+    "nuclei": result.nuclei, "kb": peak, "seconds": time.time() - start, "mm2": result.area_mm2,
 }))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is a matter of the system")
-def test_a_slide_of_ten_gigapixels_takes_less_than_two_gigabytes(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="how a process learns its peak is a matter of the system")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_slide_of_ten_gigapixels_takes_less_than_two_gigabytes(tmp_path: Path, backend: str) -> None:
+    pytest.importorskip(backend)
     slide = giant_slide(tmp_path / "giant.ome.zarr")
-    command = [sys.executable, "-c", SCRIPT, str(slide), str(tmp_path / "out")]
+    command = [sys.executable, "-c", SCRIPT, str(slide), str(tmp_path / "out"), backend]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     told = json.loads(done.stdout.splitlines()[-1])
     print(told)
