@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from pnseg_runtime.sessions.onnxruntime import physical_cores
 
 #: Prompts are filled up to a multiple: OpenVINO prepares itself anew for every shape that it has not seen.
 PROMPT_STEP = 8
+#: px of an image from which a graph is compiled for it: compiled for every size, OpenVINO shares less memory among
+#: the features, so that a large image takes twice as much (nano, 2560×2560 px: 2.1 GB for 1.0).
+OWN_SIZE = 1024 * 1024
 
 
 def problem(opening: Opening) -> str | None:
@@ -74,18 +78,51 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
         raise BundleError(
             f"{path}: OpenVINO cannot read this network ({reason(error)}); choose --backend onnxruntime."
         ) from error
-    return runner(compiled, path)
+    return runner(compiled, path, Sized(model, settings))
 
 
-def runner(compiled: openvino.CompiledModel, path: Path) -> Runner:
-    """A compiled network as a function of arrays, whose outputs lie in memory that is used again."""
-    request = compiled.create_infer_request()
+class Sized:
+    """A network compiled for the size of one image; of the last one alone, since each takes its features' memory.
+
+    Args:
+        model: with any size of its image.
+        settings: of the compilation. Nothing is kept on the disk: there may be a great many sizes.
+    """
+
+    def __init__(self, model: openvino.Model, settings: dict[str, Any]) -> None:
+        self._model, self._settings = model, settings
+        self._core = openvino.Core()
+        self._shape: tuple[int, ...] = ()
+        self._request: openvino.InferRequest | None = None
+
+    def request(self, image: NDArray[Any]) -> openvino.InferRequest:
+        """What runs images (B, 3, H, W) of this shape."""
+        if image.shape != self._shape:
+            self._shape, self._request = (), None  # frees the last one's memory before there is another
+            model = self._model.clone()
+            model.reshape({"image": list(image.shape)})
+            self._request = self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+            self._shape = image.shape
+        return self._request
+
+
+def runner(compiled: openvino.CompiledModel, path: Path, sized: Sized | None = None) -> Runner:
+    """A compiled network as a function of arrays, whose outputs lie in memory that is used again.
+
+    Args:
+        compiled: the network.
+        path: named in errors.
+        sized: runs images of :data:`OWN_SIZE` px or more.
+    """
+    usual = compiled.create_infer_request()
     names = [output.get_any_name() for output in compiled.outputs]
     buffers = Buffers()
 
     def run(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         count, inputs = filled_up(inputs)
         try:
+            large = "image" in inputs and prod(inputs["image"].shape[2:]) >= OWN_SIZE
+            request = sized.request(inputs["image"]) if sized and large else usual
             request.infer(inputs, share_inputs=True, share_outputs=True)
             found = [request.get_output_tensor(index).data for index in range(len(names))]
         except Exception as error:

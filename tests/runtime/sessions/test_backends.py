@@ -202,6 +202,26 @@ def test_openvino_finds_the_nuclei_of_onnx_runtime(nano, precision):
     assert quality["pq"] > {"float32": 0.999, "bfloat16": 0.9}[precision]
 
 
+def test_openvino_compiles_its_graph_for_a_large_image_and_gives_the_same(nano, monkeypatch):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    usual = open_sessions(nano, "openvino", 1)
+    compiled = []
+    compile_one = module.openvino.Core.compile_model
+
+    def noted(core, model, *settings):
+        compiled.append(model.input("image").partial_shape)
+        return compile_one(core, model, *settings)
+
+    images = [np.random.default_rng(0).standard_normal((1, 3, *size), np.float32) for size in ((64, 96), (128, 64))]
+    expected = [usual.prompter({"image": image}) for image in images]
+    monkeypatch.setattr(module, "OWN_SIZE", 64 * 96)
+    monkeypatch.setattr(module.openvino.Core, "compile_model", noted)
+    for index in (0, 0, 1, 0):
+        for name, values in usual.prompter({"image": images[index]}).items():
+            np.testing.assert_allclose(values, expected[index][name], atol=1e-4, err_msg=name)
+    assert [list(shape.to_shape()) for shape in compiled] == [list(images[index].shape) for index in (0, 1, 0)]
+
+
 def test_openvino_leaves_out_what_nobody_reads(nano):
     pytest.importorskip("openvino")
     opened = open_sessions(nano, "openvino", 1, leave_out=frozenset({"region_logits"}))
