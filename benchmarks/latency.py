@@ -233,17 +233,27 @@ def keeps(backend: str, precision: str, threads: int) -> bool:
     """Whether the trained nano has the nuclei of float32 in a reduced precision, on the sample tiles.
 
     Random weights cannot tell: their classes have no margin, so the last bits decide which points there are.
-    A precision that nano does not come in is not kept.
+    8-bit graphs, which nano does not come with, are made as ``pnseg quantise nano`` makes them.
     """
-    nano = Bundle.open("nano")
-    try:
-        other = Segmenter(nano, Options(threads=threads, precision=precision), backend)
-    except (BackendError, BundleError):
-        return False
-    reference = Segmenter(nano, Options(threads=threads))
-    tiles = [read_image(path).pixels for path in sorted(SAMPLES.glob("*.png"))]
-    maps = [(reference.predict(tile).instance_map(), other.predict(tile).instance_map()) for tile in tiles]
+    with tempfile.TemporaryDirectory() as scratch:
+        nano = eight_bit_nano(Path(scratch) / "nano") if precision == "int8" else Bundle.open("nano")
+        try:
+            other = Segmenter(nano, Options(threads=threads, precision=precision), backend)
+        except (BackendError, BundleError):
+            return False
+        reference = Segmenter(nano, Options(threads=threads))
+        tiles = [read_image(path).pixels for path in sorted(SAMPLES.glob("*.png"))]
+        maps = [(reference.predict(tile).instance_map(), other.predict(tile).instance_map()) for tile in tiles]
     return float(np.mean([panoptic_quality(first, second)["pq"] for first, second in maps])) >= LEAST_PQ
+
+
+def eight_bit_nano(folder: Path) -> Bundle:
+    """The shipped nano with 8-bit graphs, calibrated on the sample images."""
+    from pnseg_export.precision.feeds import read_tiles
+    from pnseg_export.precision.variants import add_variants
+
+    add_variants(Bundle.open("nano"), folder, ["int8"], read_tiles(SAMPLES))
+    return Bundle.open(folder)
 
 
 def best(rows: list[Row], subject: str, reduced: bool, threads: int) -> float | None:

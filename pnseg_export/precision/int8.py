@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,14 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from pnseg_export.files import read_graph, without_weights
 from pnseg_export.precision.feeds import Arrays
+from pnseg_runtime.bundle import GraphName
 from pnseg_runtime.sessions.onnxruntime import open_session
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 PHASE = "it turns coordinates into phases of many periods, which few bits cannot tell apart"
 MATRICES = "it has a matrix for each row or head, each so small that 8 bits only cost time"
 PIECES = "its input is put together of windows, behind which OpenVINO compiles no 8 bits"
+NO_FASTER = "its products are so small that on a CPU it takes longer in 8 bits"
 #: An error on the first input that is off the tolerance by this factor is not measured on the others.
 CLEAR = 2.0
 
@@ -42,15 +44,20 @@ class Scheme:
     Attributes:
         activations: their type.
         symmetric: zero is in the middle of the range, whatever the range.
+        kept: graphs that stay in float32 as a whole → why.
     """
 
     activations: QuantType
     symmetric: bool
+    kept: Mapping[GraphName, str] = field(default_factory=dict)
 
 
 #: ``cpu``: kernels for VNNI multiply unsigned by signed, and a ReLU's zero is the range's end, so all
 #: 8 bits count. ``gpu``: TensorRT takes signed symmetric activations only.
-SCHEMES = {"cpu": Scheme(QuantType.QUInt8, symmetric=False), "gpu": Scheme(QuantType.QInt8, symmetric=True)}
+SCHEMES = {
+    "cpu": Scheme(QuantType.QUInt8, symmetric=False, kept={"decoder": NO_FASTER}),
+    "gpu": Scheme(QuantType.QInt8, symmetric=True),
+}
 
 
 def layers(model: onnx.ModelProto) -> list[str]:

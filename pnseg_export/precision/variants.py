@@ -60,7 +60,7 @@ class Int8Choices:
 def quantise_graphs(
     bundle: Bundle, folder: Path, feeds: Feeds, choices: Int8Choices, advance: Advance = lambda *_: None
 ) -> dict[GraphName, GraphFile]:
-    """Write ``….int8.onnx`` of the three graphs into ``folder``.
+    """Write ``….int8.onnx`` of the graphs that the scheme does not keep in float32 into ``folder``.
 
     Args:
         bundle: with float32 graphs.
@@ -72,6 +72,9 @@ def quantise_graphs(
     made: dict[GraphName, GraphFile] = {}
     for name in GRAPHS:
         path, calls, entry = bundle.path(name), feeds.of(name), bundle.graph(name)
+        if name in choices.scheme.kept:
+            made[name] = entry.model_copy(update={"kept": {"the whole graph": choices.scheme.kept[name]}})
+            continue
         model = read_graph(path)
         ranges = activation_ranges(path, calls)
         kept = unfit(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ from pnseg_runtime.sessions import Opening, Runner
 from pnseg_runtime.sessions.cache import cpu, writable
 from pnseg_runtime.sessions.onnxruntime import physical_cores
 
+Arrays = dict[str, NDArray[Any]]
+Shape = tuple[int, ...]
+#: The inputs of a call, as those of one or more inferences, each with the rows of the outputs that it gives.
+Inferences = Callable[[Arrays], Iterator[tuple[Arrays, slice]]]
+
 #: Prompts are filled up to a multiple: OpenVINO prepares itself anew for every shape that it has not seen.
 PROMPT_STEP = 8
-#: px of an image from which a graph is compiled for it: compiled for every size, OpenVINO shares less memory among
-#: the features, so that a large image takes twice as much (nano, 2560×2560 px: 2.1 GB for 1.0).
-OWN_SIZE = 1024 * 1024
+#: px from which an image has a graph of its own, as windows have: compiled for one size, more layers are joined and the
+#: features share memory (nano, 2560×2560 px: 1.0 GB for 2.1). For smaller ones compiling would cost more than it saves.
+LARGE = 1024 * 1024
 
 
 def problem(opening: Opening) -> str | None:
@@ -56,97 +62,115 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     Raises:
         BundleError: the bundle has no such graph, or one that OpenVINO cannot read.
     """
-    precision = "float32" if opening.precision == "bfloat16" else opening.precision
-    path = bundle.path(graph, precision)
-    core = openvino.Core()
-    if opening.cache and (folder := writable(bundle.folder)) is not None:
-        core.set_property({"CACHE_DIR": os.fspath(folder)})
-    reduced = opening.precision == "bfloat16" or (opening.precision == "int8" and has_bfloat16())
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": opening.threads or physical_cores(),
-        "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
-    }
+    path = bundle.path(graph, "float32" if opening.precision == "bfloat16" else opening.precision)
+    inferences = one_by_one if graph == "encoder" else filled_up if graph == "decoder" else whole
     try:
-        model = core.read_model(path)
-        if opening.leave_out & {name for output in model.outputs for name in output.names}:
-            kept = [output for output in model.outputs if not output.names & opening.leave_out]
-            model = openvino.Model([output.get_node() for output in kept], model.get_parameters(), model.friendly_name)
-        compiled = core.compile_model(model, "CPU", settings)
+        network = Network(path, opening, writable(bundle.folder) if opening.cache else None)
+        network.prepare(None if graph == "decoder" else (1, 3, *2 * [bundle.manifest.masking.window]))
     except Exception as error:
         raise BundleError(
             f"{path}: OpenVINO cannot read this network ({reason(error)}); choose --backend onnxruntime."
         ) from error
-    return runner(compiled, path, Sized(model, settings))
+    return runner(network, inferences)
 
 
-class Sized:
-    """A network compiled for the size of one image; of the last one alone, since each takes its features' memory.
+class Network:
+    """A graph, compiled for what it is given: a window, any size, or a large image's own.
 
     Args:
-        model: with any size of its image.
-        settings: of the compilation. Nothing is kept on the disk: there may be a great many sizes.
+        path: the graph.
+        opening: how it is to run.
+        folder: where compiled networks are kept, None for nowhere.
     """
 
-    def __init__(self, model: openvino.Model, settings: dict[str, Any]) -> None:
-        self._model, self._settings = model, settings
+    def __init__(self, path: Path, opening: Opening, folder: Path | None) -> None:
+        self.path = path
+        reduced = opening.precision == "bfloat16" or (opening.precision == "int8" and has_bfloat16())
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": opening.threads or physical_cores(),
+            "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
+        }
+        self._folder = folder
         self._core = openvino.Core()
-        self._shape: tuple[int, ...] = ()
-        self._request: openvino.InferRequest | None = None
+        self._model = self._core.read_model(path)
+        if opening.leave_out & {name for output in self._model.outputs for name in output.names}:
+            kept = [output.get_node() for output in self._model.outputs if not output.names & opening.leave_out]
+            self._model = openvino.Model(kept, self._model.get_parameters(), self._model.friendly_name)
+        self.outputs = [output.get_any_name() for output in self._model.outputs]
+        self._kept: dict[Shape | None, openvino.InferRequest] = {}
+        self._large: dict[Shape, openvino.InferRequest] = {}
 
-    def request(self, image: NDArray[Any]) -> openvino.InferRequest:
-        """What runs images (B, 3, H, W) of this shape."""
-        if image.shape != self._shape:
-            self._shape, self._request = (), None  # frees the last one's memory before there is another
-            model = self._model.clone()
-            model.reshape({"image": list(image.shape)})
-            self._request = self._core.compile_model(model, "CPU", self._settings).create_infer_request()
-            self._shape = image.shape
-        return self._request
+    def prepare(self, shape: Shape | None) -> None:
+        """Compile for images of a shape (B, 3, H, W), None for any, and keep that."""
+        self._kept[shape] = self._compile(shape, self._folder)
+
+    def request(self, inputs: Arrays) -> openvino.InferRequest:
+        """What runs these inputs; of large images' sizes only the last one's is kept, as each takes its memory."""
+        shape = inputs["image"].shape if "image" in inputs else None
+        if shape in self._kept:
+            return self._kept[shape]
+        if shape is not None and prod(shape[2:]) >= LARGE:
+            if shape not in self._large:
+                self._large.clear()  # before there is another
+                self._large[shape] = self._compile(shape, None)  # there may be a great many sizes for a disk
+            return self._large[shape]
+        if None not in self._kept:
+            self.prepare(None)
+        return self._kept[None]
+
+    def _compile(self, shape: Shape | None, folder: Path | None) -> openvino.InferRequest:
+        model = self._model
+        if shape is not None:
+            model = model.clone()
+            model.reshape({"image": list(shape)})
+        settings = self._settings | {"CACHE_DIR": os.fspath(folder) if folder else ""}
+        return self._core.compile_model(model, "CPU", settings).create_infer_request()
 
 
-def runner(compiled: openvino.CompiledModel, path: Path, sized: Sized | None = None) -> Runner:
-    """A compiled network as a function of arrays, whose outputs lie in memory that is used again.
-
-    Args:
-        compiled: the network.
-        path: named in errors.
-        sized: runs images of :data:`OWN_SIZE` px or more.
-    """
-    usual = compiled.create_infer_request()
-    names = [output.get_any_name() for output in compiled.outputs]
+def runner(network: Network, inferences: Inferences) -> Runner:
+    """A network as a function of arrays, whose outputs lie in memory that is used again."""
     buffers = Buffers()
 
-    def run(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        count, inputs = filled_up(inputs)
-        try:
-            large = "image" in inputs and prod(inputs["image"].shape[2:]) >= OWN_SIZE
-            request = sized.request(inputs["image"]) if sized and large else usual
-            request.infer(inputs, share_inputs=True, share_outputs=True)
-            found = [request.get_output_tensor(index).data for index in range(len(names))]
-        except Exception as error:
-            raise BackendError(f"{path}: OpenVINO failed to run this network ({reason(error)}).") from error
-        outputs = {}
-        for name, array in zip(names, found, strict=True):
-            own = array[:count]  # a decoder's outputs have a row a prompt
-            outputs[name] = buffers.take(own.shape, own.dtype)
-            np.copyto(outputs[name], own)
+    def run(inputs: Arrays) -> Arrays:
+        outputs: Arrays = {}
+        rows = len(inputs["image_index"] if "image_index" in inputs else inputs["image"])
+        for part, own in inferences(inputs):
+            try:
+                request = network.request(part)
+                request.infer(part, share_inputs=True, share_outputs=True)
+                found = [request.get_output_tensor(index).data for index in range(len(network.outputs))]
+            except Exception as error:
+                raise BackendError(f"{network.path}: OpenVINO failed to run this network ({reason(error)}).") from error
+            for name, array in zip(network.outputs, found, strict=True):
+                if name not in outputs:
+                    outputs[name] = buffers.take((rows, *array.shape[1:]), array.dtype)
+                np.copyto(outputs[name][own], array[: own.stop - own.start])
         return outputs
 
     return run
 
 
-def filled_up(inputs: dict[str, NDArray[Any]]) -> tuple[int | None, dict[str, NDArray[Any]]]:
-    """A decoder's inputs with the last prompt repeated up to :data:`PROMPT_STEP`, and how many were its own."""
-    if "image_index" not in inputs:
-        return None, inputs
+def whole(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
+    """As they are."""
+    yield inputs, slice(0, len(inputs["image"]))
+
+
+def one_by_one(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
+    """An encoder's windows singly: compiled for one, it is faster than for any number."""
+    for row, image in enumerate(inputs["image"]):
+        yield {"image": image[None]}, slice(row, row + 1)
+
+
+def filled_up(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
+    """A decoder's inputs with the last prompt repeated up to :data:`PROMPT_STEP`."""
     count = len(inputs["image_index"])
-    if not (extra := -count % PROMPT_STEP):
-        return count, inputs
-    prompts = ("point_coords", "point_labels", "image_index")
-    more = {name: np.concatenate([inputs[name], np.repeat(inputs[name][-1:], extra, axis=0)]) for name in prompts}
-    return count, {**inputs, **more}
+    if extra := -count % PROMPT_STEP:
+        prompts = ("point_coords", "point_labels", "image_index")
+        more = {name: np.concatenate([inputs[name], np.repeat(inputs[name][-1:], extra, axis=0)]) for name in prompts}
+        inputs = {**inputs, **more}
+    yield inputs, slice(0, count)
 
 
 def reason(error: Exception) -> str:

@@ -1,14 +1,29 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import latency
-from benchmarks.latency import cache_of_one, manifest_of, ratios, same_pixels, sample_image, sample_tile, show, summary
+from benchmarks.latency import (
+    SAMPLES,
+    cache_of_one,
+    keeps,
+    manifest_of,
+    ratios,
+    same_pixels,
+    sample_image,
+    sample_tile,
+    show,
+    summary,
+)
 from benchmarks.limit import macs_a_second, macs_of_calls
 from benchmarks.networks import random_pair
 from benchmarks.plain import PlainSegmenter, eager_networks
 from benchmarks.protocol import Latency, Row
 from pnseg_export.macs import file_cost
+from pnseg_export.precision.feeds import read_tiles
+from pnseg_export.precision.variants import Int8Choices, add_variants
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
@@ -79,6 +94,19 @@ def test_the_ratios_that_count_are_of_equal_masks_and_of_precisions_that_keep_na
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "OpenVINO bfloat16" in shown.err
+
+
+@pytest.mark.slow
+def test_eight_bits_count_where_sensitive_layers_stay_in_float_and_not_where_all_are_quantised(monkeypatch):
+    def of_every_layer(folder: Path) -> Bundle:
+        add_variants(Bundle.open("nano"), folder, ["int8"], read_tiles(SAMPLES), Int8Choices(search=False), accept=True)
+        return Bundle.open(folder)
+
+    assert keeps("onnxruntime", "int8", 1)
+    keeps.cache_clear()
+    monkeypatch.setattr(latency, "eight_bit_nano", of_every_layer)
+    assert not keeps("onnxruntime", "int8", 1)
+    keeps.cache_clear()
 
 
 def test_the_work_is_that_of_the_calls_that_are_made_without_what_nobody_reads():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from pnseg_export.agreement import Agreement, Finding, agreement, findings
-from pnseg_export.precision.feeds import SAMPLES, read_tiles
+from pnseg_export.precision.feeds import SAMPLES, read_tiles, record
+from pnseg_export.precision.int8 import NO_FASTER, SCHEMES
 from pnseg_export.precision.overflow import LARGEST_HALF
-from pnseg_export.precision.variants import Int8Choices, add_variants, sessions_of
+from pnseg_export.precision.variants import Int8Choices, add_variants, quantise_graphs, sessions_of
 from pnseg_runtime.bundle import SHIPPED, Bundle
 from pnseg_runtime.errors import BackendError, PnsegError
 from pnseg_runtime.metrics import panoptic_quality
@@ -78,7 +79,9 @@ def test_the_manifest_names_census_kept_layers_and_figures(bundle):
     for precision in REDUCED:
         figures = bundle.manifest.parity[precision]
         assert figures["tiles"] == len(read_tiles(SAMPLES))
-        for graph in bundle.manifest.variants[precision].values():
+        for name, graph in bundle.manifest.variants[precision].items():
+            if (precision, name) == ("int8", "decoder"):
+                continue
             assert graph.precision == precision
             assert graph.census["float16" if precision == "float16" else "int8"] > 0
     assert any("% of its standard deviation" in why for why in bundle.graph("encoder", "int8").kept.values())
@@ -86,6 +89,16 @@ def test_the_manifest_names_census_kept_layers_and_figures(bundle):
     largest = bundle.manifest.parity["float16"]["largest_values"]
     assert set(largest) == {"prompter", "encoder", "decoder"}
     assert all(0 < value < LARGEST_HALF for layers in largest.values() for value in layers.values())
+
+
+def test_for_a_cpu_the_decoder_stays_in_float32_and_for_a_gpu_it_does_not(bundle, tmp_path):
+    decoder, same = bundle.graph("decoder", "int8"), bundle.graph("decoder")
+    assert decoder.kept == {"the whole graph": NO_FASTER}
+    assert decoder.model_copy(update={"kept": {}}) == same.model_copy(update={"kept": {}})
+    feeds = record(bundle, read_tiles(SAMPLES)[:1])
+    made = quantise_graphs(bundle, tmp_path, feeds, Int8Choices(SCHEMES["gpu"], search=False))
+    assert {name: graph.precision for name, graph in made.items()} == dict.fromkeys(made, "int8")
+    assert made["decoder"].census["int8"] > 0
 
 
 def test_a_precision_that_falls_short_is_not_kept(tmp_path):

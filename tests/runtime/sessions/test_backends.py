@@ -202,24 +202,41 @@ def test_openvino_finds_the_nuclei_of_onnx_runtime(nano, precision):
     assert quality["pq"] > {"float32": 0.999, "bfloat16": 0.9}[precision]
 
 
-def test_openvino_compiles_its_graph_for_a_large_image_and_gives_the_same(nano, monkeypatch):
+def test_openvino_compiles_for_a_window_for_any_size_and_for_a_large_image_and_gives_the_same(nano, monkeypatch):
     module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    usual = open_sessions(nano, "openvino", 1)
     compiled = []
-    compile_one = module.openvino.Core.compile_model
+    compile_one = module.Network._compile
 
-    def noted(core, model, *settings):
-        compiled.append(model.input("image").partial_shape)
-        return compile_one(core, model, *settings)
+    def noted(network, shape, folder):
+        compiled.append((network.path.stem, shape and shape[2:], folder is not None))
+        return compile_one(network, shape, folder)
 
-    images = [np.random.default_rng(0).standard_normal((1, 3, *size), np.float32) for size in ((64, 96), (128, 64))]
-    expected = [usual.prompter({"image": image}) for image in images]
-    monkeypatch.setattr(module, "OWN_SIZE", 64 * 96)
-    monkeypatch.setattr(module.openvino.Core, "compile_model", noted)
-    for index in (0, 0, 1, 0):
-        for name, values in usual.prompter({"image": images[index]}).items():
-            np.testing.assert_allclose(values, expected[index][name], atol=1e-4, err_msg=name)
-    assert [list(shape.to_shape()) for shape in compiled] == [list(images[index].shape) for index in (0, 1, 0)]
+    monkeypatch.setattr(module.Network, "_compile", noted)
+    sizes = ((64, 96), (128, 64), (256, 256), (96, 32))
+    images = [np.random.default_rng(0).standard_normal((1, 3, *size), np.float32) for size in sizes]
+    reference = open_sessions(nano, "onnxruntime", 1)
+    expected = [reference.prompter({"image": image}) for image in images]
+
+    monkeypatch.setattr(module, "LARGE", 64 * 96)
+    opened = open_sessions(nano, "openvino", 1)
+    window = (256, 256)
+    assert compiled == [("prompter", window, True), ("encoder", window, True), ("decoder", None, True)]
+    del compiled[:]
+    for index in (0, 0, 1, 0, 2, 3, 3):
+        for name, values in opened.prompter({"image": images[index]}).items():
+            np.testing.assert_allclose(values, expected[index][name], atol=2e-3, err_msg=name)
+    large = [("prompter", sizes[index], False) for index in (0, 1, 0)]
+    assert compiled == [*large, ("prompter", None, True)]
+
+
+def test_openvino_encodes_every_window_of_a_batch_as_it_does_alone(nano):
+    pytest.importorskip("openvino")
+    encoder = open_sessions(nano, "openvino", 1).encoder
+    images = np.random.default_rng(0).standard_normal((3, 3, 256, 256), np.float32)
+    together = encoder({"image": images})
+    for index, image in enumerate(images):
+        for name, values in encoder({"image": image[None]}).items():
+            np.testing.assert_array_equal(together[name][index : index + 1], values, err_msg=name)
 
 
 def test_openvino_leaves_out_what_nobody_reads(nano):
