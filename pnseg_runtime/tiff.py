@@ -146,4 +146,5 @@ def credible_mpp(x: float | str, y: float | str) -> float | None:
     except ValueError:
         return None
     square = abs(width - height) <= 0.01 * max(abs(width), abs(height))
-    return (width + height) / 2 if square and 0.05 <= width <= 5 else None
+    light = all(0.05 <= side <= 5 for side in (width, height))  # both: no share of an infinite one is too much
+    return (width + height) / 2 if square and light else None

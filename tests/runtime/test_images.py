@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -261,6 +262,8 @@ def test_the_samples_are_rgb_tiles_without_a_pixel_size() -> None:
 
 
 @given(st.floats(allow_nan=True), st.floats(allow_nan=True))
+@example(1.0, math.inf)
+@example(math.inf, 1.0)
 def test_an_mpp_is_credible_only_for_square_pixels_of_a_light_microscope(x: float, y: float) -> None:
     mpp = credible_mpp(x, y)
     assert mpp is None or (0.049 < mpp < 5.1 and abs(x - y) <= 0.0101 * max(x, y))
