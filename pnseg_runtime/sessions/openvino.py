@@ -28,7 +28,7 @@ Inferences = Callable[[Arrays], Iterator[tuple[Arrays, slice]]]
 PROMPT_STEP = 8
 #: px from which an image has a graph of its own, as windows have: compiled for one size, more layers are joined and the
 #: features share memory (nano, 2560×2560 px: 1.0 GB for 2.1). For smaller ones compiling would cost more than it saves.
-LARGE = 1024 * 1024
+LARGE = 1_000_000
 
 
 def problem(opening: Opening) -> str | None:
@@ -92,13 +92,10 @@ class Network:
             "INFERENCE_NUM_THREADS": opening.threads or physical_cores(),
             "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
         }
+        self._leave_out = opening.leave_out
         self._folder = folder
         self._core = openvino.Core()
-        self._model = self._core.read_model(path)
-        if opening.leave_out & {name for output in self._model.outputs for name in output.names}:
-            kept = [output.get_node() for output in self._model.outputs if not output.names & opening.leave_out]
-            self._model = openvino.Model(kept, self._model.get_parameters(), self._model.friendly_name)
-        self.outputs = [output.get_any_name() for output in self._model.outputs]
+        self.outputs = [output.get_any_name() for output in self._read().outputs]
         self._kept: dict[Shape | None, openvino.InferRequest] = {}
         self._large: dict[Shape, openvino.InferRequest] = {}
 
@@ -120,10 +117,17 @@ class Network:
             self.prepare(None)
         return self._kept[None]
 
+    def _read(self) -> openvino.Model:
+        # Read anew for each size: kept, it would hold its weights in memory.
+        model = self._core.read_model(self.path)
+        kept = [output for output in model.outputs if not output.names & self._leave_out]
+        if len(kept) == len(model.outputs):
+            return model
+        return openvino.Model([output.get_node() for output in kept], model.get_parameters(), model.friendly_name)
+
     def _compile(self, shape: Shape | None, folder: Path | None) -> openvino.InferRequest:
-        model = self._model
+        model = self._read()
         if shape is not None:
-            model = model.clone()
             model.reshape({"image": list(shape)})
         settings = self._settings | {"CACHE_DIR": os.fspath(folder) if folder else ""}
         return self._core.compile_model(model, "CPU", settings).create_infer_request()
