@@ -63,7 +63,6 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
         BundleError: the bundle has no such graph, or one that OpenVINO cannot read.
     """
     path = bundle.path(graph, "float32" if opening.precision == "bfloat16" else opening.precision)
-    inferences = one_by_one if graph == "encoder" else filled_up if graph == "decoder" else whole
     try:
         network = Network(path, opening, writable(bundle.folder) if opening.cache else None)
         network.prepare(None if graph == "decoder" else (1, 3, *2 * [bundle.manifest.masking.window]))
@@ -71,7 +70,7 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
         raise BundleError(
             f"{path}: OpenVINO cannot read this network ({reason(error)}); choose --backend onnxruntime."
         ) from error
-    return runner(network, inferences)
+    return runner(network, INFERENCES[graph])
 
 
 class Network:
@@ -175,6 +174,10 @@ def filled_up(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
         more = {name: np.concatenate([inputs[name], np.repeat(inputs[name][-1:], extra, axis=0)]) for name in prompts}
         inputs = {**inputs, **more}
     yield inputs, slice(0, count)
+
+
+#: How each network is called.
+INFERENCES: dict[str, Inferences] = {"prompter": whole, "encoder": one_by_one, "decoder": filled_up}
 
 
 def reason(error: Exception) -> str:
