@@ -37,9 +37,9 @@ class TokensReadImage(nn.Module):
             placed: (P, N, C) image tokens with their positions.
             image: (P, N, C) image tokens.
         """
-        queries = split_heads(self.q_proj(tokens), self.heads) @ self.key_weight  # P, heads, T, C
+        queries = by_head(split_heads(self.q_proj(tokens), self.heads), self.key_weight)  # P, heads, T, C
         weights = torch.softmax(queries.flatten(1, 2) @ placed.transpose(1, 2), dim=-1)
-        read = (weights @ image).reshape(queries.shape) @ self.value_weight + self.value_bias
+        read = by_head((weights @ image).reshape(queries.shape), self.value_weight) + self.value_bias
         out: Tensor = self.out_proj(join_heads(read))
         return out
 
@@ -77,8 +77,8 @@ class ImageReadsTokens(nn.Module):
             values: (P, T, C) tokens.
         """
         keys = split_heads(self.k_proj(tokens), self.heads)
-        by_token = (keys @ self.query_weight).flatten(1, 2)  # P, heads·T, C
-        bias = (keys @ self.query_bias).flatten(1, 2)  # P, heads·T, 1
+        by_token = by_head(keys, self.query_weight).flatten(1, 2)  # P, heads·T, C
+        bias = by_head(keys, self.query_bias).flatten(1, 2)  # P, heads·T, 1
         logits = placed @ by_token.transpose(1, 2) + bias.transpose(1, 2)
         return self._read(logits.unflatten(2, (self.heads, -1)).softmax(dim=-1), values)
 
@@ -89,7 +89,7 @@ class ImageReadsTokens(nn.Module):
 
     def _read(self, weights: Tensor, values: Tensor) -> Tensor:
         # weights (P, N, heads, T)
-        written = split_heads(self.v_proj(values), self.heads) @ self.out_weight + self.out_bias  # P, heads, T, C
+        written = by_head(split_heads(self.v_proj(values), self.heads), self.out_weight) + self.out_bias
         return weights.flatten(2, 3) @ written.flatten(1, 2)
 
 
@@ -101,6 +101,17 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """(P, heads, T, d) → (P, T, heads·d)."""
     return x.transpose(1, 2).flatten(2, 3)
+
+
+def by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """Each head's vectors (P, heads, T, d) times its own matrix (heads, d, C) → (P, heads, T, C).
+
+    The prompts go into the rows: with a matrix for each prompt and head TensorRT would copy the weights P times.
+    """
+    heads, depth, width = weight.shape
+    count = x.shape[2]
+    rows = x.transpose(0, 1).reshape(heads, -1, depth)
+    return (rows @ weight).reshape(heads, -1, count, width).transpose(0, 1)
 
 
 def weight_by_head(projection: nn.Linear, heads: int) -> Tensor:
