@@ -27,8 +27,8 @@ class EncoderGraph(nn.Module):
         self.inputs: Tensors = {"image": ["batch", 3, WINDOW, WINDOW]}
         self.outputs = feature_tensors(segmentor, rewrites)
         self.image_encoder = segmentor.image_encoder
-        if rewrites.padding_free and isinstance(segmentor.image_encoder, ResizedImageEncoder):
-            self.image_encoder = FixedSizeEncoder(segmentor.image_encoder, TOKENS)
+        if rewrites.windows != "padded" and isinstance(segmentor.image_encoder, ResizedImageEncoder):
+            self.image_encoder = FixedSizeEncoder(segmentor.image_encoder, TOKENS, rewrites.windows)
         self.tokens = _token_part(segmentor, rewrites)
         self.vote_product = rewrites.votes == "product"
 

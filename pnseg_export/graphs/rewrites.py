@@ -14,8 +14,10 @@ class Rewrites:
     """Choices of an export.
 
     Attributes:
-        padding_free: SAM's windowed blocks on real tokens only, positions resized beforehand
-            (:mod:`pnseg_export.graphs.window_attention`).
+        windows: SAM's windowed blocks: ``"apart"``, each window's real tokens for themselves, the least
+            arithmetic (:mod:`pnseg_export.graphs.window_attention`); ``"together"``, all in one attention, the
+            fewest kernels (:mod:`pnseg_export.graphs.grid_attention`), both with positions resized beforehand;
+            ``"padded"``, the trained encoder's own code.
         shared_decoder: the first two-way layer's projections of the image once an image, the other
             layers' on the side of the tokens, one mask token
             (:mod:`pnseg_export.graphs.two_way`).
@@ -25,14 +27,14 @@ class Rewrites:
             ``"plain"``, the trained decoder's own code.
     """
 
-    padding_free: bool = True
+    windows: Literal["apart", "together", "padded"] = "apart"
     shared_decoder: bool = True
     votes: Literal["product", "gathered", "plain"] = "product"
 
 
 CPU = Rewrites()
-GPU = Rewrites(votes="gathered")
-PLAIN = Rewrites(padding_free=False, shared_decoder=False, votes="plain")
+GPU = Rewrites(windows="together", votes="gathered")
+PLAIN = Rewrites(windows="padded", shared_decoder=False, votes="plain")
 
 #: Where the graphs are to run → what pays there; ``plain`` is the trained networks as they are.
 TARGETS = {"cpu": CPU, "gpu": GPU, "plain": PLAIN}

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 
+from pnseg_export.graphs.grid_attention import GridAttention
 from pnseg_export.graphs.positions import absolute_positions
 from pnseg_export.graphs.window_attention import RegionAttention
 from pnseg_train.models.vit import ResizedImageEncoder
 
+#: How a block's windows attend: each for itself, or all in one product.
+Attending = Literal["apart", "together"]
+ATTENTION: dict[Attending, type[RegionAttention | GridAttention]] = {
+    "apart": RegionAttention,
+    "together": GridAttention,
+}
 
-class RegionBlock(nn.Module):
+
+class UnpaddedBlock(nn.Module):
     """A transformer block whose attention sees real tokens only."""
 
-    def __init__(self, block: Block, side: int):
+    def __init__(self, block: Block, side: int, windows: Attending):
         super().__init__()
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.attention = RegionAttention(block.attn, side, block.window_size or side)
+        self.attention = ATTENTION[windows](block.attn, side, block.window_size or side)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
@@ -30,14 +40,15 @@ class FixedSizeEncoder(nn.Module):
     Args:
         encoder: the trained encoder; its parameters are used, not copied.
         side: tokens a side.
+        windows: how windowed blocks attend.
     """
 
-    def __init__(self, encoder: ResizedImageEncoder, side: int):
+    def __init__(self, encoder: ResizedImageEncoder, side: int, windows: Attending):
         super().__init__()
         self.patch_embed, self.neck = encoder.patch_embed, encoder.neck
         self.positions: Tensor
         self.register_buffer("positions", absolute_positions(encoder, side))
-        self.blocks = nn.Sequential(*(RegionBlock(block, side) for block in encoder.blocks))
+        self.blocks = nn.Sequential(*(UnpaddedBlock(block, side, windows) for block in encoder.blocks))
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.blocks(self.patch_embed(image) + self.positions)

@@ -1,4 +1,4 @@
-"""Attention on real tokens alone gives what SAM's padded windows give."""
+"""Attention on real tokens alone, windows apart or together, gives what SAM's padded windows give."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_anything.modeling.image_encoder import Block
 
-from pnseg_export.graphs.vit import FixedSizeEncoder, RegionBlock
+from pnseg_export.graphs.grid_attention import UNSEEN
+from pnseg_export.graphs.vit import ATTENTION, FixedSizeEncoder, UnpaddedBlock
 from pnseg_export.graphs.window_attention import log_sum, window_regions
 from tests.export.networks import images, randomised, segmentor
+
+either = pytest.mark.parametrize("windows", ATTENTION)
 
 
 @given(side=st.integers(1, 40), window=st.integers(1, 20))
@@ -32,30 +35,43 @@ def padded_block(window: int, seed: int) -> Block:
 
 
 @torch.no_grad()
+@either
 @settings(max_examples=30, deadline=None)
 @given(side=st.integers(1, 9), window=st.integers(2, 6), seed=st.integers(0, 99))
-def test_a_block_without_padding_equals_the_padded_one_for_any_grid_and_window(side, window, seed):
+def test_a_block_without_padding_equals_the_padded_one_for_any_grid_and_window(windows, side, window, seed):
     block = padded_block(window, seed)
     tokens = torch.randn(2, side, side, 24, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(RegionBlock(block, side)(tokens), block(tokens), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(UnpaddedBlock(block, side, windows)(tokens), block(tokens), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_padding_left_out_altogether_would_show():
     block = padded_block(5, 0)
     tokens = torch.randn(1, 7, 7, 24)
-    without = RegionBlock(block, 7)
-    without.attention._padding_logit = lambda *_: None
-    assert (without(tokens) - block(tokens)).abs().max() > 1e-2
+    apart, together = (UnpaddedBlock(block, 7, windows) for windows in ATTENTION)
+    apart.attention._padding_logit = lambda *_: None
+    together.attention._padding_logit = lambda *_: torch.full((1, 3, 49, 1), UNSEEN)
+    for without in (apart, together):
+        assert (without(tokens) - block(tokens)).abs().max() > 1e-2
 
 
 @torch.no_grad()
-def test_large_padded_logits_do_not_overflow():
+def test_windows_that_saw_each_other_would_show():
+    block = padded_block(5, 0)
+    tokens = torch.randn(1, 7, 7, 24)
+    together = UnpaddedBlock(block, 7, "together")
+    together.attention.unseen.zero_()
+    assert (together(tokens) - block(tokens)).abs().max() > 1e-2
+
+
+@torch.no_grad()
+@either
+def test_large_padded_logits_do_not_overflow(windows):
     block = padded_block(5, 0)
     for table in (block.attn.rel_pos_h, block.attn.rel_pos_w):
         table *= 300
     tokens = torch.randn(1, 7, 7, 24)
-    given = RegionBlock(block, 7)(tokens)
+    given = UnpaddedBlock(block, 7, windows)(tokens)
     assert given.isfinite().all()
     torch.testing.assert_close(given, block(tokens), rtol=1e-4, atol=1e-4)
 
@@ -66,10 +82,11 @@ def test_log_sum_is_the_logarithm_of_a_sum_of_exponentials():
 
 
 @torch.no_grad()
+@either
 @pytest.mark.parametrize("size", ["B", "L", "H"])
-def test_the_embedding_of_sam_is_unchanged(size):
+def test_the_embedding_of_sam_is_unchanged(size, windows):
     encoder = segmentor(size).image_encoder
     image = images(2)
     expected = encoder(image)
     assert expected.std() > 0.5
-    torch.testing.assert_close(FixedSizeEncoder(encoder, 16)(image), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(FixedSizeEncoder(encoder, 16, windows)(image), expected, rtol=0, atol=1e-4)
