@@ -44,19 +44,26 @@ class Scheme:
     Attributes:
         activations: their type.
         symmetric: zero is in the middle of the range, whatever the range.
+        results: operators whose results are quantised behind them too, not only what they read.
+        biases: whether a convolution's bias is quantised, to 32 bits.
         kept: graphs that stay in float32 as a whole → why.
     """
 
     activations: QuantType
     symmetric: bool
+    results: frozenset[str]
+    biases: bool
     kept: Mapping[GraphName, str] = field(default_factory=dict)
 
 
 #: ``cpu``: kernels for VNNI multiply unsigned by signed, and a ReLU's zero is the range's end, so all
-#: 8 bits count. ``gpu``: TensorRT takes signed symmetric activations only.
+#: 8 bits count; ONNX Runtime has 8-bit kernels for layers whose results are quantised as well. ``gpu``: TensorRT takes
+#: signed symmetric activations and no 32-bit biases, and joins bias and activation to layers that give out floats.
 SCHEMES = {
-    "cpu": Scheme(QuantType.QUInt8, symmetric=False, kept={"decoder": NO_FASTER}),
-    "gpu": Scheme(QuantType.QInt8, symmetric=True),
+    "cpu": Scheme(
+        QuantType.QUInt8, symmetric=False, results=frozenset({"Conv"}), biases=True, kept={"decoder": NO_FASTER}
+    ),
+    "gpu": Scheme(QuantType.QInt8, symmetric=True, results=frozenset(), biases=False),
 }
 
 
@@ -151,6 +158,8 @@ def quantised(model: onnx.ModelProto, ranges: TensorsData, nodes: Sequence[str],
             op_types_to_quantize=list(LAYERS),
             extra_options={
                 "ActivationSymmetric": scheme.symmetric,
+                "OpTypesToExcludeOutputQuantization": [kind for kind in LAYERS if kind not in scheme.results],
+                "QuantizeBias": scheme.biases,
                 "WeightSymmetric": True,
                 "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
             },

@@ -1,15 +1,18 @@
 """Static quantisation: which layers, how, and which are left alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from pnseg_export.files import read_graph
 from pnseg_export.graphs.encoder import EncoderGraph
-from pnseg_export.graphs.rewrites import CPU
+from pnseg_export.graphs.rewrites import CPU, GPU
 from pnseg_export.onnx import export_graph
 from pnseg_export.precision.int8 import (
+    LAYERS,
     MATRICES,
     PIECES,
     SCHEMES,
@@ -78,7 +81,8 @@ def test_it_computes_nearly_what_the_float_graph_computes(path, tmp_path, name):
 
 def test_the_layer_that_costs_most_is_found_and_named_with_its_error(path):
     ranges = activation_ranges(path, made.calls())
-    errors = layer_errors(path, ranges, made.calls(), SCHEMES["cpu"], CONSTANT, tolerance=0.02)
+    scheme = replace(SCHEMES["cpu"], results=frozenset(LAYERS))
+    errors = layer_errors(path, ranges, made.calls(), scheme, CONSTANT, tolerance=0.02)
     assert max(errors, key=errors.__getitem__) == "phase/MatMul"  # planted: coordinates up to 256 in 8 bits
     kept = too_sensitive(errors, tolerance=0.1)
     assert set(kept) == {"phase/MatMul"}
@@ -119,10 +123,30 @@ def encoder(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize(("name", "results", "biases"), [("cpu", {"Conv"}, True), ("gpu", set(), False)])
+def test_what_is_quantised_besides_inputs_and_weights_is_what_the_scheme_says(encoder, name, results, biases):
+    model = read_graph(encoder)
+    nodes = [node for node in layers(model) if node.endswith(("patch_embed.proj/Conv", "blocks.0.mlp.lin1/MatMul"))]
+    assert len(nodes) == 2
+    made = quantised(model, activation_ranges(encoder, [{"image": images(1).numpy()}]), nodes, SCHEMES[name])
+    kinds = {output: node.op_type for node in made.graph.node for output in node.output}
+    behind = {kinds.get(node.input[0]) for node in made.graph.node if node.op_type == "QuantizeLinear"}
+    assert behind & set(LAYERS) == results
+    types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+    stored = {types.get(node.input[0]) for node in made.graph.node if node.op_type == "DequantizeLinear"}
+    assert (TensorProto.INT32 in stored) == biases
+
+
 def test_positions_and_what_reads_windows_stay_in_float(encoder):
     left = unfit(read_graph(encoder))
     assert list(left.values()).count(PIECES) == 2  # the blocks with windows
     assert list(left.values()).count(MATRICES) == len(left) - 2 > 0
+
+
+def test_windows_that_attend_together_leave_only_positions_in_float(tmp_path):
+    export_graph(EncoderGraph(segmentor("B"), GPU), (images(2),), tmp_path / "encoder.onnx")
+    left = unfit(read_graph(tmp_path / "encoder.onnx"))
+    assert list(left.values()) == [MATRICES] * 3  # one product a block
 
 
 @pytest.mark.slow
