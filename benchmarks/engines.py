@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from benchmarks.networks import CLASSES, LEVELS, SPACING, random_pair
-from pnseg_export.bundle import export_prompter, export_segmentor
+from pnseg_export.bundle import export_graphs
 from pnseg_export.engines.build import BuildChoices, build_engine
 from pnseg_export.engines.job import Built
 from pnseg_export.engines.targets import parse_target
@@ -33,13 +33,10 @@ from pnseg_runtime.bundle import (
 from pnseg_train.models.sizes import SEGMENTOR_SIZES
 
 
-def half_bundle(size: str, folder: Path, prompter: bool = True) -> Bundle:
+def half_bundle(size: str, folder: Path) -> Bundle:
     """A bundle of a size with random weights whose graphs are in half precision, and only those."""
     networks = random_pair(size)
-    made: dict[GraphName, GraphFile] = {}
-    if prompter:
-        made["prompter"] = export_prompter(networks[0], folder)
-    made |= export_segmentor(networks[1], folder, GPU)
+    made = export_graphs(*networks, folder, GPU)
     del networks
     gc.collect()
     half: dict[GraphName, GraphFile] = {}
@@ -65,8 +62,10 @@ def half_bundle(size: str, folder: Path, prompter: bool = True) -> Bundle:
 def build_all(size: str, target: str, prompter: bool) -> Iterator[tuple[EngineFile, Built]]:
     """Every network's engine, one after another."""
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = half_bundle(size, Path(scratch), prompter)
+        bundle = half_bundle(size, Path(scratch))
         for name in bundle.manifest.variants["float16"]:
+            if name == "prompter" and not prompter:
+                continue
             yield build_engine(bundle, name, parse_target(target), BuildChoices())
 
 
@@ -79,6 +78,7 @@ def row(engine: EngineFile, built: Built) -> dict[str, Any]:
         "memory_gib": round(built.memory / 2**30, 1),
         "attention": engine.attention,
         "fused_attention": engine.fused_attention,
+        "kernels": engine.kernels,
         "census": engine.census,
         "layers": engine.layers,
     }
@@ -87,7 +87,7 @@ def row(engine: EngineFile, built: Built) -> dict[str, Any]:
 @click.command()
 @click.option("--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True)
 @click.option("--target", default="rtx:sm86", show_default=True)
-@click.option("--prompter/--no-prompter", default=True, help="L and H have the prompter of B.")
+@click.option("--prompter/--no-prompter", default=True, help="Build its engine too; L and H have that of B.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def engines(size: str, target: str, prompter: bool, as_json: bool) -> None:
     """Export a size with random weights in half precision and build its engines; no GPU is needed."""
@@ -99,5 +99,6 @@ def engines(size: str, target: str, prompter: bool, as_json: bool) -> None:
         types = ", ".join(f"{count} {kind}" for kind, count in each["census"].items() if kind in {"HALF", "FLOAT"})
         click.echo(
             f"{size} {each['graph']:9} {each['mib']:8.1f} MiB {each['seconds']:7.1f} s {each['memory_gib']:5.1f} GiB "
-            f"memory  {types}  attention {each['fused_attention']} of {each['attention']} fused"
+            f"memory  {types}  attention {each['fused_attention']} of {each['attention']} fused  "
+            f"kernels {', '.join(map(str, each['kernels'])) or '?'}"
         )
