@@ -17,7 +17,7 @@ MANIFEST_NAME = "manifest.json"
 # A field that an earlier pnseg does not know needs a new number, or that pnseg cannot say that it is too old.
 # 2 added reduced precisions, engines and graphs with weights in files of their own; 3 the overlap of masks as a share;
 # 4 the softening of colour and the resolution of files that state none; 5 the softening of what is enlarged.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 SHIPPED = Path(__file__).parent / "bundles"
 
 
@@ -86,6 +86,7 @@ class EngineFile(BundleFile):
         layers: kind of layer → how many the network has.
         attention: attention blocks of the graph.
         fused_attention: how many of them the builder fused, None where its log does not say.
+        kernels: that a call starts, for each profile; empty if the builder's log does not say.
         seconds: time of the build.
         log: the builder's log.
     """
@@ -102,6 +103,7 @@ class EngineFile(BundleFile):
     layers: dict[str, int]
     attention: int = 0
     fused_attention: int | None = None
+    kernels: list[int] = []
     seconds: float
     log: BundleFile
 
@@ -151,6 +153,7 @@ class Provenance(_Frozen):
 
     checkpoints: dict[str, str] = Field(default_factory=dict, description="network → sha256 of its checkpoint")
     tools: dict[str, str] = Field(default_factory=dict, description="package → version")
+    target: str | None = Field(None, description="what its graphs were exported for, which chose how they compute")
     weights_licence: str = "unknown"
     data_licences: list[str] = Field(default_factory=list)
     attribution: list[str] = Field(default_factory=list)

@@ -86,6 +86,12 @@ def build(
             f"{opened.folder}: comes with pnseg and is not changed; "
             f"make a bundle of your own first: pnseg quantise {bundle} --precision {precision} --out FOLDER"
         )
+    if opened.manifest.provenance.target == "cpu":
+        click.echo(
+            f"{opened.folder}: its graphs were exported for CPUs; pnseg export --target gpu makes some whose engines "
+            "need fewer kernels for the same nuclei.",
+            err=True,
+        )
     chosen = [parse_target(target) for target in targets]
     choices = BuildChoices(
         precision=precision,
@@ -102,7 +108,9 @@ def show(engine: EngineFile, built: Built) -> None:
     """Print what was built."""
     types = ", ".join(f"{count} {kind}" for kind, count in engine.census.items() if kind in {"HALF", "FLOAT", "INT8"})
     fused = "?" if engine.fused_attention is None else engine.fused_attention
+    kernels = ", ".join(map(str, engine.kernels)) or "?"
     click.echo(
         f"{engine.file}  {engine.bytes / 2**20:.1f} MiB  {engine.seconds:.1f} s  "
-        f"{built.memory / 2**30:.1f} GiB memory  tensors: {types}  attention: {fused} of {engine.attention} fused"
+        f"{built.memory / 2**30:.1f} GiB memory  tensors: {types}  attention: {fused} of {engine.attention} fused  "
+        f"kernels a call, by profile: {kernels}"
     )

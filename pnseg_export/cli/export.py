@@ -21,6 +21,7 @@ EXAMPLES = """
 Examples:
   pnseg export runs/nano/prompter/best runs/nano/segmentor/best --out bundles/mine
   pnseg export P S --out bundles/mine --tiles validation/images --validate TNBC
+  pnseg export P S --out bundles/mine-gpu --target gpu --precision float16
 """
 
 
@@ -35,7 +36,8 @@ Examples:
     type=click.Choice(list(TARGETS)),
     default="cpu",
     show_default=True,
-    help="Where the graphs are to run; plain leaves the networks as they were trained.",
+    help="Where the graphs are to run: least arithmetic, or fewest kernels; plain leaves the networks as they were "
+    "trained. Any runs everywhere, with the same nuclei.",
 )
 @click.option(
     "--validate",
@@ -69,7 +71,8 @@ def export(
     """
     images = read_tiles(tiles)
     first, second, manifest = describe_pair(prompter, segmentor)
-    provenance = manifest.provenance.model_copy(update={"weights_licence": licence, "attribution": list(attribution)})
+    told = {"weights_licence": licence, "attribution": list(attribution), "target": target}
+    provenance = manifest.provenance.model_copy(update=told)
     manifest = manifest.model_copy(update={"provenance": provenance, "model": name or manifest.model})
     measured = split or (validation_split(prompter, segmentor) if validation else "")
     manifest = export_bundle(first, second, manifest, out, images, overwrite, TARGETS[target], validation, measured)

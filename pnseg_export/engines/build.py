@@ -115,6 +115,7 @@ def build_engine(bundle: Bundle, graph: GraphName, target: Target, choices: Buil
             layers=built.layers,
             attention=built.attention,
             fused_attention=built.fused_attention,
+            kernels=built.kernels,
             seconds=built.seconds,
             log=_at(path.with_suffix(".log"), folder / "log"),
         )

@@ -18,6 +18,12 @@ from pnseg_export.engines.targets import Target
 from pnseg_runtime.errors import BackendError, PnsegError
 
 FUSED = re.compile(r"Found (.+) to be part of self-attention pattern")
+#: The builder's log of what an engine executes: parts of the network, those of each profile in turn, and their steps.
+EXECUTED = re.compile(r"^Name: .+?_myl(\d+)_\d+, LayerType: (\w+),", re.MULTILINE)
+#: Of that, what starts no kernel.
+NO_KERNEL = {"signal", "wait", "shape_call"}
+
+FOR_GPU = "make the graph again with pnseg quantise --int8-for gpu"
 
 
 def build(job: Job) -> Built:
@@ -51,7 +57,8 @@ def build(job: Job) -> Built:
     if plan is None:
         raise BackendError(f"{job.model}: {job.flavour} builds no engine of it; its log says why: {job.log}")
     Path(job.engine).write_bytes(plan)
-    found = set(FUSED.findall(Path(job.log).read_text(encoding="utf-8")))
+    told = Path(job.log).read_text(encoding="utf-8")
+    found = set(FUSED.findall(told))
     softmaxes = names_of(network, trt.LayerType.SOFTMAX)
     return Built(
         version=trt.__version__,
@@ -60,6 +67,7 @@ def build(job: Job) -> Built:
         census=census,
         attention=len(softmaxes),
         fused_attention=len(softmaxes & found) if found or not softmaxes else None,
+        kernels=kernels(told, len(job.profiles)),
         seconds=round(seconds, 2),
         memory=peak_memory(),
     )
@@ -98,8 +106,10 @@ def parse(trt: Any, network: Any, job: Job, log: Any) -> None:
     for error in errors:
         log.write(f"PARSER {error.node_name()} ({error.node_operator()}): {error.desc()}\n")
     first = errors[0]
+    remedy = f"; {FOR_GPU}" if job.precision == "int8" else ""
     raise BackendError(
-        f"{job.model}: {job.flavour} does not take node {first.node_name()} ({first.node_operator()}): {first.desc()}"
+        f"{job.model}: {job.flavour} does not take node {first.node_name()} ({first.node_operator()}): "
+        f"{first.desc()}{remedy}"
     )
 
 
@@ -138,6 +148,17 @@ def names_of(network: Any, kind: Any) -> set[str]:
     return {layer.name for layer in layers if layer.type == kind}
 
 
+def kernels(log: str, profiles: int) -> list[int]:
+    """Kernels that a call starts, for each profile; empty if the builder's log does not say."""
+    steps = [(int(part), kind not in NO_KERNEL) for part, kind in EXECUTED.findall(log)]
+    parts = sorted({part for part, _ in steps})
+    if not parts or len(parts) % profiles:
+        return []
+    each = len(parts) // profiles
+    count = Counter(parts.index(part) // each for part, starts in steps if starts)
+    return [count[profile] for profile in range(profiles)]
+
+
 def check(job: Job, half: int, quantised: int) -> None:
     """Refuse a network whose types are not those of its graph.
 
@@ -152,7 +173,7 @@ def check(job: Job, half: int, quantised: int) -> None:
     if job.precision == "int8" and (quantised < job.quantised or not quantised):
         raise BackendError(
             f"{job.model}: an int8 engine was asked for, but the network quantises {quantised} tensors and its "
-            f"graph {job.quantised}; make the graph again with pnseg quantise --int8-for gpu."
+            f"graph {job.quantised}; {FOR_GPU}."
         )
 
 

@@ -54,6 +54,7 @@ class Built(_Frozen):
         census: element type → tensors of the network.
         attention: softmaxes between two products.
         fused_attention: those of them that the builder's log counts among its attention patterns.
+        kernels: that a call starts, for each profile; empty if the builder's log does not say.
         seconds: of the build.
         memory: the most that the process needed, bytes.
     """
@@ -65,5 +66,6 @@ class Built(_Frozen):
     census: dict[str, int] = {}
     attention: int = 0
     fused_attention: int | None = None
+    kernels: list[int] = []
     seconds: float = 0.0
     memory: int = 0

@@ -14,9 +14,13 @@ from pnseg_export.engines.job import Built, Job
 from pnseg_export.engines.profiles import Buckets, profiles
 from pnseg_export.engines.targets import DEFAULT_TARGETS, Target, parse_target
 from pnseg_export.files import read_graph, write_graph
+from pnseg_export.precision.feeds import record
 from pnseg_export.precision.float16 import halve
+from pnseg_export.precision.int8 import SCHEMES
+from pnseg_export.precision.variants import Int8Choices, quantise_graphs
 from pnseg_runtime.bundle import SHIPPED, Bundle
 from pnseg_runtime.errors import BackendError, PnsegError
+from pnseg_runtime.images import read_image
 from tests.export import made
 
 GRAPHS = ("prompter", "encoder", "decoder")
@@ -71,6 +75,52 @@ def test_the_census_shows_half_precision_and_fused_attention(built):
     assert engines["prompter"].layers["GRID_SAMPLE"] == 4
     assert engines["decoder"].attention == 7
     assert engines["decoder"].fused_attention == 7
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_the_kernels_of_a_call_are_counted(built):
+    engines = {engine.graph: engine for engine in Bundle.open(built).manifest.engines}
+    for engine in engines.values():
+        assert len(engine.kernels) == len(engine.profiles)
+        assert all(20 < count < sum(engine.layers.values()) for count in engine.kernels)
+
+
+def test_kernels_are_what_the_log_executes_without_waits_and_host_work():
+    log = """VERBOSE Layers:
+Name: [ShapeHostToDeviceCopy 0], LayerType: ShapeHostToDevice, Inputs: []
+Name: __mye1_0_myl1_0, LayerType: shape_call, Inputs: []
+Name: conv, with a comma_myl1_1, LayerType: correlation, Inputs: []
+Name: __myl_Signal_myl1_2, LayerType: signal, Inputs: []
+Name: _gemm_mha_v2_myl1_3, LayerType: kgen, Inputs: []
+Name: __myl_Wait_myl3_1, LayerType: wait, Inputs: []
+Name: fc_myl3_2, LayerType: gemm, Inputs: []
+"""
+    assert child.kernels(log, profiles=2) == [2, 1]
+    assert child.kernels(log, profiles=1) == [3]  # a network in two parts
+    assert child.kernels(log, profiles=3) == []
+    assert child.kernels("VERBOSE nothing of the kind", profiles=1) == []
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_8_bit_graphs_for_gpus_become_engines_and_those_for_cpus_are_refused(tmp_path):
+    shutil.copytree(SHIPPED / "nano", tmp_path / "nano", ignore=shutil.ignore_patterns(".cache"))
+    bundle = Bundle.open(tmp_path / "nano")
+    feeds = record(bundle, [read_image(next((SHIPPED.parent / "samples").glob("*.png"))).pixels])
+    choices = BuildChoices(precision="int8", buckets=Buckets((1,), (32,), 256))
+    for name in ("gpu", "cpu"):
+        graphs = quantise_graphs(bundle, bundle.folder, feeds, Int8Choices(scheme=SCHEMES[name], search=False))
+        made = Bundle(bundle.folder, bundle.manifest.model_copy(update={"variants": {"int8": graphs}}))
+        if name == "cpu":
+            with pytest.raises(BackendError, match="--int8-for gpu"):
+                build_engine(made, "encoder", SM86, choices)
+            continue
+        engines = {engine.graph: engine for engine in build_engines(made, [SM86], choices).engines}
+        assert set(engines) == set(GRAPHS)
+        for engine in engines.values():
+            assert engine.precision == "int8"
+            assert engine.census["INT8"] > 20
 
 
 @needs_rtx
