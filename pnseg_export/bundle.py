@@ -49,13 +49,13 @@ def export_graphs(
     prompter: Prompter, segmentor: Segmentor, folder: Path, rewrites: Rewrites = CPU
 ) -> dict[GraphName, GraphFile]:
     """Write the three ONNX files into ``folder``."""
-    return {"prompter": export_prompter(prompter, folder), **export_segmentor(segmentor, folder, rewrites)}
+    return {"prompter": export_prompter(prompter, folder, rewrites), **export_segmentor(segmentor, folder, rewrites)}
 
 
-def export_prompter(prompter: Prompter, folder: Path) -> GraphFile:
+def export_prompter(prompter: Prompter, folder: Path, rewrites: Rewrites = CPU) -> GraphFile:
     """Write ``prompter.onnx`` into ``folder``."""
     image = torch.rand(2, 3, WINDOW, WINDOW + 64, generator=torch.Generator().manual_seed(0))
-    return export_graph(PrompterGraph(prompter), (image,), folder / "prompter.onnx")
+    return export_graph(PrompterGraph(prompter, rewrites), (image,), folder / "prompter.onnx")
 
 
 def export_segmentor(segmentor: Segmentor, folder: Path, rewrites: Rewrites = CPU) -> dict[GraphName, GraphFile]:

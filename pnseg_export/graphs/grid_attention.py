@@ -62,7 +62,7 @@ class GridAttention(nn.Module):
         self.register_buffer("value_bias", value_bias.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, side, side, C) → the same shape."""
+        """(B, side², C) → the same shape."""
         side, heads = self.side, self.heads
         q, k, v = self.qkv(x).reshape(-1, side * side, 3, heads, x.shape[-1] // heads).permute(2, 0, 3, 1, 4)
         by_row, by_column = self._positions(q)
@@ -74,7 +74,7 @@ class GridAttention(nn.Module):
             v = torch.cat([v, self.value_bias.expand(tokens)], dim=2)
             bias = torch.cat([bias, self._padding_logit(by_row, by_column)], dim=3)
         weights = torch.softmax((q * self.scale) @ k.transpose(2, 3) + bias, dim=-1)
-        out: Tensor = self.proj((weights @ v).transpose(1, 2).reshape(-1, side, side, x.shape[-1]))
+        out: Tensor = self.proj((weights @ v).transpose(1, 2).reshape(-1, side * side, x.shape[-1]))
         return out
 
     def _positions(self, q: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ class Rewrites:
     """Choices of an export.
 
     Attributes:
+        convnext: what stands between the blocks of the prompter's ConvNeXt: ``"tokens"``, rows of tokens
+            (:mod:`pnseg_export.graphs.convnext`); ``"maps"``, as timm has it.
         windows: SAM's windowed blocks: ``"apart"``, each window's real tokens for themselves, the least
             arithmetic (:mod:`pnseg_export.graphs.window_attention`); ``"together"``, all in one attention, the
             fewest kernels (:mod:`pnseg_export.graphs.grid_attention`), both with positions resized beforehand;
@@ -27,6 +29,7 @@ class Rewrites:
             ``"plain"``, the trained decoder's own code.
     """
 
+    convnext: Literal["tokens", "maps"] = "tokens"
     windows: Literal["apart", "together", "padded"] = "apart"
     shared_decoder: bool = True
     votes: Literal["product", "gathered", "plain"] = "product"
@@ -34,7 +37,7 @@ class Rewrites:
 
 CPU = Rewrites()
 GPU = Rewrites(windows="together", votes="gathered")
-PLAIN = Rewrites(windows="padded", shared_decoder=False, votes="plain")
+PLAIN = Rewrites(convnext="maps", windows="padded", shared_decoder=False, votes="plain")
 
 #: Where the graphs are to run → what pays there; ``plain`` is the trained networks as they are.
 TARGETS = {"cpu": CPU, "gpu": GPU, "plain": PLAIN}

@@ -21,7 +21,10 @@ ATTENTION: dict[Attending, type[RegionAttention | GridAttention]] = {
 
 
 class UnpaddedBlock(nn.Module):
-    """A transformer block whose attention sees real tokens only."""
+    """A transformer block whose attention sees real tokens only.
+
+    Tokens lie in one row: OpenVINO has a kernel for norms of a row of tokens and none for those of a grid.
+    """
 
     def __init__(self, block: Block, side: int, windows: Attending):
         super().__init__()
@@ -29,6 +32,7 @@ class UnpaddedBlock(nn.Module):
         self.attention = ATTENTION[windows](block.attn, side, block.window_size or side)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, side², C) → the same shape."""
         x = x + self.attention(self.norm1(x))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
@@ -45,12 +49,12 @@ class FixedSizeEncoder(nn.Module):
 
     def __init__(self, encoder: ResizedImageEncoder, side: int, windows: Attending):
         super().__init__()
-        self.patch_embed, self.neck = encoder.patch_embed, encoder.neck
+        self.patch_embed, self.neck, self.side = encoder.patch_embed, encoder.neck, side
         self.positions: Tensor
         self.register_buffer("positions", absolute_positions(encoder, side))
         self.blocks = nn.Sequential(*(UnpaddedBlock(block, side, windows) for block in encoder.blocks))
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.blocks(self.patch_embed(image) + self.positions)
-        out: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        x = self.blocks((self.patch_embed(image) + self.positions).flatten(1, 2))
+        out: Tensor = self.neck(x.transpose(1, 2).unflatten(2, (self.side, self.side)))
         return out

@@ -76,12 +76,12 @@ class RegionAttention(nn.Module):
         self.register_buffer("value_bias", value_bias.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, side, side, C) → the same shape."""
+        """(B, side², C) → the same shape."""
         batch = x.shape[0]
         split = self.qkv(x).reshape(batch, self.side, self.side, 3, self.heads, -1)
         qkv = split.permute(3, 0, 4, 1, 2, 5)  # 3, B, heads, side, side, d
         rows = [torch.cat([self._attend(qkv, region) for region in row], dim=2) for row in self.regions]
-        out: Tensor = self.proj(torch.cat(rows, dim=1))
+        out: Tensor = self.proj(torch.cat(rows, dim=1).flatten(1, 2))
         return out
 
     def _attend(self, qkv: Tensor, region: Region) -> Tensor:

@@ -5,12 +5,9 @@ import pytest
 import torch
 
 from pnseg_runtime.prompts import decode_points, filter_by_region, nearest_negatives, suppress_points
-from pnseg_train.models.backbones import ConvNeXtFeatures
-from pnseg_train.models.prompter import Prompter
-from pnseg_train.models.segmentor import Prompts, Segmentor, full_size, sam_segmentor
+from pnseg_train.models.segmentor import Prompts, Segmentor, full_size
 from tests import golden
-
-PROMPTERS = [("prompter_pannuke", 0), ("prompter_pannuke", 1)] + [("prompter_cpm17", i) for i in range(3)]
+from tests.published import PROMPTERS, load_prompter, load_segmentor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -18,22 +15,9 @@ def _one_thread():
     torch.set_num_threads(2)
 
 
-def load_prompter(name: str) -> Prompter:
-    config = golden.document(name)["config"]
-    backbone = ConvNeXtFeatures(tuple(config["backbone"]["depths"]), tuple(config["backbone"]["dims"]))
-    prompter = Prompter(backbone, config["hidden_dim"], config["num_outs"], config["space"], config["num_classes"])
-    prompter.load_state_dict(golden.checkpoint(name)["model"], strict=True)
-    return prompter.eval()
-
-
 @pytest.fixture(scope="module")
 def segmentor() -> Segmentor:
-    config = golden.document("segmentor_tiny")["config"]
-    network = sam_segmentor(
-        config["embed_dim"], config["depth"], config["num_heads"], tuple(config["global_attn_indexes"])
-    )
-    network.load_state_dict(golden.checkpoint("segmentor_tiny")["model"], strict=True)
-    return network.eval()
+    return load_segmentor()
 
 
 @pytest.mark.parametrize(("name", "i"), PROMPTERS)
