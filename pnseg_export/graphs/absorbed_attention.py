@@ -76,9 +76,7 @@ class ImageReadsTokens(nn.Module):
             tokens: (P, T, C) with their positions.
             values: (P, T, C) tokens.
         """
-        keys = split_heads(self.k_proj(tokens), self.heads)
-        by_token = by_head(keys, self.query_weight).flatten(1, 2)  # P, heads·T, C
-        bias = by_head(keys, self.query_bias).flatten(1, 2)  # P, heads·T, 1
+        by_token, bias = self._by_token(tokens)
         logits = placed @ by_token.transpose(1, 2) + bias.transpose(1, 2)
         return self._read(logits.unflatten(2, (self.heads, -1)).softmax(dim=-1), values)
 
@@ -87,10 +85,47 @@ class ImageReadsTokens(nn.Module):
         keys = split_heads(self.k_proj(tokens), self.heads)
         return self._read((queries @ keys.transpose(2, 3)).softmax(dim=-1).transpose(1, 2), values)
 
+    def _by_token(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        # What the image is multiplied with for the logits (P, heads·T, C), and what is added (P, heads·T, 1).
+        keys = split_heads(self.k_proj(tokens), self.heads)
+        return by_head(keys, self.query_weight).flatten(1, 2), by_head(keys, self.query_bias).flatten(1, 2)
+
+    def _written(self, values: Tensor) -> Tensor:
+        # What each token hands to the image, (P, heads·T, C).
+        written = by_head(split_heads(self.v_proj(values), self.heads), self.out_weight) + self.out_bias
+        return written.flatten(1, 2)
+
     def _read(self, weights: Tensor, values: Tensor) -> Tensor:
         # weights (P, N, heads, T)
-        written = by_head(split_heads(self.v_proj(values), self.heads), self.out_weight) + self.out_bias
-        return weights.flatten(2, 3) @ written.flatten(1, 2)
+        return weights.flatten(2, 3) @ self._written(values)
+
+
+class ImageReadsTokensInSteps(ImageReadsTokens):
+    """The same with logits (P, heads, T, N) and a softmax over T in steps along N.
+
+    T is 7 or 8 and fills no vector of a CPU; N is 256. TensorRT would not take these steps for an attention.
+    """
+
+    def forward(self, placed: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
+        """What each image token reads, (P, N, C)."""
+        by_token, bias = self._by_token(tokens)
+        logits = by_token @ placed.transpose(1, 2) + bias
+        return self._read(softmax_in_steps(logits.unflatten(1, (self.heads, -1))), values)
+
+    def shared(self, queries: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
+        """The same with scaled queries (P, heads, N, d) that are projected already."""
+        keys = split_heads(self.k_proj(tokens), self.heads)
+        return self._read(softmax_in_steps(keys @ queries.transpose(2, 3)), values)
+
+    def _read(self, weights: Tensor, values: Tensor) -> Tensor:
+        # weights (P, heads, T, N)
+        return weights.flatten(1, 2).transpose(1, 2) @ self._written(values)
+
+
+def softmax_in_steps(logits: Tensor) -> Tensor:
+    """Softmax over the last axis but one."""
+    weights = (logits - logits.amax(dim=-2, keepdim=True)).exp()
+    return weights / weights.sum(dim=-2, keepdim=True)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -12,7 +12,7 @@ from pnseg_export.graphs.encoder import HALF, MIDDLE, TOKENS, feature_tensors
 from pnseg_export.graphs.mask_head import MaskHead
 from pnseg_export.graphs.point_embedding import PointEmbedding
 from pnseg_export.graphs.rewrites import CPU, Rewrites
-from pnseg_export.graphs.two_way import SharedFeatures, TwoWay
+from pnseg_export.graphs.two_way import FewTokens, SharedFeatures, TwoWay
 from pnseg_export.graphs.votes import REFINEMENTS, NoRefinement
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.models.mask_decoder import PointMaskDecoder, VotingMaskDecoder
@@ -36,7 +36,7 @@ class DecoderGraph(nn.Module):
                 "a segmentor that tells classes (class_by: segmentor) cannot be exported; use its checkpoint."
             )
         self.points = PointEmbedding(segmentor.prompt_encoder)
-        self.masks = (SharedMasks if rewrites.shared_decoder else PlainMasks)(segmentor)
+        self.masks = SharedMasks(segmentor, rewrites.few_tokens) if rewrites.shared_decoder else PlainMasks(segmentor)
         self.refine = _refinement(decoder, rewrites)
         self.rate = decoder.rate if isinstance(decoder, VotingMaskDecoder) else _as_predicted
         self.inputs: Tensors = feature_tensors(segmentor, rewrites) | {
@@ -75,10 +75,10 @@ class SharedMasks(nn.Module):
 
     features = len(SharedFeatures._fields)
 
-    def __init__(self, segmentor: Segmentor):
+    def __init__(self, segmentor: Segmentor, few: FewTokens):
         super().__init__()
         decoder: PointMaskDecoder = segmentor.mask_decoder
-        self.transformer = TwoWay(decoder.transformer, segmentor.prompt_encoder.get_dense_pe())
+        self.transformer = TwoWay(decoder.transformer, segmentor.prompt_encoder.get_dense_pe(), few)
         self.head = MaskHead(decoder, TOKENS)
         self.own_tokens: Tensor
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])

@@ -23,6 +23,9 @@ class Rewrites:
         shared_decoder: the first two-way layer's projections of the image once an image, the other
             layers' on the side of the tokens, one mask token
             (:mod:`pnseg_export.graphs.two_way`).
+        few_tokens: the softmax with which image tokens read a prompt's few: ``"steps"`` along the image, which
+            fill a CPU's vectors, or one ``"softmax"``, which TensorRT joins with the products around it
+            (:mod:`pnseg_export.graphs.absorbed_attention`).
         votes: how nano's votes and details refine a mask (:mod:`pnseg_export.graphs.votes`):
             ``"product"``, one matrix product over all prompts, which subtracts large squares and so
             is for float32 alone; ``"gathered"``, from a copy of its window's maps for each prompt;
@@ -32,11 +35,12 @@ class Rewrites:
     convnext: Literal["tokens", "maps"] = "tokens"
     windows: Literal["apart", "together", "padded"] = "apart"
     shared_decoder: bool = True
+    few_tokens: Literal["softmax", "steps"] = "steps"
     votes: Literal["product", "gathered", "plain"] = "product"
 
 
 CPU = Rewrites()
-GPU = Rewrites(windows="together", votes="gathered")
+GPU = Rewrites(windows="together", few_tokens="softmax", votes="gathered")
 PLAIN = Rewrites(convnext="maps", windows="padded", shared_decoder=False, votes="plain")
 
 #: Where the graphs are to run → what pays there; ``plain`` is the trained networks as they are.

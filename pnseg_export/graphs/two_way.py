@@ -7,12 +7,22 @@ the first layer's keys and values for the tokens and its queries for the image.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from segment_anything.modeling.transformer import TwoWayAttentionBlock, TwoWayTransformer
 from torch import Tensor, nn
 
-from pnseg_export.graphs.absorbed_attention import ImageReadsTokens, TokensReadImage, scale, split_heads
+from pnseg_export.graphs.absorbed_attention import (
+    ImageReadsTokens,
+    ImageReadsTokensInSteps,
+    TokensReadImage,
+    scale,
+    split_heads,
+)
+
+#: How the softmax over a prompt's few tokens is computed: as one operator, or in steps along the image.
+FewTokens = Literal["softmax", "steps"]
+IMAGE_READS: dict[FewTokens, type[ImageReadsTokens]] = {"softmax": ImageReadsTokens, "steps": ImageReadsTokensInSteps}
 
 
 class SharedFeatures(NamedTuple):
@@ -72,12 +82,13 @@ class TwoWay(nn.Module):
     Args:
         transformer: SAM's.
         positions: (1, C, h, w) positional encoding of the image tokens.
+        few: how the image reads the few tokens.
     """
 
-    def __init__(self, transformer: TwoWayTransformer, positions: Tensor):
+    def __init__(self, transformer: TwoWayTransformer, positions: Tensor, few: FewTokens):
         super().__init__()
         first, *rest = transformer.layers
-        self.first, self.rest = FirstLayer(first), nn.ModuleList(Layer(block) for block in rest)
+        self.first, self.rest = FirstLayer(first, few), nn.ModuleList(Layer(block, few) for block in rest)
         self.final_read = TokensReadImage(transformer.final_attn_token_to_image)
         self.final_norm = transformer.norm_final_attn
         self.positions: Tensor
@@ -100,10 +111,10 @@ class TwoWay(nn.Module):
 
 class _TokenPart(nn.Module):
     # What all layers do with their tokens.
-    def __init__(self, block: TwoWayAttentionBlock):
+    def __init__(self, block: TwoWayAttentionBlock, few: FewTokens):
         super().__init__()
         self.tokens_read = TokensReadImage(block.cross_attn_token_to_image)
-        self.image_reads = ImageReadsTokens(block.cross_attn_image_to_token)
+        self.image_reads = IMAGE_READS[few](block.cross_attn_image_to_token)
         self.self_attention, self.mlp = block.self_attn, block.mlp
         self.norm1, self.norm2, self.norm3, self.norm4 = block.norm1, block.norm2, block.norm3, block.norm4
 
@@ -137,10 +148,10 @@ class Layer(_TokenPart):
 def add_and_norm(image: Tensor, read: Tensor, norm: nn.Module) -> Tensor:
     """The norm of a sum of image tokens (P, N, C).
 
-    The axis that comes and goes keeps sum and norm apart: ONNX Runtime would join the two in a CPU
-    kernel that takes ten times as long as both.
+    All tokens in one row keep sum and norm apart: ONNX Runtime would join the two in a CPU kernel that takes ten
+    times as long as both.
     """
-    out: Tensor = norm((image + read)[:, None])[:, 0]
+    out: Tensor = norm((image + read).flatten(0, 1)).unflatten(0, (-1, image.shape[1]))
     return out
 
 

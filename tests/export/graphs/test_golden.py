@@ -12,6 +12,8 @@ from pnseg_runtime.sessions.onnxruntime import open_session
 from tests import golden
 from tests.published import PROMPTERS, load_prompter, load_segmentor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=TARGETS)
 def segmentor(request, tmp_path_factory) -> tuple[Runner, Runner]:

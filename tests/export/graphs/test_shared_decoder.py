@@ -4,11 +4,12 @@ import pytest
 import torch
 from segment_anything.modeling.transformer import Attention
 
-from pnseg_export.graphs.absorbed_attention import ImageReadsTokens, TokensReadImage
+from pnseg_export.graphs.absorbed_attention import TokensReadImage, softmax_in_steps
 from pnseg_export.graphs.decoder import DecoderGraph
 from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.mask_head import PixelLinear, raster
 from pnseg_export.graphs.rewrites import TARGETS
+from pnseg_export.graphs.two_way import IMAGE_READS
 from tests.export.networks import SIZES, images, prompts, randomised, segmentor
 
 
@@ -29,11 +30,17 @@ def test_tokens_read_the_image_as_sam_lets_them(attention, tokens):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("few", IMAGE_READS)
 @pytest.mark.parametrize("tokens", [1, 5, 9])
-def test_the_image_reads_tokens_as_sam_lets_it(attention, tokens):
+def test_the_image_reads_tokens_as_sam_lets_it(attention, tokens, few):
     placed, keys, values = torch.randn(3, 20, 32), torch.randn(3, tokens, 32), torch.randn(3, tokens, 32)
-    given = ImageReadsTokens(attention)(placed, keys, values)
+    given = IMAGE_READS[few](attention)(placed, keys, values)
     torch.testing.assert_close(given, attention(placed, keys, values), rtol=1e-5, atol=1e-5)
+
+
+def test_a_softmax_in_steps_is_the_softmax_even_of_large_logits():
+    logits = 200 * torch.randn(2, 3, 7, 20)
+    torch.testing.assert_close(softmax_in_steps(logits), logits.softmax(dim=2))
 
 
 @torch.no_grad()
