@@ -8,12 +8,15 @@ from pathlib import Path
 import onnx
 import pytest
 
+from benchmarks.networks import random_pair
+from pnseg_export.bundle import export_graphs
 from pnseg_export.engines import child, flavours
 from pnseg_export.engines.build import BuildChoices, build_engine, build_engines, expected_types, run
 from pnseg_export.engines.job import Built, Job
 from pnseg_export.engines.profiles import Buckets, profiles
 from pnseg_export.engines.targets import DEFAULT_TARGETS, Target, parse_target
 from pnseg_export.files import read_graph, write_graph
+from pnseg_export.graphs.rewrites import GPU
 from pnseg_export.precision.feeds import record
 from pnseg_export.precision.float16 import halve
 from pnseg_export.precision.int8 import SCHEMES
@@ -32,13 +35,14 @@ needs_rtx = pytest.mark.skipif(
 
 
 def half_bundle(folder: Path) -> Bundle:
-    """nano with its graphs in half precision."""
-    shutil.copytree(SHIPPED / "nano", folder)
+    """Networks of nano's size as they are exported for GPUs, in half precision."""
+    shutil.copytree(SHIPPED / "nano", folder, ignore=shutil.ignore_patterns(".cache"))
     bundle = Bundle.open(folder)
     graphs = {}
-    for name in GRAPHS:
-        entry = bundle.graph(name)
-        half, kept = halve(read_graph(bundle.path(name)))
+    exported = folder.with_name("exported")
+    exported.mkdir()
+    for name, entry in export_graphs(*random_pair("nano"), exported, GPU).items():
+        half, kept = halve(read_graph(exported / entry.file))
         path = folder / f"{name}.float16.onnx"
         graphs[name] = write_graph(half, path, entry.inputs, entry.outputs, "float16", kept)
     return Bundle(folder, bundle.manifest.model_copy(update={"variants": {"float16": graphs}}))
