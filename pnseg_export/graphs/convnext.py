@@ -8,6 +8,7 @@ of OpenVINO have. OpenVINO also has a kernel for norms of rows of tokens, and no
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from timm.models.convnext import ConvNeXtBlock, ConvNeXtStage
 from torch import Tensor, nn
 
@@ -29,21 +30,22 @@ class TokenBlock(nn.Module):
 
 
 class TokenStage(nn.Module):
-    """A stage of ConvNeXt: a map in, a map out, tokens between."""
+    """A stage of ConvNeXt on tokens."""
 
     def __init__(self, stage: ConvNeXtStage):
         super().__init__()
         self.downsample = stage.downsample
         self.blocks = nn.ModuleList(TokenBlock(block) for block in stage.blocks)  # type: ignore[arg-type]
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C', H', W')."""
-        features = self.downsample(features)
-        height, width = features.shape[2:]
-        tokens = as_tokens(features)
+    def forward(self, tokens: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
+        """(B, H·W, C) of a map → (B, H'·W', C'), H' and W'."""
+        if isinstance(self.downsample, nn.Sequential):
+            norm, convolution = self.downsample
+            features = convolution(as_map(norm_tokens(tokens, norm), height, width))
+            tokens, (height, width) = as_tokens(features), features.shape[2:]
         for block in self.blocks:
             tokens = block(tokens, height, width)
-        return as_map(tokens, height, width)
+        return tokens, height, width
 
 
 class TokenConvNeXt(nn.Module):
@@ -51,14 +53,23 @@ class TokenConvNeXt(nn.Module):
 
     def __init__(self, backbone: ConvNeXtFeatures):
         super().__init__()
-        self.stem = backbone.stem
+        self.patches, self.norm = backbone.stem
         self.stages = nn.ModuleList(TokenStage(stage) for stage in backbone.stages)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        features = [self.stem(image)]
+        patches = self.patches(image)
+        tokens, (height, width) = norm_tokens(as_tokens(patches), self.norm), patches.shape[2:]
+        features = []
         for stage in self.stages:
-            features.append(stage(features[-1]))
-        return features[1:]
+            tokens, height, width = stage(tokens, height, width)
+            features.append(as_map(tokens, height, width))
+        return features
+
+
+def norm_tokens(tokens: Tensor, norm: nn.Module) -> Tensor:
+    """Timm's layer norm over the channels of maps (B, C, H, W), on their tokens (B, H·W, C)."""
+    assert isinstance(norm, nn.LayerNorm)
+    return F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def as_tokens(features: Tensor) -> Tensor:
