@@ -1,10 +1,9 @@
 """SAM's attention blocks as one attention over the whole grid: fewer kernels for the same numbers.
 
 Attention in windows, each with its own tokens (:mod:`pnseg_export.graphs.window_attention`), is the least
-arithmetic, but a grid of 16×16 tokens falls into windows of 196, 28, 28 and 4, and a GPU takes longer to
-start their kernels than to run them. Here a block is one softmax over all tokens. Places outside a query's
-window get a logit so low that their weight is zero; what is beyond the grid but inside the window (SAM's
-padding) is one more key, as there.
+arithmetic, but a grid of 16×16 tokens falls into windows of 196, 28, 28 and 4, and a GPU has to start kernels for
+each. Here a block is one softmax over all tokens. Places outside a query's window get a logit so low that their
+weight is zero; what is beyond the grid but inside the window (SAM's padding) is one more key, as there.
 
 A query's relative positions along an axis are products with one table for all queries. In a table whose
 columns are offsets k - i, query i needs the columns that begin i places before the end: rows that lie one
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from pnseg_export.graphs.positions import relative_positions
 from pnseg_export.graphs.window_attention import log_sum
 
-#: Added along each axis to logits of places that a query does not see: exp is zero in any precision, and two of them
-#: and a position's logit stay far from the end of half precision.
+#: Added along each axis to logits of places that a query does not see. Unless a query's logits lie thousands apart, the
+#: exponential of what is left is zero in any precision. Two of them and a position's logit are far from the end of half.
 UNSEEN = -4096.0
 
 
