@@ -20,7 +20,7 @@ from pnseg_export.graphs.positions import relative_positions
 from pnseg_export.graphs.window_attention import log_sum
 
 #: Added along each axis to logits of places that a query does not see. Unless a query's logits lie thousands apart, the
-#: exponential of what is left is zero in any precision. Two of them and a position's logit are far from the end of half.
+#: exponential of what is left is zero in any precision. Two of them and a position's logit are no end of half.
 UNSEEN = -4096.0
 
 

@@ -31,7 +31,6 @@ from pnseg_runtime.sessions.onnxruntime import open_session
 LAYERS = ("Conv", "Gemm", "MatMul")
 PHASE = "it turns coordinates into phases of many periods, which few bits cannot tell apart"
 MATRICES = "it has a matrix for each row or head, each so small that 8 bits only cost time"
-PIECES = "its input is put together of windows, behind which OpenVINO compiles no 8 bits"
 NO_FASTER = "its products are so small that on a CPU it takes longer in 8 bits"
 #: An error on the first input that is off the tolerance by this factor is not measured on the others.
 CLEAR = 2.0
@@ -88,22 +87,9 @@ def phases(model: onnx.ModelProto) -> dict[str, str]:
 
 def unfit(model: onnx.ModelProto) -> dict[str, str]:
     """Layers that stay in float whatever their error → why."""
-    producers = {name: node for node in model.graph.node for name in node.output}
     several = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 3}
-    rows, columns = (_concatenated(model, axis) for axis in (1, 2))  # windows stand in rows, these in a grid
-    found = {}
-    for node in (node for node in model.graph.node if node.op_type in LAYERS):
-        if several.intersection(node.input):
-            found[node.name] = MATRICES
-        elif node.input[0] in rows and columns.intersection(producers[node.input[0]].input):
-            found[node.name] = PIECES
-    return found | phases(model)
-
-
-def _concatenated(model: onnx.ModelProto, axis: int) -> set[str]:
-    # Tensors that are put together of others along an axis.
-    concats = (node for node in model.graph.node if node.op_type == "Concat")
-    return {node.output[0] for node in concats if onnx.helper.get_node_attr_value(node, "axis") == axis}
+    small = (node for node in model.graph.node if node.op_type in LAYERS and several.intersection(node.input))
+    return {node.name: MATRICES for node in small} | phases(model)
 
 
 class _Reader(CalibrationDataReader):
