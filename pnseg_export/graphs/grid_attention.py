@@ -14,32 +14,22 @@ from __future__ import annotations
 
 import torch
 from segment_anything.modeling.image_encoder import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnseg_export.graphs.positions import relative_positions
-from pnseg_export.graphs.window_attention import log_sum
+from pnseg_export.graphs.window_attention import UnpaddedAttention, log_sum
 
 #: Added along each axis to logits of places that a query does not see. Unless a query's logits lie thousands apart, the
 #: exponential of what is left is zero in any precision. Two of them and a position's logit are no end of half.
 UNSEEN = -4096.0
 
 
-class GridAttention(nn.Module):
-    """Attention of SAM's ViT inside windows of a grid, as one product over the grid.
-
-    A global block is one window as large as the grid.
-
-    Args:
-        attention: the block's attention.
-        side: tokens a side of the grid.
-        window: tokens a side of a window.
-    """
+class GridAttention(UnpaddedAttention):
+    """Attention inside windows of a grid, as one product over the grid; ``window`` tokens a side."""
 
     def __init__(self, attention: Attention, side: int, window: int):
-        super().__init__()
-        self.qkv, self.proj = attention.qkv, attention.proj
-        self.heads, self.scale = attention.num_heads, attention.scale
-        self.side, self.windowed, self.padding = side, window < side, -side % window
+        super().__init__(attention, side)
+        self.windowed, self.padding = window < side, -side % window
         # Places of keys along an axis, in spans as long as the grid: the first is real, the others are padding.
         self.spans = 1 + -(-self.padding // side)
         self.places = self.spans * side
@@ -47,18 +37,13 @@ class GridAttention(nn.Module):
             offset_table(relative_positions(positions, window), side, self.places)
             for positions in (attention.rel_pos_h, attention.rel_pos_w)
         ]
-        _, key_bias, value_bias = attention.qkv.bias.detach().reshape(3, 1, self.heads, 1, -1)
         self.table: Tensor
         self.unseen: Tensor
         self.all_real: Tensor
-        self.key_bias: Tensor
-        self.value_bias: Tensor
         self.register_buffer("table", torch.cat(tables, dim=1)[None])  # a stack of one, which 8 bits leave alone
         self.register_buffer("unseen", unseen_places(side, self.places, window))
         real = torch.arange(self.spans) == 0
         self.register_buffer("all_real", torch.where(real[:, None] & real, UNSEEN, 0.0))
-        self.register_buffer("key_bias", key_bias.clone())
-        self.register_buffer("value_bias", value_bias.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, side², C) → the same shape."""

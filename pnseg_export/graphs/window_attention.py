@@ -47,33 +47,38 @@ def window_regions(side: int, window: int) -> list[list[Region]]:
     return [[Region(*rows, *columns) for columns in spans] for rows in spans]
 
 
-class RegionAttention(nn.Module):
-    """Attention of SAM's ViT inside windows of a grid, each reduced to its real tokens.
+class UnpaddedAttention(nn.Module):
+    """What attention of SAM's ViT needs to see real tokens only: its projections, and a padded token's key and value.
 
     A global block is one window as large as the grid.
 
     Args:
         attention: the block's attention.
         side: tokens a side of the grid.
-        window: tokens a side of a window.
     """
 
-    def __init__(self, attention: Attention, side: int, window: int):
+    def __init__(self, attention: Attention, side: int):
         super().__init__()
         self.qkv, self.proj = attention.qkv, attention.proj
-        self.heads, self.scale = attention.num_heads, attention.scale
-        self.side, self.window = side, window
-        self.regions = window_regions(side, window)
-        self.rows: Tensor
-        self.columns: Tensor
-        # (window, d, window): of each query, the positions of all keys, ready for a product with queries
-        self.register_buffer("rows", relative_positions(attention.rel_pos_h, window).transpose(1, 2).contiguous())
-        self.register_buffer("columns", relative_positions(attention.rel_pos_w, window).transpose(1, 2).contiguous())
+        self.heads, self.scale, self.side = attention.num_heads, attention.scale, side
         _, key_bias, value_bias = attention.qkv.bias.detach().reshape(3, 1, self.heads, 1, -1)
         self.key_bias: Tensor
         self.value_bias: Tensor
         self.register_buffer("key_bias", key_bias.clone())
         self.register_buffer("value_bias", value_bias.clone())
+
+
+class RegionAttention(UnpaddedAttention):
+    """Attention inside windows of a grid, each reduced to its real tokens; ``window`` tokens a side."""
+
+    def __init__(self, attention: Attention, side: int, window: int):
+        super().__init__(attention, side)
+        self.window, self.regions = window, window_regions(side, window)
+        self.rows: Tensor
+        self.columns: Tensor
+        # (window, d, window): of each query, the positions of all keys, ready for a product with queries
+        self.register_buffer("rows", relative_positions(attention.rel_pos_h, window).transpose(1, 2).contiguous())
+        self.register_buffer("columns", relative_positions(attention.rel_pos_w, window).transpose(1, 2).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, side², C) → the same shape."""
