@@ -6,8 +6,8 @@ array of its box's size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,38 +64,53 @@ class DecodedMasks:
         )
 
 
-#: Crops of masks whose sides, rounded up to this many logits, are the same are upsampled together,
-CELLS = 16
-#: at most so many at a time.
-STACK = 64
+@dataclass(frozen=True)
+class MaskLogits:
+    """P masks as the decoder gives them, any number of them for one point.
+
+    Attributes:
+        points: (P,) index of the point that each was decoded for.
+        origins: (P, 2) int, (x, y) of the window of each, px.
+        ious: (P,) float32, predicted IoU.
+        logits: (P, m, m) float32.
+        classes: (P,) int64, the class that the segmentor tells; None if the prompter does.
+    """
+
+    points: NDArray[np.intp]
+    origins: NDArray[np.integer]
+    ious: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    classes: NDArray[np.int64] | None = None
+
+    def select(self, which: NDArray[np.intp]) -> MaskLogits:
+        """The masks chosen by ascending indices; nothing is copied if those are all."""
+        if len(which) == len(self.points):
+            return self
+        classes = None if self.classes is None else self.classes[which]
+        return MaskLogits(self.points[which], self.origins[which], self.ious[which], self.logits[which], classes)
+
+    @staticmethod
+    def joined(parts: list[MaskLogits]) -> MaskLogits:
+        """All masks of one or more parts, in order; nothing is copied if there is one."""
+        if len(parts) == 1:
+            return parts[0]
+        return MaskLogits(
+            np.concatenate([part.points for part in parts]),
+            np.concatenate([part.origins for part in parts]),
+            np.concatenate([part.ious for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate(told) if (told := [part.classes for part in parts if part.classes is not None]) else None,
+        )
 
 
 def upsample(logits: NDArray[np.float32], factor: int) -> NDArray[np.float64]:
-    """(…, h, w) float32 → (…, h · factor, w · factor), bilinear with half-pixel centres (``align_corners=False``).
+    """(h, w) float32 → (h · factor, w · factor), bilinear with half-pixel centres (``align_corners=False``).
 
     In float64, in which the means of float32 logits are exact or nearly so: in float32 the sign of one
     close to 0 would depend on the processor.
     """
-    height, width = logits.shape[-2:]
-    values = logits.astype(np.float64)
-    tall = np.empty((*logits.shape[:-1], factor, width))
-    for place, mixed in enumerate(_between(values, factor, -2)):
-        tall[..., place, :] = mixed
-    values = tall.reshape(*logits.shape[:-2], height * factor, width)
-    wide = np.empty((*values.shape, factor))
-    for place, mixed in enumerate(_between(values, factor, -1)):
-        wide[..., place] = mixed
-    return wide.reshape(*values.shape[:-1], width * factor)
-
-
-def _between(values: NDArray[np.float64], factor: int, axis: int) -> Iterator[NDArray[np.float64]]:
-    """Along one axis, each of the ``factor`` values that a value becomes; at the ends it is its own neighbour."""
-    places = np.arange(values.shape[axis])
-    before = values.take(np.maximum(places - 1, 0), axis=axis)
-    after = values.take(np.minimum(places + 1, places[-1:]), axis=axis)
-    for place in range(factor):
-        shift = (place + 0.5) / factor - 0.5  # from the middle of the value, in its own size
-        yield values * (1 - abs(shift)) + (after if shift > 0 else before) * abs(shift)
+    values: Any = cv2.resize(logits.astype(np.float64), None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+    return values
 
 
 def crop_masks(
@@ -116,24 +131,17 @@ def crop_masks(
     Returns:
         (P, 4) boxes and P masks; a mask without a pixel has an empty box.
     """
-    size = logits.shape[-1]
-    factor = window // size
+    factor = window // logits.shape[-1]
     spans = _positive_spans(logits)
     boxes = np.zeros((len(logits), 4), np.int32)
     masks: list[Mask] = [np.zeros((0, 0), np.bool_)] * len(logits)
-    sides = np.minimum(-(-(spans[:, 2:] - spans[:, :2]) // CELLS) * CELLS, size)
-    for wide, tall in np.unique(sides[(sides > 0).all(axis=1)], axis=0).tolist():
-        alike = np.flatnonzero((sides == (wide, tall)).all(axis=1))
-        for some in np.split(alike, range(STACK, len(alike), STACK)):
-            first = np.minimum(spans[some, :2], (size - wide, size - tall))
-            corners = origins[some] + first * factor
-            rows, columns = first[:, 1, None] + np.arange(tall), first[:, 0, None] + np.arange(wide)
-            low = logits[some[:, None, None], rows[:, :, None], columns[:, None, :]]
-            positive = upsample(low, factor) > 0
-            found = _filled_spans(positive, np.array(shape[::-1]) - corners)
-            boxes[some] = found + np.tile(corners, 2)
-            for index, mask, (x0, y0, x1, y1) in zip(some.tolist(), positive, found.tolist(), strict=True):
-                masks[index] = mask[y0:y1, x0:x1].copy()
+    corners = origins + spans[:, :2] * factor
+    room = np.maximum(np.array(shape[::-1]) - corners, 0)
+    for index in np.flatnonzero(spans[:, 2]).tolist():
+        (x0, y0, x1, y1), (x, y), (wide, tall) = spans[index].tolist(), corners[index].tolist(), room[index].tolist()
+        positive = upsample(logits[index, y0:y1, x0:x1], factor) > 0
+        boxes[index], mask = tighten(positive[:tall, :wide], (x, y))
+        masks[index] = mask.copy()  # not to keep what lies around it
     return boxes, masks
 
 
@@ -145,15 +153,6 @@ def _positive_spans(logits: NDArray[np.float32]) -> NDArray[np.intp]:
     some = spans[:, :2] < spans[:, 2:]
     grown = np.concatenate([np.maximum(spans[:, :2] - 1, 0), np.minimum(spans[:, 2:] + 1, size)], axis=1)
     return np.where(some.all(axis=1, keepdims=True), grown, 0)
-
-
-def _filled_spans(masks: NDArray[np.bool_], limits: NDArray[np.integer]) -> NDArray[np.intp]:
-    """(P, 4) box of each mask (P, h, w) within its limit (P, 2), (x, y), from its first pixel; empty if it has none."""
-    height, width = masks.shape[1:]
-    if (limits < (width, height)).any():
-        masks &= np.arange(height)[None, :, None] < limits[:, 1, None, None]
-        masks &= np.arange(width)[None, None, :] < limits[:, 0, None, None]
-    return _spans(*_filled(masks))
 
 
 def _filled(masks: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -173,11 +172,9 @@ def _spans(columns: NDArray[np.bool_], rows: NDArray[np.bool_]) -> NDArray[np.in
 
 def tighten(mask: Mask, offset: tuple[int, int]) -> tuple[tuple[int, int, int, int], Mask]:
     """A mask that lies at ``offset`` (x, y), cut to its true pixels, and its box; both are empty if it has none."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return (offset[0], offset[1], offset[0], offset[1]), np.zeros((0, 0), np.bool_)
-    x0, x1, y0, y1 = int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
-    return (offset[0] + x0, offset[1] + y0, offset[0] + x1, offset[1] + y1), mask[y0:y1, x0:x1]
+    left, top, wide, tall = cv2.boundingRect(mask.view(np.uint8))
+    x, y = offset[0] + left, offset[1] + top
+    return (x, y, x + wide, y + tall), mask[top : top + tall, left : left + wide]
 
 
 def largest_piece(mask: Mask, fill: bool = False) -> Mask:
@@ -232,6 +229,34 @@ def best_per_point(points: NDArray[np.integer], ious: NDArray[np.float32]) -> ND
     order = np.lexsort((np.arange(len(points)), -ious, points))
     _, first = np.unique(points[order], return_index=True)
     return order[first]
+
+
+def best_whole_masks(found: MaskLogits, window: int, shape: tuple[int, int], margin: int = 7) -> DecodedMasks:
+    """Of all masks of one point, the one with the highest predicted IoU that has a pixel and is not cut by its window.
+
+    A mask is cropped only if those that are more certain were cut or empty: of a point that is decoded with negative
+    prompts and again without, mostly one of the two.
+
+    Args:
+        found: masks of any number of points.
+        window: side of the windows, px.
+        shape: (height, width) of the image, px.
+        margin: of :func:`touches_inner_border`, px.
+
+    Returns:
+        At most one mask a point.
+    """
+    kept: list[DecodedMasks] = []
+    left = np.arange(len(found.points))
+    while left.size:
+        tried = np.sort(left[best_per_point(found.points[left], found.ious[left])])
+        best = found.select(tried)
+        boxes, masks = crop_masks(best.logits, best.origins, window, shape)
+        whole = ~touches_inner_border(boxes, best.origins, window, shape, margin) & (boxes[:, 0] < boxes[:, 2])
+        kept.append(DecodedMasks(best.points, best.ious, boxes, masks, best.classes).select(whole))
+        settled = np.isin(found.points[left], best.points[whole])
+        left = left[~settled & ~np.isin(left, tried)]
+    return DecodedMasks.joined(kept)
 
 
 def box_iou(first: Boxes, second: Boxes) -> NDArray[np.float64]:

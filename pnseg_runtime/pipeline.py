@@ -21,19 +21,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pnseg_runtime.assign import batches, window_prompts
+from pnseg_runtime.assign import WindowPrompts, batches, window_prompts
 from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.clock import Clock
 from pnseg_runtime.consensus import NEARNESS, agreed_points, judged_points
 from pnseg_runtime.masks import (
     DecodedMasks,
+    MaskLogits,
     best_per_point,
-    crop_masks,
+    best_whole_masks,
     paint,
     suppress_overlaps,
     tidied,
-    touches_inner_border,
 )
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
@@ -42,7 +42,7 @@ from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region,
 from pnseg_runtime.sessions import Sessions
 from pnseg_runtime.softening import Seen
 from pnseg_runtime.views import PLAIN, SIX
-from pnseg_runtime.windows import Part, cut, macro_tiles, mirror, windows
+from pnseg_runtime.windows import Origins, Part, cut, macro_tiles, mirror, windows
 
 Arrays = dict[str, NDArray[Any]]
 #: Anchors' points and class logits, the image's shape and the sensitivity → points.
@@ -141,7 +141,7 @@ class Pipeline:
         part: Part | None = None,
         owned: NDArray[np.bool_] | None = None,
     ) -> DecodedMasks:
-        """Every mask of every (owned) point, with and without negative prompts, that its window does not cut."""
+        """The best masks of every (owned) point, with or without negative prompts, that no window cuts."""
         masking, settings, found = self.manifest.masking, self.settings, []
         part = part or Part.of((0, 0, shape[1], shape[0]), shape, masking.window, settings.overlap)
         with clock("prepare"):
@@ -157,16 +157,12 @@ class Pipeline:
                 images = normalise(cuts, self.manifest.normalisation, self._buffers)
             with clock("encoder"):
                 features = [self.sessions.encoder({"image": view.of(images)}) for view in self._views]
-            for prompts in (some for each in passes for some in each.within(batch, self.options.prompt_batch)):
+            for prompts in zip(*(each.within(batch, self.options.prompt_batch) for each in passes), strict=True):
                 with clock("decoder"):
-                    raw = self._decode_views(features, prompts.tensors(batch))
+                    raw = [self._decode_views(features, some.tensors(batch)) for some in prompts]
                 with clock("masks"):
-                    corners = origins[prompts.windows]
-                    boxes, masks = crop_masks(raw["mask_logits"], corners, masking.window, shape)
-                    whole = ~touches_inner_border(boxes, corners, masking.window, shape, masking.border)
-                    classes = raw["class_logits"].argmax(axis=1) if "class_logits" in raw else None
-                    decoded = DecodedMasks(prompts.points, raw["iou"], boxes, masks, classes)
-                    found.append(decoded.select(whole & (boxes[:, 0] < boxes[:, 2])))
+                    logits = [mask_logits(each, some, origins) for each, some in zip(raw, prompts, strict=True)]
+                    found.append(best_whole_masks(MaskLogits.joined(logits), masking.window, shape, masking.border))
         return DecodedMasks.joined(found)
 
     def refine(self, masks: DecodedMasks) -> DecodedMasks:
@@ -246,3 +242,9 @@ class Pipeline:
         if len(outputs) == 1:
             return outputs[0]
         return {name: np.mean([output[name] for output in outputs], axis=0) for name in outputs[0]}
+
+
+def mask_logits(raw: Arrays, prompts: WindowPrompts, origins: Origins) -> MaskLogits:
+    """The decoder's outputs for prompts in windows that lie at ``origins`` (n, 2), px."""
+    classes = raw["class_logits"].argmax(axis=1) if "class_logits" in raw else None
+    return MaskLogits(prompts.points, origins[prompts.windows], raw["iou"], raw["mask_logits"], classes)

@@ -6,7 +6,9 @@ from scipy.ndimage import gaussian_filter
 
 from pnseg_runtime.masks import (
     DecodedMasks,
+    MaskLogits,
     best_per_point,
+    best_whole_masks,
     box_iou,
     crop_masks,
     largest_piece,
@@ -148,6 +150,47 @@ def test_the_margin_is_inclusive_on_the_near_side(start, touches):
 def test_the_best_mask_of_a_point_has_the_highest_predicted_iou_and_of_equal_ones_is_the_first():
     points, ious = np.array([3, 1, 3, 1, 3]), np.array([0.5, 0.7, 0.9, 0.7, 0.9], np.float32)
     assert best_per_point(points, ious).tolist() == [1, 2]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 12), st.sampled_from([(WINDOW, WINDOW), (300, 448)]), st.booleans())
+def test_the_best_whole_mask_of_a_point_is_the_best_of_those_that_are_neither_cut_nor_empty(seed, count, shape, told):
+    rng = np.random.default_rng(seed)
+    logits = np.concatenate([blobs(seed + i, 64, 1) for i in range(count)] + [np.empty((0, 64, 64), np.float32)])
+    logits[rng.random(count) < 0.2] = -1
+    origins = np.stack([rng.integers(0, side - WINDOW + 1, count) for side in shape[::-1]], axis=1)
+    ious = rng.integers(0, 4, count).astype(np.float32)  # few values, so that some are equal
+    classes = rng.integers(0, 3, count) if told else None
+    found = MaskLogits(rng.integers(0, 5, count), origins, ious, logits, classes)
+
+    boxes, masks = crop_masks(logits, origins, WINDOW, shape)
+    whole = ~touches_inner_border(boxes, origins, WINDOW, shape, 3) & (boxes[:, 0] < boxes[:, 2])
+    every = DecodedMasks(found.points, ious, boxes, masks, classes).select(whole)
+    expected = every.select(best_per_point(every.points, every.ious))
+    best = best_whole_masks(found, WINDOW, shape, 3)
+    best = best.select(np.argsort(best.points))
+    np.testing.assert_array_equal(best.points, expected.points)
+    np.testing.assert_array_equal(best.boxes, expected.boxes)
+    np.testing.assert_array_equal(best.ious, expected.ious)
+    assert all(np.array_equal(a, b) for a, b in zip(best.masks, expected.masks, strict=True))
+    if told and len(best.points):
+        np.testing.assert_array_equal(best.classes, expected.classes)
+
+
+def test_a_mask_is_cropped_only_if_those_that_are_more_certain_are_cut_or_empty(monkeypatch):
+    asked = []
+
+    def counted(logits, *rest):
+        asked.append(len(logits))
+        return crop_masks(logits, *rest)
+
+    monkeypatch.setattr("pnseg_runtime.masks.crop_masks", counted)
+    logits = np.full((6, 64, 64), -1, np.float32)
+    logits[[0, 1, 2, 4, 5], 30:34, 30:34] = 1  # of the second point's masks the more certain one is empty
+    points, ious = np.array([0, 1, 2, 1, 0, 2]), np.array([0.5, 0.5, 0.5, 0.9, 0.4, 0.6], np.float32)
+    best = best_whole_masks(MaskLogits(points, np.zeros((6, 2), int), ious, logits), WINDOW, (WINDOW, WINDOW))
+    assert asked == [3, 1]
+    assert dict(zip(best.points.tolist(), best.ious.tolist(), strict=True)) == pytest.approx({0: 0.5, 1: 0.5, 2: 0.6})
 
 
 @st.composite
