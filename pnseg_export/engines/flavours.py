@@ -46,8 +46,10 @@ def aim(trt: Any, config: Any, target: Target) -> str:
 def allow_capture(trt: Any, config: Any) -> None:
     """Let engines be captured into CUDA graphs: they then take no memory while they run, which a capture forbids.
 
-    TensorRT for RTX does so where it is asked to, from 1.2 on; classic TensorRT always.
+    TensorRT for RTX does so where it is asked to, from 1.2 on; classic TensorRT always. All of it stays on the stream
+    that is captured: of streams of its own TensorRT does not say whether they block the legacy one.
     """
+    config.max_aux_streams = 0
     flag = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
     if flag is not None:
         config.set_flag(flag)

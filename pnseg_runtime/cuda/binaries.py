@@ -16,6 +16,8 @@ RECORD = BINARIES / "kernels.json"
 
 #: Compute capabilities that have a binary of their own; newer GPUs compile the PTX of the last one when they load it.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+#: Compute capabilities of Tegra (Xavier, Orin, Thor), which runs no binary of a card's.
+TEGRA = {(7, 2), (8, 7), (10, 1), (11, 0)}
 
 
 def kernel_names(source: Path) -> list[str]:
@@ -47,8 +49,8 @@ def record() -> dict[str, Any]:
 def binary_for(capability: tuple[int, int]) -> bytes:
     """The module of all kernels for a GPU.
 
-    A binary runs on GPUs of its major capability and of its minor one or a later one; where none does, the
-    driver compiles PTX.
+    A card runs binaries of its major capability and of its minor one or an earlier one; where there is none, and on
+    Tegra, the driver compiles PTX.
 
     Args:
         capability: (major, minor) of the GPU.
@@ -57,7 +59,7 @@ def binary_for(capability: tuple[int, int]) -> bytes:
         BackendError: a GPU older than all binaries, or binaries that are not those of the record.
     """
     major, minor = capability
-    fitting = [arch for arch in ARCHITECTURES if arch // 10 == major and arch % 10 <= minor]
+    fitting = [arch for arch in ARCHITECTURES if arch // 10 == major and arch % 10 <= minor and capability not in TEGRA]
     if not fitting and major * 10 + minor < ARCHITECTURES[0]:
         raise BackendError(
             f"This GPU has compute capability {major}.{minor}, and pnseg's kernels need {ARCHITECTURES[0] / 10} or "

@@ -41,8 +41,8 @@ ARGUMENTS = {
     "choose_masks": "PPifPPP",
     "tidy_masks": "PPPiPPPPPP",
     "rank_values": "PPPP",
-    "find_conflicts": "PPPPPPdiiP",
-    "reduce_conflicts": "PPPiPP",
+    "find_conflicts": "PPPPPPdiiiP",
+    "reduce_conflicts": "PPPiiiPP",
     "paint_masks": "PPPPPPPPPP",
     "uncover_masks": "PPPPPPPPPP",
     "order_nuclei": "PPPPPPP",
@@ -53,6 +53,9 @@ ARGUMENTS = {
 
 #: Of a capture: other threads may allocate meanwhile.
 CAPTURE_THREAD_LOCAL = 1
+#: Of a stream: it neither waits for the legacy stream, where other libraries work, nor makes that wait. While another
+#: kind of stream is captured, whatever any thread does on the legacy stream fails.
+NON_BLOCKING = 1
 
 
 class Device:
@@ -118,19 +121,19 @@ class Device:
 
     def memory(self, nbytes: int) -> Any:
         """Device memory; ``int()`` of it is its address, and it is freed with its last reference."""
-        with checked(f"the GPU has no {nbytes / 2**20:.0f} MiB left"):
+        with checked(f"the GPU has no {mebibytes(nbytes)} MiB left"):
             return self._driver.mem_alloc(max(nbytes, 1))
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Page-locked host memory, (nbytes,) uint8: what asynchronous copies need."""
-        with checked(f"the host has no {nbytes / 2**20:.0f} MiB of page-locked memory left"):
+        with checked(f"the host has no {mebibytes(nbytes)} MiB of page-locked memory left"):
             array: NDArray[np.uint8] = self._driver.pagelocked_empty(max(nbytes, 1), np.uint8)
             return array
 
     def stream(self) -> Any:
         """A new stream."""
         with checked("no stream"):
-            return self._driver.Stream()
+            return self._driver.Stream(NON_BLOCKING)
 
     def event(self) -> Any:
         """A new event."""
@@ -275,6 +278,11 @@ def at_last(tidy_up: Callable[[], None]) -> Iterator[None]:
             tidy_up()
         raise
     tidy_up()
+
+
+def mebibytes(nbytes: int) -> int:
+    """Rounded up."""
+    return -(-nbytes // 2**20)
 
 
 def as_array(pinned: NDArray[np.uint8], count: int, dtype: DTypeLike, offset: int = 0) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from pnseg_runtime.cuda.nvidia import architecture
 from pnseg_runtime.cuda.tensorrt import FLAVOURS, Flavour, TensorRTEngine
 from pnseg_runtime.errors import BackendError
 from pnseg_runtime.sessions import require_engines
+from pnseg_runtime.sessions.cache import writable
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +25,13 @@ class Fit:
     Attributes:
         flavour: of the library that runs them.
         version: of that library.
+        architecture: of the GPU.
         files: network → its file.
     """
 
     flavour: Flavour
     version: str
+    architecture: str
     files: dict[str, EngineFile]
 
     def open(self, bundle: Bundle, graph: str) -> TensorRTEngine:
@@ -37,7 +40,10 @@ class Fit:
         Raises:
             BackendError: the library cannot load the engine on this GPU.
         """
-        return TensorRTEngine(bundle.folder / self.files[graph].file, self.flavour)
+        entry = self.files[graph]
+        place = writable(bundle.folder) if self.flavour.compiles else None
+        compiled = place / f"{entry.sha256[:32]}.{self.architecture}.kernels" if place else None
+        return TensorRTEngine(bundle.folder / entry.file, self.flavour, compiled)
 
 
 def find_engines(bundle: Bundle, capability: tuple[int, int], precision: str | None = None) -> Fit:
@@ -74,7 +80,7 @@ def find_engines(bundle: Bundle, capability: tuple[int, int], precision: str | N
             reasons.append(f"no {precision} engine of {', '.join(missing)} for {here} and {flavour.module} {version}")
             continue
         log.info("engines: %s %s, %s, for %s", flavour.name, version, precision, here)
-        return Fit(flavour, version, {name: part for name, part in parts.items() if part})
+        return Fit(flavour, version, here, {name: part for name, part in parts.items() if part})
     others = sorted({each.precision for each in engines} - {precision})
     told = f"; those of {', '.join(others)} are asked for with --precision" if others else ""
     raise BackendError(

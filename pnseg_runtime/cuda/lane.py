@@ -44,12 +44,16 @@ class Lane:
         use_graphs: bool,
         words_per_point: int,
     ) -> None:
+        self._device, self._engines, self._use_graphs = device, engines, use_graphs
         self._rules = Rules(manifest, options, settings)
         self._words_per_point = words_per_point
+        self._open()
+
+    def _open(self) -> None:
         self._capacity = 0  # words of mask bits
-        self._streams = Streams(device, use_graphs)
-        self._points = PointFinder(self._streams, self._rules, engines.prompter)
-        self._masks = MaskDecoder(self._streams, self._rules, engines)
+        self._streams = Streams(self._device, self._use_graphs)
+        self._points = PointFinder(self._streams, self._rules, self._engines.prompter)
+        self._masks = MaskDecoder(self._streams, self._rules, self._engines)
 
     def begin(self, seen: Seen, slot: int = 0, everywhere: bool = False) -> Frame:
         """Send an image to the GPU, while it may still work on the one in the other slot.
@@ -77,13 +81,13 @@ class Lane:
             return self._nuclei(frame, np.zeros(0, NUCLEUS), np.zeros(0, np.uint32), started)
         negatives = [settings.negatives, 0] if settings.negatives else [0]
         batches = window_batches(prompts.starts, options.window_batch, options.prompt_batch, negatives)
-        self._capacity = max(self._capacity, prompts.points * self._words_per_point)
+        self._capacity = max(self._capacity, roomy(prompts.points * self._words_per_point))
         while True:
             records = self._masks.decode(frame, prompts, batches, self._capacity, cancelled)
             found, words, wanted = paint(streams, self._rules, frame, prompts, records, self._capacity)
             if wanted <= self._capacity:
                 break
-            self._capacity = wanted  # masks larger than thought: once more, with room for all
+            self._capacity = roomy(wanted)  # masks larger than thought: once more, with room for all
         rows = streams.download("nuclei", found * NUCLEUS.itemsize, streams.at("nuclei"))
         bits = streams.download("words", words * 4, streams.at("visible"))
         streams.wait_for_copies()
@@ -92,6 +96,15 @@ class Lane:
     def settle(self) -> None:
         """Wait for everything that this lane has put on its streams."""
         self._streams.settle()
+
+    def start_over(self) -> None:
+        """Let go of all memory, graphs and execution contexts: what an image needed for which there was not enough.
+
+        Raises:
+            BackendError: the GPU is beyond that.
+        """
+        self._streams.forget()  # the error that led here still holds them
+        self._open()
 
     def _nuclei(self, frame: Frame, rows: NDArray[Any], words: NDArray[np.uint32], started: float) -> Nuclei:
         """What came from the GPU, as the result."""
@@ -106,3 +119,8 @@ class Lane:
             class_table=self._rules.manifest.class_table,
             timings=self._streams.timings() | {"total": perf_counter() - started},
         )
+
+
+def roomy(words: int) -> int:
+    """The next power of two: graphs hold for one capacity, and images of ever more points would have ever new ones."""
+    return 1 << max(words - 1, 0).bit_length()

@@ -16,7 +16,7 @@ class Memory:
 
     Args:
         device: the GPU.
-        before_growth: called before a piece on the GPU gives way to a larger one, so that nothing uses it any more.
+        before_growth: called before a piece on the GPU goes, mostly for a larger one, so that nothing uses it any more.
     """
 
     def __init__(self, device: Device, before_growth: Callable[[], None]) -> None:
@@ -36,6 +36,12 @@ class Memory:
             self._pieces.pop(name, None)
             self._pieces[name] = (self._device.memory(nbytes), nbytes)
         return int(self._pieces[name][0])
+
+    def clear(self) -> None:
+        """Let go of all pieces."""
+        self._before_growth()
+        self._pieces.clear()
+        self._pinned.clear()
 
     def staging(self, name: str, nbytes: int) -> NDArray[np.uint8]:
         """(nbytes,) uint8 page-locked memory; nothing may be on its way from or to it any more."""

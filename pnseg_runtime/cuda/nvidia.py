@@ -18,7 +18,7 @@ OLD_DRIVER = "it may be older than CUDA 13"
 #: What the driver answers most often where it does not work.
 DRIVER_ERRORS = {
     3: "not initialised",
-    35: "older than the CUDA that asks",
+    34: "it is the stub that CUDA toolkits link against, not the driver; take its folder off LD_LIBRARY_PATH",
     100: "no GPU",
     101: "no such GPU",
     802: "the system is not ready yet",

@@ -16,6 +16,8 @@ from pnseg_runtime.nuclei import Mask
 
 #: Higher than any rank, and four equal bytes.
 UNPAINTED = 0x7F
+#: Memory for the conflicts of a strip of nuclei with all; more nuclei take more strips, one after another.
+CONFLICT_BYTES = 32 << 20
 TIGHTEN, LARGEST, LARGEST_FILLED = range(3)
 #: A nucleus as it comes from the GPU (``Nucleus`` in paint.cu).
 NUCLEUS = np.dtype(
@@ -61,13 +63,16 @@ def paint(
         tidy(LARGEST_FILLED)
     rank, order, keep = streams.at("rank", 4 * n), streams.at("order", 4 * n), streams.at("keep", 4 * n)
     row = -(-n // 64)
-    conflicts, removed = streams.at("conflicts", 8 * n * row), streams.at("removed", 8 * row)
+    strip = min(row, max(CONFLICT_BYTES // (64 * 8 * row), 1))
+    conflicts, removed = streams.at("conflicts", 64 * 8 * row * strip), streams.at("removed", 8 * row)
     streams.launch("rank_values", -(-n // 256), 256, ious, count, rank, order)
     by_masks = settings.nms_overlap is not None
-    streams.launch("find_conflicts", (row, row), 64, record["boxes"], chosen, order, count, record["offsets"], bits,
-                   settings.nms_overlap if by_masks else settings.nms_iou, int(by_masks), row, conflicts)  # fmt: skip
+    threshold = settings.nms_overlap if by_masks else settings.nms_iou
     streams.fill(removed, 0, 8 * row)
-    streams.launch("reduce_conflicts", 1, THREADS, conflicts, order, count, row, removed, keep)
+    for start in range(0, row, strip):
+        streams.launch("find_conflicts", (row, strip), 64, record["boxes"], chosen, order, count, record["offsets"],
+                       bits, threshold, int(by_masks), row, start, conflicts)  # fmt: skip
+        streams.launch("reduce_conflicts", 1, THREADS, conflicts, order, count, row, start, strip, removed, keep)
 
     canvas = streams.at("canvas", 4 * prod(frame.shape))
     streams.fill(canvas, UNPAINTED, 4 * prod(frame.shape))

@@ -230,18 +230,31 @@ class DeviceSegmenter:
                     self._use_graphs,
                     self.words_per_point,
                 )
-        with at_last(partial(self._give_back, lane)):
-            yield lane
+        try:
+            with at_last(partial(self._settle, lane)):
+                yield lane
+        except BackendError:
+            # With what it has kept of an image that was too large, say, it would fail for ever.
+            with suppress(BackendError):
+                self._give_back(lane, starts_over=True)
+            raise
+        except BaseException:
+            self._give_back(lane)
+            raise
+        self._give_back(lane)
 
-    def _give_back(self, lane: Lane) -> None:
+    def _settle(self, lane: Lane) -> None:
         with self.device.current():
-            try:
-                lane.settle()  # whatever happened, nothing of it runs on
-            finally:
-                self._lanes.put(lane)
-                del lane
-                if self._is_closed():
-                    self._drop_lanes()
+            lane.settle()  # whatever happened, nothing of it runs on
+
+    def _give_back(self, lane: Lane, starts_over: bool = False) -> None:
+        with self.device.current():
+            if starts_over:
+                lane.start_over()
+            self._lanes.put(lane)
+            del lane
+            if self._is_closed():
+                self._drop_lanes()
 
     def _is_closed(self) -> bool:
         return self._closed

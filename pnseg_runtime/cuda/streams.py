@@ -55,6 +55,10 @@ class Streams:
         self._device.synchronise(self.compute)
         self._device.synchronise(self.copy)
 
+    def forget(self) -> None:
+        """Let go of all memory and graphs, once nothing uses them any more."""
+        self._memory.clear()
+
     def finish(self) -> None:
         """Wait for everything that has been put on the compute stream."""
         self._device.synchronise(self.compute)

@@ -5,16 +5,23 @@ TensorRT and TensorRT for RTX have the same calls for what is needed here; what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from pnseg_runtime.cuda.engines import Profile, Scratch, Shape, profile_of
 from pnseg_runtime.errors import BackendError
+from pnseg_runtime.sessions.cache import is_sound, keep
+
+LOGGER = logging.getLogger("pnseg.tensorrt")
 
 
 @dataclass(frozen=True)
@@ -25,20 +32,55 @@ class Flavour:
         name: in a bundle's manifest.
         module: what is imported.
         install: what gives it.
+        compiles: whether it compiles kernels when an engine runs.
     """
 
     name: str
     module: str
     install: str
+    compiles: bool = False
 
 
 FLAVOURS = {
     flavour.name: flavour
     for flavour in [
         Flavour("tensorrt", "tensorrt", "pip install 'pnseg[tensorrt]'"),
-        Flavour("rtx", "tensorrt_rtx", "pip install 'pnseg[rtx]'"),
+        Flavour("rtx", "tensorrt_rtx", "pip install 'pnseg[rtx]'", compiles=True),
     ]
 }
+
+
+@cache
+def logger(module: str) -> Any:
+    """A library's messages as those of :mod:`logging`; one for all that it makes, which keeps no reference to it."""
+    trt = import_module(module)
+    severity = trt.ILogger.Severity
+    levels = {
+        severity.INTERNAL_ERROR: logging.ERROR,
+        severity.ERROR: logging.ERROR,
+        severity.WARNING: logging.WARNING,
+        severity.INFO: logging.DEBUG,
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
+        def log(self, severity: Any, message: str) -> None:
+            if severity in levels:  # what is left is about each kernel
+                LOGGER.log(levels[severity], "%s", message)
+
+    return Logger()
+
+
+@contextmanager
+def raised(path: Path) -> Iterator[None]:
+    """The errors that TensorRT's bindings raise instead of saying no, as pnseg's.
+
+    Raises:
+        BackendError: that names the engine.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise BackendError(f"{path}: {str(error).rstrip('.')}; the GPU may be out of memory.") from error
 
 
 class Context:
@@ -118,6 +160,10 @@ class TensorRTExecution:
         self._contexts: dict[tuple[Any, ...], Context] = {}
         self._context: Context | None = None
 
+    def __del__(self) -> None:
+        self._context = None
+        self._contexts.clear()  # before the engine that has made them
+
     def prepare(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """See :class:`Execution`.
 
@@ -126,10 +172,11 @@ class TensorRTExecution:
         """
         profile = profile_of(self._engine.profiles, shapes, self._engine.path)
         key = (profile, *sorted(shapes.items())) if self._captured else (profile,)
-        if key not in self._contexts:
-            self._contexts[key] = Context(self._engine, profile, self._stream)
-        self._context = self._contexts[key]
-        return self._context.shape(shapes)
+        with raised(self._engine.path):
+            if key not in self._contexts:
+                self._contexts[key] = Context(self._engine, profile, self._stream)
+            self._context = self._contexts[key]
+            return self._context.shape(shapes)
 
     def run(self, addresses: Mapping[str, int]) -> None:
         """See :class:`Execution`.
@@ -139,18 +186,23 @@ class TensorRTExecution:
         """
         if self._context is None:
             raise BackendError(f"{self._engine.path}: the engine has no shapes yet.")
-        self._context.run(addresses, self._scratch)
+        with raised(self._engine.path):
+            self._context.run(addresses, self._scratch)
 
 
 class TensorRTEngine:
-    """An engine file of either flavour."""
+    """An engine file of either flavour.
 
-    def __init__(self, path: Path, flavour: Flavour) -> None:
+    Its last reference is to go where the GPU's context is current.
+    """
+
+    def __init__(self, path: Path, flavour: Flavour, compiled: Path | None = None) -> None:
         """Load an engine.
 
         Args:
             path: the file.
             flavour: of the library that built it.
+            compiled: where TensorRT for RTX keeps the kernels that it compiles on this GPU, which takes it long.
 
         Raises:
             BackendError: the library is missing, or cannot load the engine on this GPU.
@@ -161,9 +213,12 @@ class TensorRTEngine:
             raise BackendError(f"{flavour.module} does not import ({error}); run: {flavour.install}") from error
         self.path = path
         self._trt = trt
+        self._lock = Lock()
+        self._compiled, self._loaded = compiled, b""
+        self._cache: Any = None
         try:
             # The runtime has to live as long as its engines.
-            self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+            self._runtime = trt.Runtime(logger(flavour.module))
         except TypeError as error:  # a constructor that gives nothing, in the words of the binding
             raise BackendError(
                 f"{path}: {flavour.module} {trt.__version__} does not start; its log says why, mostly a driver that "
@@ -189,6 +244,12 @@ class TensorRTEngine:
         ]
         self._config = self._runtime_config()
 
+    def __del__(self) -> None:
+        with suppress(Exception):  # what could not be kept is compiled again
+            self._keep_compiled()
+        for made in ("_cache", "_config", "_engine", "_runtime"):  # each before what has made it
+            self.__dict__.pop(made, None)
+
     def execution(self, stream: int, scratch: Scratch, captured: bool) -> TensorRTExecution:
         """See :class:`Engine`."""
         return TensorRTExecution(self, stream, scratch, captured)
@@ -207,8 +268,21 @@ class TensorRTEngine:
             config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
             # What one context has compiled serves the others; the cache has to live as long as they do.
             self._cache = config.create_runtime_cache()
-            config.set_runtime_cache(self._cache)
+            if self._compiled is not None and is_sound(self._compiled):
+                content = self._compiled.read_bytes()
+                if self._cache.deserialize(content):  # it is of this GPU, library and driver
+                    self._loaded = content
+            if not config.set_runtime_cache(self._cache):
+                raise BackendError(f"{self.path}: TensorRT takes no cache of kernels; its log says why.")
         return config
+
+    def _keep_compiled(self) -> None:
+        """Write down what was compiled, if it is more than there was."""
+        if self._cache is None or self._compiled is None:
+            return
+        content = bytes(self._cache.serialize())
+        if content != self._loaded:
+            keep(self._compiled, content)
 
     def context(self) -> Any:
         """A new execution context.
@@ -216,7 +290,8 @@ class TensorRTEngine:
         Raises:
             BackendError: TensorRT gives none.
         """
-        context = self._engine.create_execution_context(self._config)
+        with self._lock:  # TensorRT leaves it to its user that several threads do not do this at once
+            context = self._engine.create_execution_context(self._config)
         if context is None:
             raise BackendError(f"{self.path}: TensorRT gives no execution context; the GPU may be out of memory.")
         return context

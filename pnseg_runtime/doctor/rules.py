@@ -293,7 +293,11 @@ def misfit(engine: EngineFile, facts: Facts) -> str | None:
         return f"they were built by {library} {engine.version}, installed is {found}"
     if not facts.driver.gpus:
         return f"they are for {', '.join(engine.architectures)}, and there is no GPU here"
-    if not {gpu.architecture for gpu in facts.driver.gpus} & set(engine.architectures):
-        here = ", ".join(f"{gpu.name} is {gpu.architecture}" for gpu in facts.driver.gpus)
-        return f"they are for {', '.join(engine.architectures)}, but {here}"
-    return None
+    first, *others = facts.driver.gpus
+    if first.architecture in engine.architectures:
+        return None
+    told = f"they are for {', '.join(engine.architectures)}, but {first.name} is {first.architecture}"
+    for index, gpu in enumerate(others, start=1):
+        if gpu.architecture in engine.architectures:
+            return f"{told}; {gpu.name} is {gpu.architecture}: CUDA_VISIBLE_DEVICES={index} takes it"
+    return told

@@ -55,15 +55,15 @@ __device__ inline bool share(int4 a, const u32* own, int4 b, const u32* other, d
     return shared && (double)shared > threshold * (double)min(shared_pixels(a, own, a, own), shared_pixels(b, other, b, other));
 }
 
-// conflicts: by rank, row i has bit j > i where the boxes overlap by more than the threshold, or the masks do. Grid: (row,
-// row) words of 64; blocks of 64; `row` words a row.
+// conflicts: by rank, row i has bit j > i where the boxes overlap by more than the threshold, or the masks do; of a strip
+// of rows, from word `start` of 64 rows on. Grid: (row, the strip's) words of 64; blocks of 64; `row` words a row.
 KERNEL find_conflicts(const int4* __restrict__ boxes, const int* __restrict__ chosen, const int* __restrict__ order,
                       const int* __restrict__ count, const int* __restrict__ offsets, const u32* __restrict__ bits,
-                      double threshold, int by_masks, int row, u64* __restrict__ conflicts) {
+                      double threshold, int by_masks, int row, int start, u64* __restrict__ conflicts) {
     __shared__ int4 tile[64];
     __shared__ int starts[64];
-    const int n = *count, first = blockIdx.x * 64, i = blockIdx.y * 64 + threadIdx.x;
-    if (first >= n || (int)blockIdx.y * 64 >= n || blockIdx.x < blockIdx.y) return;  // the whole block
+    const int n = *count, first = blockIdx.x * 64, word = start + blockIdx.y, i = word * 64 + threadIdx.x;
+    if (first >= n || word * 64 >= n || (int)blockIdx.x < word) return;  // the whole block
     if (first + (int)threadIdx.x < n) {
         const int record = chosen[order[first + threadIdx.x]];
         tile[threadIdx.x] = boxes[record];
@@ -78,18 +78,20 @@ KERNEL find_conflicts(const int4* __restrict__ boxes, const int* __restrict__ ch
     for (int j = 0; j < min(64, n - first); ++j)
         if (first + j > i && (by_masks ? share(own, mask, tile[j], bits + starts[j], threshold) : iou(own, tile[j]) > threshold))
             found |= 1ULL << j;
-    conflicts[(size_t)i * row + blockIdx.x] = found;
+    conflicts[(size_t)(i - start * 64) * row + blockIdx.x] = found;
 }
 
-// keep[i] = 1 for what the greedy loop keeps. removed: zeros before, `row` words. One block of at least 64.
+// keep[i] = 1 for what the greedy loop keeps of a strip of `words` words of 64 rows from `start` on, strip after strip.
+// removed: zeros before the first one, `row` words. One block of at least 64.
 KERNEL reduce_conflicts(const u64* __restrict__ conflicts, const int* __restrict__ order, const int* __restrict__ count,
-                        int row, u64* removed, int* __restrict__ keep) {
+                        int row, int start, int words, u64* removed, int* __restrict__ keep) {
     __shared__ u64 diagonal[64];
     __shared__ u64 kept;
     const int n = *count;
-    for (int word = 0; word * 64 < n; ++word) {
+    for (int word = start; word < start + words && word * 64 < n; ++word) {
         const int first = word * 64, here = min(64, n - first);
-        if ((int)threadIdx.x < here) diagonal[threadIdx.x] = conflicts[(size_t)(first + threadIdx.x) * row + word];
+        const u64* rows = conflicts + (size_t)(first - start * 64) * row;
+        if ((int)threadIdx.x < here) diagonal[threadIdx.x] = rows[(size_t)threadIdx.x * row + word];
         __syncthreads();
         if (threadIdx.x == 0) {
             u64 gone = removed[word], stays = 0;
@@ -105,7 +107,7 @@ KERNEL reduce_conflicts(const u64* __restrict__ conflicts, const int* __restrict
         for (int other = word + 1 + threadIdx.x; other * 64 < n; other += blockDim.x) {
             u64 gone = removed[other];
             for (u64 left = kept; left; left &= left - 1)
-                gone |= conflicts[(size_t)(first + __ffsll((i64)left) - 1) * row + other];
+                gone |= rows[(size_t)(__ffsll((i64)left) - 1) * row + other];
             removed[other] = gone;  // read behind the next round's first barrier
         }
     }

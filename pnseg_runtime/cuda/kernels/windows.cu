@@ -3,9 +3,10 @@
 
 #define MAX_NEGATIVES 4
 
+// In float32, which holds every whole number below 2^24: cards for games have few units for float64.
 __device__ inline bool holds(int2 origin, int window, float2 point) {
-    return (double)point.x >= origin.x && (double)point.x < (double)(origin.x + window) &&
-           (double)point.y >= origin.y && (double)point.y < (double)(origin.y + window);
+    return point.x >= (float)origin.x && point.x < (float)(origin.x + window) && point.y >= (float)origin.y &&
+           point.y < (float)(origin.y + window);
 }
 
 // How far a coordinate lies from the window borders of its axis at which masks are cut.

@@ -210,6 +210,7 @@ def graphs() -> dict[str, Any]:
     for radius in (8, 9, 10):
         grown = marked_image((256, 256), [(x, y, radius, 0, 200) for x, y in places])
         found += [pair.agree(grown) for _ in range(3)]
+    assert library.stand_in_count(b"graph"), "nothing was captured"
     return {"nuclei": found, "graphs": library.stand_in_count(b"graph")}
 
 
@@ -292,6 +293,33 @@ def failures() -> dict[str, Any]:
     except BackendError as error:
         told["closed"] = str(error)
     return told
+
+
+def too_large() -> dict[str, Any]:
+    """An image for which the GPU has not enough memory, and then one for which it has: what each gives."""
+    from pnseg_runtime.errors import BackendError
+
+    library = driver()
+    library.stand_in_memory.restype = ctypes.c_long
+    small, large, told = discs((256, 256), 0), discs((900, 900), 1), []
+    pair = Pair()
+    pair.device.words_per_point = 16
+    pair.device.predict(large)
+    needed = library.stand_in_memory(0)
+    pair.device.close()
+    for share in (0.99, 0.97, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7):
+        pair = Pair()
+        pair.device.words_per_point = 16
+        found = [pair.agree(small)]
+        library.stand_in_memory(int(needed * share))
+        try:
+            pair.device.predict(large)
+        except BackendError as error:
+            told.append(str(error))
+            found.append(pair.agree(small))
+        library.stand_in_memory(0)
+        pair.device.close()
+    return {"told": told, "nuclei": found, "left": library.stand_in_allocations()}
 
 
 def broken() -> dict[str, Any]:

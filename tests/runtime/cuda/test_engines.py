@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import logging
 import sys
 from dataclasses import replace
+from enum import IntEnum
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,7 @@ from pnseg_runtime.cuda.fitting import open_engines
 from pnseg_runtime.cuda.nvidia import Driver, Gpu
 from pnseg_runtime.cuda.tensorrt import FLAVOURS, TensorRTEngine
 from pnseg_runtime.errors import BackendError, BundleError
+from pnseg_runtime.sessions.cache import keep
 from tests.fakes import fake_bundle
 from tests.runtime.made import SAMPLES
 
@@ -35,6 +38,8 @@ class Context:
 
     def set_optimization_profile_async(self, index, stream):
         self.calls.append(("profile", index, stream))
+        if self.refuses == "profile raised":  # as the bindings do where memory is lacking
+            raise RuntimeError("Error in set optimization profile async.")
         return self.refuses != "profile"
 
     def set_input_shape(self, name, shape):
@@ -42,6 +47,8 @@ class Context:
         return self.refuses != "shape"
 
     def infer_shapes(self):
+        if self.refuses == "shapes raised":
+            raise RuntimeError("Error in infer shapes.")
         return ["image"] if self.refuses == "missing" else []
 
     def get_tensor_shape(self, name):
@@ -57,6 +64,10 @@ class Context:
     def execute_async_v3(self, stream):
         self.calls.append(("run", stream))
         return self.refuses != "run"
+
+
+class ILogger:
+    Severity = IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE", start=0)
 
 
 class Library(SimpleNamespace):
@@ -85,8 +96,9 @@ class Library(SimpleNamespace):
         runtime = SimpleNamespace(deserialize_cuda_engine=lambda content: engine if loads else None)
         super().__init__(
             __version__="1.2.3",
-            Logger=type("Logger", (), {"WARNING": 1, "__init__": lambda self, level: None}),
-            Runtime=lambda logger: runtime,
+            ILogger=ILogger,
+            Runtime=lambda logger: self.loggers.append(logger) or runtime,
+            loggers=[],
             TensorIOMode=SimpleNamespace(INPUT="input"),
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=2),
             nptype=lambda kind: kind,
@@ -175,7 +187,10 @@ def test_shapes_that_only_different_profiles_take_are_refused(path):
         engines.profile_of(profiles, {"a": (1,), "b": (2,)}, path)
 
 
-@pytest.mark.parametrize("refuses", ["profile", "shape", "missing", "unknown", "address", "run"])
+REFUSALS = ["profile", "profile raised", "shape", "shapes raised", "missing", "unknown", "address", "run"]
+
+
+@pytest.mark.parametrize("refuses", REFUSALS)
 def test_every_refusal_is_an_error_that_names_the_file(monkeypatch, path, refuses):
     engine, _ = opened(monkeypatch, path)
     monkeypatch.setattr(Context, "refuses", refuses)
@@ -187,6 +202,70 @@ def test_every_refusal_is_an_error_that_names_the_file(monkeypatch, path, refuse
 
     with pytest.raises(BackendError, match=r"prompter\.engine"):
         use()
+
+
+def test_all_engines_of_a_library_share_a_logger_that_tells_what_matters(monkeypatch, path, caplog):
+    monkeypatch.setitem(sys.modules, "tensorrt", library := Library())
+    for _ in range(2):
+        TensorRTEngine(path, FLAVOURS["tensorrt"])
+    first, second = library.loggers
+    assert first is second
+    with caplog.at_level(logging.INFO):
+        for severity in ILogger.Severity:
+            first.log(severity, f"about {severity.name}")
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("ERROR", "about INTERNAL_ERROR"),
+        ("ERROR", "about ERROR"),
+        ("WARNING", "about WARNING"),
+    ]
+
+
+class Compiling(Library):
+    """A library that compiles kernels when engines run, and keeps them where it is asked to."""
+
+    def __init__(self, accepts=b"kernels", makes=b"kernels"):
+        super().__init__()
+        self.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
+        self.given = []
+        cache = SimpleNamespace(
+            deserialize=lambda content: self.given.append(content) or content == accepts, serialize=lambda: makes
+        )
+        config = SimpleNamespace(
+            set_execution_context_allocation_strategy=print,
+            create_runtime_cache=lambda: cache,
+            set_runtime_cache=lambda given: given is cache,
+        )
+        self.Runtime(None).deserialize_cuda_engine(b"").create_runtime_config = lambda: config
+
+
+def test_compiled_kernels_are_kept_for_the_next_process(monkeypatch, path, tmp_path):
+    kept = tmp_path / "kernels"
+    flavour = FLAVOURS["rtx"]
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", library := Compiling())
+    monkeypatch.setattr(tensorrt, "logger", lambda module: None)
+    engine = TensorRTEngine(path, flavour, kept)
+    assert library.given == []
+    del engine
+    assert kept.read_bytes() == b"kernels"
+    written = kept.stat().st_ino
+    engine = TensorRTEngine(path, flavour, kept)
+    assert library.given == [b"kernels"]
+    del engine
+    assert kept.stat().st_ino == written, "written again though nothing was new"
+
+
+def test_kernels_that_the_library_does_not_take_are_compiled_and_kept_anew(monkeypatch, path, tmp_path):
+    kept = tmp_path / "kernels"
+    keep(kept, b"of another GPU")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", library := Compiling())
+    monkeypatch.setattr(tensorrt, "logger", lambda module: None)
+    engine = TensorRTEngine(path, FLAVOURS["rtx"], kept)
+    assert library.given == [b"of another GPU"]
+    del engine
+    assert kept.read_bytes() == b"kernels"
+    kept.write_bytes(b"half of it")  # which its hash tells
+    TensorRTEngine(path, FLAVOURS["rtx"], kept)
+    assert b"half of it" not in library.given
 
 
 def test_an_engine_that_does_not_load_or_has_no_context_is_an_error(monkeypatch, path):
@@ -242,6 +321,8 @@ def test_the_real_library_has_every_name_that_is_used():
             found = getattr(found, part)
     assert trt.ExecutionContextAllocationStrategy.USER_MANAGED is not None
     assert {"create_runtime_cache", "set_runtime_cache"} <= set(dir(trt.IRuntimeConfig))
+    assert {"serialize", "deserialize"} <= set(dir(trt.IRuntimeCache))
+    assert {"INTERNAL_ERROR", "ERROR", "WARNING", "INFO"} <= set(dir(trt.ILogger.Severity))
     assert hasattr(trt.IRuntimeConfig, "set_execution_context_allocation_strategy")
     contexts = {
         "set_optimization_profile_async",

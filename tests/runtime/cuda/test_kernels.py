@@ -103,11 +103,9 @@ def test_point_nms_follows_a_chain_in_which_every_point_decides_the_next(run):
         twins.check_suppress_points(run, coords, scores.astype(np.float32), 7.0)
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", SIZES[1:])  # the runtime asks for prompts only where there are points
 @pytest.mark.parametrize("negatives", [0, 1, 2, 4])
 def test_points_come_to_their_windows_with_their_nearest_negatives(run, n, negatives):
-    if not n:
-        return  # the runtime asks for prompts only where there are points
     rng = np.random.default_rng([n, negatives])
     for shape, assignment in (((90, 130), "central"), ((64, 200), "all"), ((20, 30), "central")):
         coords = cases.distinct_points(rng, n, shape)

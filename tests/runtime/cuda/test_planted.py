@@ -105,6 +105,9 @@ FAULTS = {
     "points overwritten while they are read": (prompts, "windows.cu", "            }\n            __syncthreads();\n", "            }\n"),
     "values ranked before they are loaded": (boxes, "boxes.cu", BARRIER + "        for (int t = 0; t < min(256", "        for (int t = 0; t < min(256"),
     "values overwritten while they are ranked": (boxes, "boxes.cu", "first + t < i);\n        __syncthreads();\n", "first + t < i);\n"),
+    "a strip written where the rows of all would lie": (boxes, "boxes.cu", "(size_t)(i - start * 64)", "(size_t)i"),
+    "a strip read where the rows of all would lie": (boxes, "boxes.cu", "(size_t)(first - start * 64)", "(size_t)first"),
+    "a strip that goes on behind its end": (boxes, "boxes.cu", "word < start + words && word", "word"),
     "boxes compared before they are loaded": (boxes, "boxes.cu", BARRIER + "    if (i >= n) return;\n    const int record", "    if (i >= n) return;\n    const int record"),
     "suppression that does not wait for the diagonal": (boxes, "boxes.cu", BARRIER + "        if (threadIdx.x == 0) {", "        if (threadIdx.x == 0) {"),
     "suppression that does not wait for what is kept": (boxes, "boxes.cu", BARRIER + "        if ((int)threadIdx.x < here) keep", "        if ((int)threadIdx.x < here) keep"),
@@ -119,7 +122,7 @@ FAULTS = {
     # counts and borders that are off by one
     "NMS without the points at exactly the radius": (points, "points.cu", "dx * dx + dy * dy > radius * radius", "dx * dx + dy * dy >= radius * radius"),
     "NMS that does not see the last column of cells": (points, "points.cu", "min(column + 1, columns - 1) + 1", "min(column + 1, columns - 1)"),
-    "a window that holds the first pixel behind it": (prompts, "windows.cu", "(double)point.x < (double)", "(double)point.x <= (double)"),
+    "a window that holds the first pixel behind it": (prompts, "windows.cu", "point.x < (float)", "point.x <= (float)"),
     "depth from the pixel behind the window": (prompts, "windows.cu", "(window - 1) - before", "window - before"),
     "masks without the ring around their logits": (masks, "masks.cu", "min(box.z + 1, size)", "min(box.z, size)"),
     "a border that is one pixel wide too little": (masks, "masks.cu", "window - (tight.z - 1) <= border", "window - tight.z < border - 1"),

@@ -333,13 +333,15 @@ def suppressed(
     offsets = junk(n + 1)
     offsets[chosen] = starts[:n]
     rank, order, keep = junk(n + 1), junk(n + 1), junk(n + 1)
-    conflicts, removed = junk(n + 1, row, dtype=np.uint64), np.zeros(row, np.uint64)
+    strip = int(np.random.default_rng(n + 1).integers(1, row + 1))
+    conflicts, removed = junk(64 * strip, row, dtype=np.uint64), np.zeros(row, np.uint64)
     run("rank_values", n // 256 + 1, 256, ious, one(n), rank, order)
     same(order[:n], np.argsort(-ious.astype(np.float64), kind="stable"))
     same(rank[:n][order[:n]], np.arange(n))
-    run("find_conflicts", (row, row), 64, placed, chosen, order, one(n), offsets, bits, float(threshold),
-        int(by_masks), row, conflicts)  # fmt: skip
-    run("reduce_conflicts", 1, 64, conflicts, order, one(n), row, removed, keep)
+    for start in range(0, row, strip):
+        run("find_conflicts", (row, strip), 64, placed, chosen, order, one(n), offsets, bits, float(threshold),
+            int(by_masks), row, start, conflicts)  # fmt: skip
+        run("reduce_conflicts", 1, 64, conflicts, order, one(n), row, start, strip, removed, keep)
     return keep[:n] == 1
 
 

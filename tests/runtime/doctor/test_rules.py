@@ -175,6 +175,14 @@ def test_one_engine_that_fits_is_enough():
     assert told(WITH_GPU, with_engines(engine(architectures=["sm89"]), engine())) == []
 
 
+def test_what_runs_takes_the_first_gpu_so_engines_for_another_do_not_fit():
+    other = replace(GPU, name="NVIDIA L4", capability=(8, 9))
+    facts = replace(WITH_GPU, driver=replace(WITH_GPU.driver, gpus=(other, GPU)))
+    assert misfit(engine(architectures=["sm89"]), facts) is None
+    told_of = misfit(engine(), facts)
+    assert told_of == (f"they are for sm86, but NVIDIA L4 is sm89; {GPU.name} is sm86: CUDA_VISIBLE_DEVICES=1 takes it")
+
+
 def test_engines_need_pycuda():
     packages = {name: number for name, number in WITH_GPU.packages.items() if name != "pycuda"}
     (sentence,) = told(replace(WITH_GPU, packages=packages), with_engines(engine()))

@@ -49,7 +49,7 @@ struct Operation {
 struct Graph { std::vector<Work> nodes; };
 struct Stream {
     std::deque<Operation> queue;
-    bool busy = false, destroyed = false;
+    bool busy = false, destroyed = false, blocking = true;
     std::unique_ptr<Graph> capture;
 };
 struct Event { std::shared_ptr<Recorded> last; };
@@ -64,6 +64,7 @@ std::mutex lock;           // of everything below; never held while something ru
 std::mutex kernel_lock;    // kernels take turns
 std::condition_variable moved;
 std::map<uintptr_t, size_t> device_memory, host_memory;
+size_t memory_limit = 0, memory_peak = 0;  // of the GPU, bytes; no limit is 0
 std::vector<Stream*> streams{new Stream};  // the first is the default stream
 std::mt19937 order(1);
 bool deferred = true;
@@ -250,6 +251,12 @@ EXTRA const char* stand_in_copies() {  // those since the last call
     return told.c_str();
 }
 EXTRA const char* stand_in_complaint() { return complaint.c_str(); }
+// Bytes that there are of device memory from now on, 0 for as many as anybody wants; returns the most that were ever taken.
+EXTRA long stand_in_memory(long bytes) {
+    std::lock_guard<std::mutex> held(lock);
+    memory_limit = static_cast<size_t>(bytes);
+    return static_cast<long>(memory_peak);
+}
 EXTRA long stand_in_allocations() {
     std::lock_guard<std::mutex> held(lock);
     return static_cast<long>(device_memory.size());
@@ -297,6 +304,10 @@ API cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
     std::lock_guard<std::mutex> held(lock);
     if (CUresult code = current()) return code;
     if (!bytes) return CUDA_ERROR_INVALID_VALUE;
+    size_t taken = bytes;
+    for (const auto& [place, size] : device_memory) taken += size;
+    if (memory_limit && taken > memory_limit) return CUDA_ERROR_OUT_OF_MEMORY;
+    memory_peak = std::max(memory_peak, taken);
     auto* whole = static_cast<unsigned char*>(std::aligned_alloc(256, (bytes + 2 * kGuard + 255) / 256 * 256));
     if (!whole) return CUDA_ERROR_OUT_OF_MEMORY;
     std::memset(whole, kJunk, bytes + 2 * kGuard);
@@ -348,10 +359,11 @@ API cuMemsetD8Async(CUdeviceptr place, unsigned char value, size_t bytes, CUstre
     return code ? code : put(stream, [=] { std::memset(reinterpret_cast<void*>(place), value, bytes); return CUDA_SUCCESS; });
 }
 
-API cuStreamCreate(CUstream* out, unsigned) {
+API cuStreamCreate(CUstream* out, unsigned flags) {
     std::lock_guard<std::mutex> held(lock);
     if (CUresult code = current()) return code;
     streams.push_back(new Stream);
+    streams.back()->blocking = flags != CU_STREAM_NON_BLOCKING;
     *out = reinterpret_cast<CUstream>(streams.back());
     return CUDA_SUCCESS;
 }
@@ -499,6 +511,9 @@ API cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode) {
     std::lock_guard<std::mutex> held(lock);
     if (CUresult code = current()) return code;
     if (!handle || of(handle)->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    // The driver captures it, and whatever other threads then do on the legacy stream fails.
+    if (of(handle)->blocking)
+        return complain(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "a stream is captured that blocks the legacy one");
     of(handle)->capture = std::make_unique<Graph>();
     return CUDA_SUCCESS;
 }

@@ -11,7 +11,7 @@ import ctypes
 import json
 import os
 import sys
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +34,13 @@ class ExecutionContextAllocationStrategy(Enum):
     USER_MANAGED = 2
 
 
-class Logger:
-    WARNING = 1
-
-    def __init__(self, level):
-        pass
+class ILogger:
+    class Severity(IntEnum):
+        INTERNAL_ERROR = 0
+        ERROR = 1
+        WARNING = 2
+        INFO = 3
+        VERBOSE = 4
 
 
 def nptype(kind):
@@ -53,7 +55,17 @@ class RuntimeConfig:
 
 
 class Runtime:
+    logger = None
+
     def __init__(self, logger):
+        logger.log(ILogger.Severity.INFO, "a runtime")
+        if Runtime.logger not in {None, logger}:
+            print(
+                "the stand-in was given another logger, which the library would have left to memory that is free",
+                file=sys.stderr,
+            )
+            raise TypeError("another logger")
+        Runtime.logger = logger
         if "STAND_IN_NO_RUNTIME" in os.environ:  # as the real one where CUDA does not start for it
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
