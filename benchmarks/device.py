@@ -18,16 +18,18 @@ from benchmarks.planted import planted_pair
 from benchmarks.promptnucseg import NANO, manifest_for
 from benchmarks.runs import Engine
 from benchmarks.tiles import TYPICAL, Tile, make_tile
-from pnseg_export.bundle import export_graphs, write_manifest
+from pnseg_export.bundle import export_graphs
 from pnseg_export.engines.build import BuildChoices, build_engines
 from pnseg_export.engines.flavours import own_architecture
 from pnseg_export.engines.targets import Target
+from pnseg_export.folders import write_manifest
 from pnseg_export.graphs.rewrites import GPU
 from pnseg_export.precision.feeds import record
 from pnseg_export.precision.float16 import halve_graphs
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
+from pnseg_runtime.sessions.cache import FOLDER as CACHE
 
 #: The twin of the runtime's pipeline on the GPU.
 SEGMENTER = "pnseg_runtime.cuda.segmenter"
@@ -37,7 +39,7 @@ def device_bundle(size: str, folder: Path) -> Bundle:
     """A bundle in ``folder`` with graphs in half precision; one that is there already is taken as it is."""
     if not (folder / MANIFEST_NAME).is_file():
         if size == NANO:
-            shutil.copytree(Bundle.open(NANO).folder, folder)
+            shutil.copytree(Bundle.open(NANO).folder, folder, ignore=shutil.ignore_patterns(CACHE))
         else:
             folder.mkdir(parents=True, exist_ok=True)
             graphs = export_graphs(*planted_pair(size, make_tile(TYPICAL).image), folder, GPU)
@@ -45,7 +47,7 @@ def device_bundle(size: str, folder: Path) -> Bundle:
         gc.collect()
     bundle = Bundle.open(folder)
     if "float16" not in bundle.manifest.precisions:
-        half = halve_graphs(bundle, folder, record(bundle, [make_tile(TYPICAL).image]))
+        half, _ = halve_graphs(bundle, folder, record(bundle, [make_tile(TYPICAL).image]))
         variants = {**bundle.manifest.variants, "float16": half}
         write_manifest(folder, bundle.manifest.model_copy(update={"variants": variants}))
         bundle = Bundle.open(folder)

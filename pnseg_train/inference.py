@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pnseg_runtime.bundle import Bundle, Classes, Manifest, Masking, Prompting
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
+from pnseg_runtime.pipeline import Pipeline
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Runner, Sessions
 from pnseg_train.checkpoints import load_checkpoint, read_card
@@ -38,6 +39,16 @@ def torch_sessions(prompter: Prompter, segmentor: Segmentor) -> Sessions:
     )
 
 
+def points_pipeline(prompter: Prompter, recipe: Recipe) -> Pipeline:
+    """The runtime's pipeline as far as the points, for a prompter that is being trained; it has no other network."""
+
+    def absent(_: Arrays) -> Arrays:
+        raise RuntimeError("There is no segmentor beside a prompter that is being trained.")
+
+    network = _runner(lambda image: prompter(image)._asdict(), next(prompter.parameters()).device)
+    return Pipeline(manifest_of(recipe), Options(), Sessions(prompter=network, encoder=absent, decoder=absent))
+
+
 def _decode(
     segmentor: Segmentor,
     point_coords: torch.Tensor,
@@ -49,11 +60,11 @@ def _decode(
     return {name: tensor for name, tensor in output._asdict().items() if tensor is not None}
 
 
-def _runner(network: Any) -> Runner:
+def _runner(network: Any, device: torch.device | None = None) -> Runner:
     @torch.no_grad()
     def run(inputs: Arrays) -> Arrays:
-        outputs = network(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()})
-        return {name: tensor.numpy() for name, tensor in outputs.items()}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in inputs.items()}
+        return {name: tensor.cpu().numpy() for name, tensor in network(**tensors).items()}
 
     return run
 

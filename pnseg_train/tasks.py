@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pnseg_runtime.metrics import match_points
-from pnseg_runtime.prompts import decode_points, filter_by_region, suppress_points
+from pnseg_runtime.pipeline import Pipeline
+from pnseg_runtime.softening import Blurs, see
 from pnseg_train.augment import separate
 from pnseg_train.crops import Crop, normalise
 from pnseg_train.datasets import Sample
+from pnseg_train.inference import points_pipeline
 from pnseg_train.losses import class_focal_loss, disagreement, prompter_losses, segmentor_losses, soft_iou, vote_losses
 from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter, PrompterOutput
 from pnseg_train.models.segmentor import WINDOW, Prompts, full_size
 from pnseg_train.models.shared import SharedPair
-from pnseg_train.recipes import Inference, Plan, Recipe
+from pnseg_train.recipes import Plan, Recipe
 from pnseg_train.targets import (
     VoteTargets,
     centroids,
@@ -60,7 +62,7 @@ class PrompterTask:
     score = "f1"
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.inference, self.plan = recipe.prompter, recipe.inference, recipe.prompter.plan
+        self.whole, self.recipe, self.plan = recipe, recipe.prompter, recipe.prompter.plan
         self.frozen = tuple(module for part in recipe.prompter.frozen for module in PROMPTER_PARTS[part])
         self.tells_classes = recipe.class_by == "prompter"
 
@@ -93,8 +95,9 @@ class PrompterTask:
     def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
         assert isinstance(network, Prompter)
         hits = proposed = present = 0
+        pipeline = points_pipeline(network, self.whole)
         for sample in samples:
-            found = find_points(network, sample.image, self.inference)
+            found = find_points(pipeline, sample.image)
             truth = label_centroids(sample.instances)
             hits += len(match_points(truth, found).pairs)
             proposed, present = proposed + len(found), present + len(truth)
@@ -201,21 +204,10 @@ def _nothing(network: nn.Module) -> Tensor:
     return torch.stack([p.flatten()[:0].sum() for p in network.parameters() if p.requires_grad]).sum()
 
 
-@torch.no_grad()
-def find_points(network: Prompter, image: NDArray[np.uint8], inference: Inference) -> NDArray[np.float32]:
-    """(N, 2) points of a prompter on an image of any size, after filtering and NMS, px."""
-    height, width = image.shape[:2]
-    multiple = inference.pad_multiple or network.spacing
-    padded = np.pad(image, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="reflect")
-    device = next(network.parameters()).device
-    output = network(normalise(torch.from_numpy(padded).permute(2, 0, 1))[None].to(device))
-    points, class_logits = output.points[0].cpu().numpy(), output.class_logits[0].cpu().numpy()
-    proposals = decode_points(points, class_logits, (height, width), inference.sensitivity)
-    if inference.region_filter:
-        proposals = proposals.select(filter_by_region(proposals.coords, output.region_logits[0, 0].cpu().numpy()))
-    kept = suppress_points(proposals.coords, proposals.scores, inference.nms_radius)
-    coords: NDArray[np.float32] = proposals.coords[kept]
-    return coords
+def find_points(pipeline: Pipeline, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, 2) points of an image of any size at the model's resolution, px, as the runtime finds them."""
+    seen = see(image, Blurs.of(pipeline.settings, 1.0))
+    return pipeline.find_points(seen.prompter).coords
 
 
 @torch.no_grad()

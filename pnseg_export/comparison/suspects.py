@@ -64,11 +64,13 @@ def export_again(bundle: Bundle, reference: tuple[Path, Path], folder: Path) -> 
 
 
 def rewrites_of(bundle: Bundle, segmentor: Segmentor) -> Rewrites:
-    """The rewrites that give the encoder outputs of the bundle.
+    """The rewrites of a bundle, as its manifest has them, or, of an older one, those that give its encoder's outputs.
 
     Raises:
         PnsegError: none does.
     """
+    if (target := bundle.manifest.provenance.target) in TARGETS:
+        return TARGETS[target]
     given = bundle.graph("encoder").outputs
     for rewrites in TARGETS.values():
         if feature_tensors(segmentor, rewrites) == given:

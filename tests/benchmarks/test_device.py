@@ -6,7 +6,7 @@ import types
 import pytest
 
 from benchmarks import device, subjects
-from benchmarks.device import device_predict, sensitivity_for, with_engines
+from benchmarks.device import device_bundle, device_predict, sensitivity_for, with_engines
 from benchmarks.runs import ENGINES, Engine
 from benchmarks.subjects import Missing, open_subjects
 from benchmarks.tiles import make_tile
@@ -50,6 +50,15 @@ def test_sensitivity_is_searched_until_the_wanted_number_is_found():
     tile = make_tile(24)
     value = sensitivity_for(Bundle.open("nano"), tile, points=lambda s: round(10 * (s + 1)))
     assert round(10 * (value + 1)) == pytest.approx(24, abs=1)
+
+
+@pytest.mark.slow
+def test_what_engines_are_built_from_are_graphs_in_half_precision(tmp_path):
+    folder = tmp_path / "nano"
+    assert "float16" in device_bundle("nano", folder).manifest.precisions
+    written = (folder / "manifest.json").stat().st_mtime_ns
+    assert "float16" in device_bundle("nano", folder).manifest.precisions
+    assert (folder / "manifest.json").stat().st_mtime_ns == written, "made a second time"
 
 
 def test_a_gpu_without_a_fitting_engine_is_a_row_with_the_reason(monkeypatch, gpu, tmp_path):

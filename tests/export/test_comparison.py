@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,14 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from pnseg_export.agreement import Finding, agreement, findings, near_pairs
-from pnseg_export.bundle import write_manifest
 from pnseg_export.cli.parity import parity
 from pnseg_export.comparison import suspects
 from pnseg_export.comparison.bisect import TOLERANCE, bisect
 from pnseg_export.comparison.compare import tensor_differences
 from pnseg_export.comparison.participants import participants
 from pnseg_export.files import read_graph
+from pnseg_export.folders import write_manifest
+from pnseg_export.graphs.rewrites import TARGETS
 from pnseg_export.precision import float16
 from pnseg_export.precision.feeds import SAMPLES, read_tiles
 from pnseg_export.precision.float16 import halve
@@ -178,6 +180,14 @@ def test_the_verb_fails_on_a_planted_fault_names_its_layer_and_draws_the_masks(t
     text = page.read_text(encoding="utf-8")
     assert "data:image/png;base64," in text
     assert "worst masks" in text
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_bundle_is_exported_again_with_the_rewrites_that_its_manifest_names(target):
+    bundle = Bundle.open("nano")
+    provenance = bundle.manifest.provenance.model_copy(update={"target": target})
+    named = replace(bundle, manifest=bundle.manifest.model_copy(update={"provenance": provenance}))
+    assert suspects.rewrites_of(named, None) == TARGETS[target]
 
 
 @pytest.mark.slow
