@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -18,6 +19,19 @@ Work = Callable[[Callable[[], bool]], T]
 
 _CALLED_OFF = "The prediction was cancelled."
 CLOSED = "This segmenter is closed; open the bundle again."
+
+
+def require_own_process(opened_in: int) -> None:
+    """Refuse a process forked from the one in which a segmenter was opened, where the networks' threads have stayed.
+
+    Args:
+        opened_in: number of that process.
+
+    Raises:
+        BackendError: this is another one.
+    """
+    if os.getpid() != opened_in:
+        raise BackendError("This segmenter was opened before its process forked; open one in each process.")
 
 
 class Job(Generic[T]):

@@ -17,6 +17,8 @@ COARSEST_STRIDE = 32
 #: Context of a part of an image that the prompter does not see whole, px: as far as nano sees, so that it has the
 #: points that it has on the whole image (docs/slide.md).
 USUAL_MARGIN = 320
+#: Of a point; the paper has up to four. Each is a column of every prompt.
+MOST_NEGATIVES = 64
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class Options:
     queue: int = 8
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if any(isinstance(part, np.floating) and not np.isfinite(part) for part in np.ravel(value)):
+                raise ValueError(f"{name} must be a number, not {value}.")
+        if (self.negatives or 0) > MOST_NEGATIVES:
+            raise ValueError(f"negatives must be at most {MOST_NEGATIVES}, not {self.negatives}.")
         for name in ("threads", "window_batch", "prompt_batch", "macro_tile", "workers", "queue"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")

@@ -42,7 +42,7 @@ from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region,
 from pnseg_runtime.sessions import Sessions
 from pnseg_runtime.softening import Seen
 from pnseg_runtime.views import PLAIN, SIX
-from pnseg_runtime.windows import Origins, Part, cut, macro_tiles, mirror, windows
+from pnseg_runtime.windows import Origins, Part, cut, from_first_centres, macro_tiles, mirror, windows
 
 Arrays = dict[str, NDArray[Any]]
 #: Anchors' points and class logits, the image's shape and the sensitivity → points.
@@ -76,7 +76,8 @@ class Pipeline:
         shape = (seen.segmentor.shape[0], seen.segmentor.shape[1])
         if points is None:
             points = self.propose_points(seen.prompter, clock)
-        masks = self.decode_masks(seen.segmentor, shape, points, clock)
+        prompts = replace(points, coords=from_first_centres(points.coords))
+        masks = self.decode_masks(seen.segmentor, shape, prompts, clock)
         with clock("masks"):
             masks = self.refine(masks)
             masks = masks.select(suppress_overlaps(masks, self.settings.nms_iou, self.settings.nms_overlap))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.masks import largest_piece, tighten
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.pixels import MAX_PIXELS
 from pnseg_runtime.prompts import PointPrompts
@@ -21,6 +22,8 @@ from pnseg_runtime.prompts import PointPrompts
 #: Images whose pixels differ from the model's by less are taken as they are: scanners of one kind differ
 #: that much, nuclei differ more, and resampling costs sharpness.
 TOLERANCE = 0.05
+#: Microns per pixel that images can have; what lies outside was mostly meant in another unit, or is missing.
+LEAST_MPP, MOST_MPP = 0.05, 5.0
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -51,8 +54,13 @@ class Rescaling:
             model_mpp: of the model.
 
         Raises:
-            ImageError: the image would have more than ``MAX_PIXELS`` work px.
+            ImageError: no image has such microns per pixel, or this one would have more than ``MAX_PIXELS`` work px.
         """
+        if mpp is not None and not LEAST_MPP <= mpp <= MOST_MPP:
+            raise ImageError(
+                f"{mpp:g} µm per pixel is not what an image has ({LEAST_MPP:g} to {MOST_MPP:g}); give None where it is "
+                "not known."
+            )
         if mpp is None or abs(model_mpp / mpp - 1.0) <= TOLERANCE:
             return cls(shape, shape, mpp)
         height, width = (max(round(side * mpp / model_mpp), 1) for side in shape)
@@ -89,8 +97,13 @@ class Rescaling:
             return points
         return replace(points, coords=((points.coords + 0.5) / self._scale() - 0.5).astype(np.float32))
 
-    def back(self, nuclei: Nuclei) -> Nuclei:
-        """Nuclei found in work px, in px of the image; those that cover none of its pixels' centres are left out."""
+    def back(self, nuclei: Nuclei, tidy: bool = False) -> Nuclei:
+        """Nuclei found in work px, in px of the image; those that cover none of its pixels' centres are left out.
+
+        Args:
+            nuclei: in work px.
+            tidy: of a nucleus that falls into pieces in the image's px only the largest is kept.
+        """
         nuclei = replace(nuclei, mpp=self.mpp)
         if not self.needed:
             return nuclei
@@ -104,7 +117,7 @@ class Rescaling:
             top, bottom = np.searchsorted(rows, (y0, y1))
             left, right = np.searchsorted(columns, (x0, x1))
             own = mask[rows[top:bottom] - y0][:, columns[left:right] - x0]
-            box, own = _tight(own, int(left), int(top))
+            box, own = tighten(largest_piece(own) if tidy else own, (int(left), int(top)))
             boxes.append(box)
             masks.append(own)
         kept = np.array([mask.size > 0 for mask in masks], bool)
@@ -127,12 +140,3 @@ class Rescaling:
 def _nearest(index: NDArray[np.intp], side: int, other: int) -> NDArray[np.intp]:
     # The px of an axis of ``other`` px that the centres of px ``index`` of the same axis at ``side`` px fall into.
     return np.minimum(((index + 0.5) * (other / side)).astype(np.intp), other - 1)
-
-
-def _tight(mask: NDArray[np.bool_], left: int, top: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
-    # A mask without empty margins and its box (x0, y0, x1, y1); (0, 0) where nothing is left.
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(ys):
-        return (0, 0, 0, 0), mask[:0, :0]
-    x0, y0, x1, y1 = int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
-    return (left + x0, top + y0, left + x1, top + y1), np.ascontiguousarray(mask[y0:y1, x0:x1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from threading import Lock
@@ -10,7 +11,7 @@ from types import TracebackType
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.clock import Clock, never
 from pnseg_runtime.errors import BackendError
-from pnseg_runtime.jobs import CLOSED, Job, Jobs, Work
+from pnseg_runtime.jobs import CLOSED, Job, Jobs, Work, require_own_process
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.pipeline import Pipeline
@@ -62,6 +63,7 @@ class Segmenter:
         self._jobs: Jobs[Nuclei] | None = None
         self._accepts_jobs = True
         self._lock = Lock()
+        self._process = os.getpid()
 
     def __enter__(self) -> Segmenter:
         return self
@@ -78,6 +80,7 @@ class Segmenter:
         Raises:
             BackendError: the segmenter is closed.
         """
+        require_own_process(self._process)
         if (pipeline := self._pipeline) is None:
             raise BackendError(CLOSED)
         return pipeline
@@ -165,7 +168,7 @@ class Segmenter:
                 given = None if points is None else rescaling.points(points)
             nuclei = self.pipeline.predict(seen, clock, given)
             with clock("masks"):
-                nuclei = rescaling.back(nuclei)
+                nuclei = rescaling.back(nuclei, self.settings.tidy)
         return replace(nuclei, timings=clock.seconds)
 
     def submit(self, rgb: Pixels, mpp: float | None = None, timeout: float | None = None) -> Job[Nuclei]:
@@ -213,6 +216,7 @@ class Segmenter:
         return lambda cancelled: self.predict(rgb, mpp, cancelled)
 
     def _workers(self) -> Jobs[Nuclei]:
+        require_own_process(self._process)  # before the lock, which a fork may have left closed
         with self._lock:
             if not self._accepts_jobs:
                 raise BackendError(CLOSED)

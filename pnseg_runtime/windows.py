@@ -73,6 +73,15 @@ def mirror(image: NDArray[Scalar], shape: tuple[int, int]) -> NDArray[Scalar]:
     return np.pad(image, growth + [(0, 0)] * (image.ndim - 2), mode="reflect")
 
 
+def from_first_centres(coords: Coordinates) -> Coordinates:
+    """Points on the outer half of an image's first pixels, where rescaling may put them, at those pixels' centres.
+
+    Args:
+        coords: (N, 2) float32, px.
+    """
+    return np.where(coords >= -0.5, np.maximum(coords, 0), coords)
+
+
 def memberships(coords: Coordinates, origins: Origins, window: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Which windows hold which points: x0 ≤ x < x0 + window, likewise y.
 

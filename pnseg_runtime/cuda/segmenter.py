@@ -6,6 +6,7 @@ there are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -24,7 +25,7 @@ from pnseg_runtime.cuda.fitting import open_engines
 from pnseg_runtime.cuda.frame import Frame
 from pnseg_runtime.cuda.lane import WORDS_PER_POINT, Lane
 from pnseg_runtime.errors import BackendError, ImageError
-from pnseg_runtime.jobs import CLOSED, Job, Jobs
+from pnseg_runtime.jobs import CLOSED, Job, Jobs, require_own_process
 from pnseg_runtime.limits import Limits
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
@@ -96,6 +97,7 @@ class DeviceSegmenter:
         self._lock = Lock()
         self._closed, self._accepts_jobs = False, True
         self._jobs: Jobs[Nuclei] | None = None
+        self._process = os.getpid()
         with self.device.current():
             self._engines: Engines | None = engines or open_engines(bundle, self.device.capability, self.precision)
             check_types(self._engines)
@@ -152,7 +154,7 @@ class DeviceSegmenter:
         with self._lane() as lane, self.device.current():
             go_on_unless(cancelled)
             nuclei = lane.predict(lane.begin(seen), cancelled)
-        return rescaling.back(nuclei)
+        return rescaling.back(nuclei, self.settings.tidy)
 
     def submit(self, rgb: Pixels, mpp: float | None = None, timeout: float | None = None) -> Job[Nuclei]:
         """Predict in the background; see :meth:`pnseg_runtime.segmenter.Segmenter.submit`.
@@ -161,6 +163,7 @@ class DeviceSegmenter:
             ImageError, QueueFullError, BackendError: as there.
         """
         check_image(rgb)
+        require_own_process(self._process)
         with self._lock:
             if not self._accepts_jobs:
                 raise BackendError(CLOSED)
@@ -202,7 +205,7 @@ class DeviceSegmenter:
                     following = lane.begin(seen, number % 2)
                     nuclei = lane.predict(under_way[0]) if under_way else None
                 if under_way and nuclei is not None:
-                    yield under_way[1].back(nuclei)
+                    yield under_way[1].back(nuclei, self.settings.tidy)
                 under_way = following, rescaling
             if under_way:
                 yield self._done(lane, *under_way)
@@ -210,11 +213,12 @@ class DeviceSegmenter:
     def _done(self, lane: Lane, frame: Frame, rescaling: Rescaling) -> Nuclei:
         with self.device.current():
             nuclei = lane.predict(frame)
-        return rescaling.back(nuclei)
+        return rescaling.back(nuclei, self.settings.tidy)
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:
         """A lane of one's own for the time being."""
+        require_own_process(self._process)
         if self._closed or (engines := self._engines) is None:
             raise BackendError(CLOSED)
         try:

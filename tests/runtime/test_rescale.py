@@ -143,6 +143,38 @@ def test_a_point_goes_there_and_comes_back(shape, work):
     assert np.allclose(back[0], coords[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("mpp", [0, -0.25, float("nan"), float("inf"), 0.00025, 250])
+def test_microns_per_pixel_that_no_image_has_are_refused(mpp):
+    with pytest.raises(ImageError, match=r"µm per pixel is not what an image has.*give None"):
+        Rescaling.between((10, 10), mpp, 0.25)
+
+
+def test_a_nucleus_that_rescaling_takes_apart_keeps_its_largest_piece_where_masks_are_tidy():
+    labels = np.zeros((40, 40), np.int32)
+    labels[2:12, 2:12] = labels[15:35, 15:35] = 1
+    labels[11, 11:16] = labels[11:16, 15] = 1  # a bridge that no centre of the image's px falls on
+    rescaling, nuclei = Rescaling((10, 10), (40, 40)), nuclei_of(labels)
+    (apart,), (tidy,) = rescaling.back(nuclei).masks, rescaling.back(nuclei, tidy=True).masks
+    assert ndimage.label(apart, np.ones((3, 3)))[1] == 2
+    assert ndimage.label(tidy, np.ones((3, 3)))[1] == 1
+    assert tidy.sum() == 25
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.125, 0.1, 0.06])
+def test_points_on_the_first_pixels_are_decoded_at_any_resolution(mpp):
+    rgb = read_image(SAMPLES / "he_pink.png").pixels
+    places = np.array([(0, 0), (0, 100), (100, 0), (0.4, 60)], np.float32)
+    points, decoded = PointPrompts(places, np.zeros(4, np.int64), np.ones(4, np.float32)), []
+    with load("nano", threads=1) as segmenter:
+        decode = segmenter.sessions.decoder
+        noted = replace(
+            segmenter.sessions, decoder=lambda asked: decoded.append(len(asked["image_index"])) or decode(asked)
+        )
+        segmenter.pipeline.sessions = noted
+        segmenter.predict(rgb, mpp, points=points)
+    assert sum(decoded) == len(places)
+
+
 @pytest.mark.parametrize("factor", [2, 3])
 def test_the_centre_of_a_dot_stays_within_half_a_pixel_of_where_it_was(factor):
     rgb = np.full((61, 83, 3), 255, np.uint8)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -144,6 +145,25 @@ def test_closing_finishes_what_runs_and_refuses_what_comes():
             call(IMAGE)
     with pytest.raises(BackendError, match="closed"):
         held.segmenter.warm_up()
+
+
+def test_a_forked_process_is_told_to_open_a_segmenter_of_its_own(nano):
+    said, tile = [], next(crops(1))
+    for use in (lambda: nano.predict(tile), lambda: nano.submit(tile), lambda: next(nano.predict_many([tile]))):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                use()
+                os.write(writing, b"predicted")
+            except BackendError as error:
+                os.write(writing, str(error).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        said.append(os.read(reading, 200).decode())
+        os.close(reading)
+        os.close(writing)
+    assert said == ["This segmenter was opened before its process forked; open one in each process."] * 3
 
 
 def test_warming_up_runs_every_network():
