@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ _LAYOUTS = {
 }
 _JPEG = (6, 7, 33003, 33005, 33007, 34892)  # compressions that carry YCbCr and are decoded to RGB
 _ALPHA = {1: "a", 2: "A"}  # extra sample's kind → premultiplied or straight alpha; any other kind is left out
+# Whole slides: tifffile gives the slide first, then pictures of label and glass, of which a small cut-out's are larger.
+_SLIDES = ("svs", "ndpi", "philips", "bif", "qpi", "avs")
 _MICRONS = ("micron", "microns", "um", "µm", "μm", "\\u00B5m")
 
 
@@ -37,7 +41,8 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[Samples, str, float | None]:
         :data:`pnseg_runtime.colour.TO_RGB`), and microns per pixel if the file's metadata states it.
 
     Raises:
-        UnsupportedImage: a stack, or a colour space or sample type that has no RGB meaning.
+        UnsupportedImage: a stack, several images of which the first is not the largest, pixels that were never
+            written, or a colour space or sample type that has no RGB meaning.
         Exception: whatever tifffile raises on a damaged file.
     """
     with tifffile.TiffFile(path) as tif:
@@ -48,6 +53,7 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[Samples, str, float | None]:
             raise UnsupportedImage(
                 f"it is a stack ({size}, axes {series.axes}), not one image; save the plane you want"
             )
+        _check_only(tif, series)
         height, width = (series.shape[series.axes.index(axis)] for axis in "YX")
         if height * width > max_pixels:
             raise UnsupportedImage(too_large(width, height, max_pixels))
@@ -67,11 +73,35 @@ def too_large(width: int, height: int, max_pixels: int) -> str:
     )
 
 
+def _check_only(tif: tifffile.TiffFile, series: Any) -> None:
+    """See that no other image in the file may be the one that is meant; a thumbnail or a mask of transparency is none.
+
+    Raises:
+        UnsupportedImage: there is one.
+    """
+    if series.kind in _SLIDES:
+        return
+    first = series.keyframe
+    for page in (other.keyframe for other in tif.series if other is not series):
+        if not page.is_mask and page.imagelength * page.imagewidth >= first.imagelength * first.imagewidth:
+            raise UnsupportedImage(
+                f"it holds several images, the first of {first.imagewidth}×{first.imagelength} px and another of "
+                f"{page.imagewidth}×{page.imagelength} px; save the one you want by itself"
+            )
+
+
 def _check_complete(page: Any, file_size: int) -> None:
-    # tifffile pads some short segments with zeros, which would be taken for tissue.
-    ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False))
-    if max(ends, default=0) > file_size or not any(page.databytecounts):
+    # tifffile pads some short segments with zeros and puts zeros for missing ones, which would be taken for tissue.
+    pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if max((offset + count for offset, count in pieces), default=0) > file_size or not any(page.databytecounts):
         raise EOFError("pixel data end early")
+    of = max(len(pieces), math.prod(page.chunked))
+    written = sum(offset > 0 and count > 0 for offset, count in pieces)
+    if written < of and not page.is_contiguous:
+        raise UnsupportedImage(
+            f"it lacks {of - written} of its {of} {'tiles' if page.is_tiled else 'strips'}; "
+            "export it again as a whole, or use pnseg slide, which takes what is missing for white"
+        )
 
 
 def normalise_samples(array: NDArray[Any], page: Any) -> tuple[Samples, str]:
@@ -125,8 +155,10 @@ def stated_mpp(tif: tifffile.TiffFile, page: Any) -> float | None:
 
 
 def _ome_mpp(xml: str) -> float | None:
+    # Not parsed: a parser expands entities. Those that stand for one character, as &#181; for µ, are harmless.
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
-    stated = dict(re.findall(r'\b(PhysicalSize[XY](?:Unit)?)="([^"]*)"', pixels[0])) if pixels else {}
+    attributes = re.findall(r"""\b(PhysicalSize[XY](?:Unit)?)\s*=\s*(["'])(.*?)\2""", pixels[0]) if pixels else []
+    stated = {name: html.unescape(value) for name, _, value in attributes}
     if any(stated.get(f"PhysicalSize{axis}Unit", "µm") not in _MICRONS for axis in "XY"):
         return None
     return credible_mpp(stated.get("PhysicalSizeX", ""), stated.get("PhysicalSizeY", ""))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pnseg_runtime.cuda.nvidia import find_driver
+from pnseg_runtime.options import Options
 from pnseg_runtime.sessions import AUTO, BACKENDS, CUDA, NO_SESSION, PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,10 +89,10 @@ def prediction_options(images: bool) -> Callable[[F], F]:
         click.option(
             "--precision",
             type=click.Choice(PRECISIONS),
-            help="What the networks compute in, of what bundle and backend have.  "
-            "[default: float32; of engines, what they were built in]",
+            help="What the networks compute in, of what bundle and backend have "
+            "[default: float32; of engines, what they were built in].",
         ),
-        click.option("--threads", type=click.IntRange(1), help="Processor threads; else as many as there are cores."),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores]."),
         click.option(
             "--assignment",
             type=click.Choice(["central", "all"]),
@@ -101,17 +102,19 @@ def prediction_options(images: bool) -> Callable[[F], F]:
             "--negatives",
             type=click.IntRange(0),
             metavar="K",
-            help="Negative prompts a nucleus; else the bundle's.",
+            help="Negative prompts a nucleus [default: the bundle's].",
         ),
         click.option(
-            "--sensitivity", type=float, help="More finds more nuclei, and more that are none; else the bundle's."
+            "--sensitivity",
+            type=float,
+            help="More finds more nuclei, and more that are none [default: the bundle's].",
         ),
         click.option(
             "--colour-blur",
             type=click.FloatRange(0, 8),
             metavar="PX",
             help="Blur differences of colour before the networks look; more makes nuclei depend less on a file's "
-            "compression. Else the bundle's.",
+            "compression [default: the bundle's].",
         ),
         click.option(
             "--enlarged-blur",
@@ -120,13 +123,14 @@ def prediction_options(images: bool) -> Callable[[F], F]:
             default=None,
             metavar="PX PX",
             help="Blur brightness and differences of colour besides, before the prompter looks, where the microns per "
-            "pixel are more than the model's, for each time that the image is enlarged; 0 0 for none. Else the "
-            "bundle's.",
+            "pixel are more than the model's, for each time that the image is enlarged; 0 0 for none [default: "
+            "the bundle's].",
         ),
         click.option(
             "--tta",
             is_flag=True,
-            help="Average six flipped and turned views of each window: steadier, and about six times the work.",
+            help="Average six flipped and turned views of each window: steadier, and about six times the "
+            "segmentor's work.",
         ),
         click.option(
             "--tta-points",
@@ -138,8 +142,17 @@ def prediction_options(images: bool) -> Callable[[F], F]:
 
 
 def given(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Of the options those that were given; a flag that was not is no choice."""
-    return {name: value for name, value in chosen.items() if value is not None and value is not False}
+    """Of the options those that were given; a flag that was not is no choice.
+
+    Raises:
+        click.UsageError: one that makes no sense.
+    """
+    found = {name: value for name, value in chosen.items() if value is not None and value is not False}
+    try:
+        Options(**found)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return found
 
 
 def tell_choice(reason: str, passed_over: tuple[str, ...]) -> None:

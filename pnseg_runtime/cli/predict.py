@@ -20,7 +20,7 @@ from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
-from pnseg_runtime.errors import ImageError, PnsegError
+from pnseg_runtime.errors import ImageError, OutputError, PnsegError
 from pnseg_runtime.images import RgbImage, read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, refuse_existing, write_outputs
@@ -48,12 +48,14 @@ Examples:
   pnseg predict scans/ --mpp model
 
 \b
-Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE|FOLDER...", type=click.Path(path_type=Path))
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGE|FOLDER...", type=click.Path(path_type=Path, readable=False)
+)
 @bundle_option
 @output_options(KINDS)
 @click.option(
@@ -62,11 +64,11 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
     metavar="MPP|auto|model",
     help="Microns per pixel, in place of what a file states: the model sees an image at its own, and measures in µm. "
     "For files that state none: auto sees images with small nuclei again, 1.5 times enlarged; model takes them as "
-    "they are  [default: the bundle's choice; of nano, auto].",
+    "they are [default: the bundle's choice; of nano, auto].",
 )
 @prediction_options(images=True)
 @click.option(
-    "--overlap", type=click.IntRange(0, 255), metavar="PX", help="Of neighbouring windows; else the bundle's."
+    "--overlap", type=click.IntRange(0, 255), metavar="PX", help="Of neighbouring windows [default: the bundle's]."
 )
 @click.option("--recursive", is_flag=True, help="Look into folders inside a folder too.")
 @click.option("--overwrite/--no-overwrite", default=True, show_default=True, help="Replace results of an earlier run.")
@@ -133,7 +135,10 @@ def _segment(job: Job, segmenter: Predictor, mpp: MppChoice, overwrite: bool) ->
     seconds = perf_counter() - start
     if nuclei.mpp is not None and (doubt := diameters_of(nuclei.masks, nuclei.mpp).doubt(nuclei.mpp)):
         show_warning(f"{job.image}: {doubt}")
-    write_outputs(Prediction(image.pixels, nuclei), job.outputs, overwrite)
+    try:
+        write_outputs(Prediction(image.pixels, nuclei), job.outputs, overwrite)
+    except OutputError as error:  # names a file or a folder
+        raise OutputError(f"{job.image}: {error}") from error
     return Done(job.image, nuclei.shape, len(nuclei), seconds, job.outputs, enlarged)
 
 

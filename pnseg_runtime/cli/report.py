@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _ENDLESS = 10_000  # columns: a pipe has no width, and a file name must not be folded in a log
 
@@ -60,7 +62,8 @@ def print_table(done: Sequence[Done]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in done:
         width, height = row.size[1], row.size[0]
-        table.add_row(row.image.name, f"{width}×{height}", *_figures(row.nuclei, row.seconds, row.megapixels))
+        name = Text(row.image.name)  # no markup: a name may hold [brackets] and :colons:
+        table.add_row(name, f"{width}×{height}", *_figures(row.nuclei, row.seconds, row.megapixels))
     if len(done) > 1:
         table.add_section()
         totals = sum(r.nuclei for r in done), sum(r.seconds for r in done), sum(r.megapixels for r in done)
@@ -69,13 +72,21 @@ def print_table(done: Sequence[Done]) -> None:
     if guessed := [row for row in done if row.enlarged > 1]:
         console.print(
             f"Seen {guessed[0].enlarged:g} times enlarged, since they state no resolution and their nuclei are small "
-            f"(--mpp model leaves that): {', '.join(row.image.name for row in guessed)}"
+            f"(--mpp model leaves that): {', '.join(row.image.name for row in guessed)}",
+            markup=False,
+            emoji=False,
         )
 
 
 def print_json(bundle: str, done: Sequence[Done], failed: Sequence[Failed]) -> None:
-    """Print the run as one JSON document on standard output."""
-    print(json.dumps(summary(bundle, done, failed), indent=2, ensure_ascii=False))
+    """Print the run as one JSON document on standard output, in escapes if its encoding has not all characters."""
+    document = summary(bundle, done, failed)
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8, or a terminal that is not
+        text = json.dumps(document, indent=2)
+    print(text)
 
 
 def summary(bundle: str, done: Sequence[Done], failed: Sequence[Failed]) -> dict[str, Any]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from pnseg_runtime.errors import OutputError
+
+# Hidden, and no longer than a file system allows whatever the file's own name is.
+_DRAFT, _KEPT = ".part", ".kept"  # what is being written; what stood under a name while its successor takes it
+_ABANDONED = 24 * 3600  # s: no writer leaves a draft alone for as long
 
 
 @contextmanager
@@ -21,7 +27,7 @@ def all_or_none(paths: Iterable[Path], drafts_in: Path | None = None) -> Iterato
     Everything is written under temporary names in the same folder and flushed to the disk first, so
     a reader, a crash or a full disk never meets half a file. If the body raises, whatever stood
     under the names before is untouched; should a rename fail after others succeeded, those new files
-    are removed again.
+    are removed again and the earlier ones are put back.
 
     Args:
         paths: the files.
@@ -31,9 +37,9 @@ def all_or_none(paths: Iterable[Path], drafts_in: Path | None = None) -> Iterato
         OutputError: a file cannot be created, written or renamed.
     """
     targets = list(paths)
-    drafts = [(drafts_in or path.parent) / f".pnseg-{uuid.uuid4().hex}.part" for path in targets]
+    drafts = [_hidden(drafts_in or path.parent, _DRAFT) for path in targets]
     try:
-        with _sentence_for_os_errors(targets), ExitStack() as stack:
+        with _sentence_for_os_errors(targets, drafts), ExitStack() as stack:
             for path in targets:
                 if path.is_dir():
                     raise IsADirectoryError(None, "a folder has this name", str(path))
@@ -42,7 +48,7 @@ def all_or_none(paths: Iterable[Path], drafts_in: Path | None = None) -> Iterato
             for stream in streams:
                 stream.flush()
                 os.fsync(stream.fileno())
-        with _sentence_for_os_errors(targets):
+        with _sentence_for_os_errors(targets, drafts):
             _rename_all(drafts, targets)
     finally:
         for draft in drafts:
@@ -50,8 +56,12 @@ def all_or_none(paths: Iterable[Path], drafts_in: Path | None = None) -> Iterato
                 draft.unlink()
 
 
+def _hidden(folder: Path, kind: str) -> Path:
+    return folder / f".pnseg-{uuid.uuid4().hex}{kind}"
+
+
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, and see that files can be made in it.
+    """Create a folder and its parents, see that files can be made in it, and sweep what a killed run has left in it.
 
     Raises:
         OutputError: it cannot be created or written to.
@@ -60,25 +70,61 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # without a name, where the system can: a kill leaves nothing behind
             pass
+        for draft in folder.glob(f".pnseg-*{_DRAFT}"):
+            with contextlib.suppress(OSError):  # another process may own it, or have swept it
+                if time.time() - draft.stat().st_mtime > _ABANDONED:
+                    draft.unlink()
 
 
 def _rename_all(drafts: list[Path], targets: list[Path]) -> None:
-    placed: list[Path] = []
+    if len(targets) == 1:  # one rename is all or none by itself
+        drafts[0].replace(targets[0])
+        return
+    kept = [_hidden(draft.parent, _KEPT) for draft in drafts]
     try:
+        for target, old in zip(targets, kept, strict=True):
+            _keep(target, old)
         for draft, target in zip(drafts, targets, strict=True):
             draft.replace(target)
-            placed.append(target)
     except BaseException:
-        for target in placed:
-            target.unlink(missing_ok=True)
+        for draft, target, old in zip(drafts, targets, kept, strict=True):
+            with contextlib.suppress(OSError):  # the others can still be put back
+                _put_back(draft, target, old)
         raise
+    for old in kept:
+        with contextlib.suppress(OSError):
+            old.unlink()
+
+
+def _keep(target: Path, old: Path) -> None:
+    """Give what stands under a name, if anything does, a second one."""
+    try:
+        old.hardlink_to(target)
+    except FileNotFoundError:
+        pass
+    except (OSError, NotImplementedError):  # a file system without hard links
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(old)
+
+
+def _put_back(draft: Path, target: Path, old: Path) -> None:
+    """Undo a rename that may or may not have been done."""
+    placed = not draft.exists()
+    if os.path.lexists(old):
+        if placed or not os.path.lexists(target):
+            old.replace(target)
+        old.unlink(missing_ok=True)  # two names of one file: renaming one to the other does nothing
+    elif placed:
+        target.unlink(missing_ok=True)
 
 
 @contextmanager
-def _sentence_for_os_errors(paths: list[Path]) -> Iterator[None]:
+def _sentence_for_os_errors(targets: list[Path], drafts: Sequence[Path] = ()) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = paths[0] if len(paths) == 1 else (paths[0].parent if paths else "output")
+        file_of = dict(zip(map(str, drafts), targets, strict=False)) | {str(target): target for target in targets}
+        where = file_of.get(str(error.filename), targets[0] if targets else "output")
         reason = error.strerror or str(error)
-        raise OutputError(f"{where}: cannot be written ({reason}); choose another folder or make room.") from error
+        remedy = "shorten its name" if error.errno == errno.ENAMETOOLONG else "choose another folder or make room"
+        raise OutputError(f"{where}: cannot be written ({reason}); {remedy}.") from error

@@ -89,6 +89,120 @@ def test_an_unreadable_input_is_one_sentence_and_the_others_finish(
     assert names(tmp_path / "out") == all_outputs("good")
 
 
+# Paths that cannot be looked at
+
+
+def refuse_where(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, where: Path) -> None:
+    """Let a function of a path raise as where permission is lacking; the superuser, as whom tests may run, has all."""
+    plain = getattr(owner, name)
+
+    def checked(path: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(path, (str, Path)) and Path(path) == where:
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, *arguments, **options)
+
+    monkeypatch.setattr(owner, name, checked)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Images in a folder and in two folders inside."""
+    for place in ("good", "a/first", "b/second"):
+        path = tmp_path / "tree" / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RGB).save(path)
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize("lacking", ["read", "execute"])
+def test_a_folder_inside_that_cannot_be_looked_into_is_one_sentence_and_the_others_finish(
+    lacking: str, model: DarkSpotModel, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lacking == "read":
+        refuse_where(monkeypatch, os, "scandir", tree / "a")
+    else:
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, *rest: Path(path) != tree / "a" and access(path, *rest))
+    result = run("predict", tree, "--recursive", "--out", tmp_path / "out")
+    sentence, closing = result.stderr.splitlines()
+    assert result.exit_code == 1
+    assert sentence.startswith(
+        f"Error: {tree / 'a'}: cannot be looked into (Permission denied); change its permissions"
+    )
+    assert closing == "Error: 1 of 3 images failed"
+    assert names(tmp_path / "out") == all_outputs("good", "second")
+
+
+@pytest.mark.parametrize("recursive", [[], ["--recursive"]])
+def test_a_folder_named_that_cannot_be_looked_into_is_one_sentence_and_the_others_finish(
+    recursive: list[str],
+    model: DarkSpotModel,
+    tree: Path,
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse_where(monkeypatch, os, "scandir", tree)
+    result = run("predict", tree, good, "--out", tmp_path / "out", *recursive)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0].startswith(f"Error: {tree}: cannot be looked into (Permission denied)")
+    assert names(tmp_path / "out") == all_outputs("good")
+
+
+def test_linked_folders_are_looked_into_once_and_may_lead_in_circles(
+    model: DarkSpotModel, tree: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    Image.fromarray(RGB).save(tmp_path / "elsewhere" / "third.png")
+    (tree / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tree / "a" / "again").symlink_to(tree / "b", target_is_directory=True)
+    (tmp_path / "elsewhere" / "up").symlink_to(tree, target_is_directory=True)
+    result = run("predict", tree, "--recursive", "--out", tmp_path / "out", "--json")
+    images = [entry["image"] for entry in json.loads(result.stdout)["images"]]
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert images == [str(tree / place) for place in ("a/first.png", "b/second.png", "good.png", "link/third.png")]
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence_and_the_others_finish(
+    model: DarkSpotModel, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = tmp_path / "locked.png"
+    Image.fromarray(RGB).save(locked)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, *rest: Path(path) != locked and access(path, *rest))
+    refuse_where(monkeypatch, Path, "open", locked)
+    result = run("predict", locked, good, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0].startswith(f"Error: {locked}: may not be read")
+    assert names(tmp_path / "out") == all_outputs("good")
+
+
+def test_a_file_in_a_folder_that_may_not_be_entered_is_one_sentence_and_the_others_finish(
+    model: DarkSpotModel, tree: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_where(monkeypatch, Path, "stat", tree / "a" / "first.png")
+    result = run("predict", tree / "a" / "first.png", good, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "first.png: cannot be opened (Permission denied); check its path" in result.stderr.splitlines()[0]
+    assert names(tmp_path / "out") == all_outputs("good")
+
+
+@pytest.mark.parametrize("make", [lambda path: path, lambda path: path.with_name("n" * 300 + ".png"),
+                                  lambda path: path.symlink_to(path.name) or path],
+                         ids=["missing", "name too long", "link to itself"])  # fmt: skip
+def test_a_path_that_leads_nowhere_is_one_sentence_and_the_others_finish(
+    make: Callable[[Path], Path], model: DarkSpotModel, good: Path, tmp_path: Path
+) -> None:
+    odd = make(tmp_path / "odd.png")
+    result = run("predict", odd, good, "--out", tmp_path / "out")
+    sentence, closing = result.stderr.splitlines()
+    assert result.exit_code == 1
+    assert sentence.startswith(f"Error: {odd}: ")
+    assert "check its path" in sentence
+    assert closing == "Error: 1 of 2 images failed"
+    assert names(tmp_path / "out") == all_outputs("good")
+
+
 # Images that can: a right result
 
 
@@ -200,6 +314,34 @@ def test_one_output_that_cannot_be_written_takes_the_images_others_with_it(
     result = run("predict", good, tmp_path / "other.png", "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert names(tmp_path / "out") == sorted([*all_outputs("other"), "good.csv"])
+
+
+def test_a_failed_write_names_the_image_and_leaves_all_earlier_results(
+    model: DarkSpotModel, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    for name in all_outputs("good"):
+        (tmp_path / "out" / name).write_text("earlier")
+    refuse_where(monkeypatch, Path, "is_dir", tmp_path / "out" / "good.csv")
+    result = run("predict", good, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {good}: {tmp_path / 'out' / 'good.csv'}: cannot be written (Permission")
+    assert {path.read_text() for path in (tmp_path / "out").iterdir()} == {"earlier"}
+    assert names(tmp_path / "out") == all_outputs("good")
+
+
+def test_an_image_whose_results_names_would_be_too_long_is_one_sentence_before_it_is_predicted(
+    model: DarkSpotModel, good: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / ("n" * 251 + ".png")
+    Image.fromarray(RGB[:200]).save(long)
+    for options in ([], ["--no-overwrite"]):
+        result = run("predict", long, good, "--out", tmp_path / f"out{len(options)}", *options)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"Error: {long}: its results would have names that are too long")
+        assert names(tmp_path / f"out{len(options)}") == all_outputs("good")
+    assert [shape for shape, _ in model.asked] == [RGB.shape] * 2
+    assert run("predict", long, "--out", tmp_path / "csv", "--only", "csv").exit_code == 0
 
 
 def test_no_overwrite_keeps_an_earlier_result(model: DarkSpotModel, good: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,8 +28,23 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **environment},
+    )
+
+
+# The command in a process of its own, with a model made by hand in the place of a bundle.
+MAIN = """
+from pnseg_runtime.cli import main, predict
+from tests.runtime.made import DarkSpotModel
+predict.load = lambda *_, **__: DarkSpotModel()
+"""
 
 
 @pytest.fixture
@@ -120,6 +136,37 @@ def test_an_interruption_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> No
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are a matter of POSIX")
+def test_a_termination_is_exit_code_143_and_leaves_no_draft(tmp_path: Path) -> None:
+    code = MAIN + (
+        "import os, signal; from pnseg_runtime import outputs\n"
+        "def write(prediction, stream):\n"
+        "    stream.write(b'half')\n"
+        "    print(len(os.listdir(os.environ['OUT'])))\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "outputs.OutputKind.load = lambda kind: write\n"
+        "main()"
+    )
+    out = tmp_path / "out"
+    finished = python(code, "predict", SAMPLES / "he_pink.png", "--out", out, "--only", "csv,labels", OUT=str(out))
+    assert (finished.returncode, finished.stdout, finished.stderr) == (143, "2\n", "")
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are a matter of POSIX")
+def test_a_fork_is_terminated_as_any_other_process() -> None:
+    code = (
+        "import os, signal; from pnseg_runtime import cli\n"
+        "def fork(**_):\n"
+        "    if os.fork() == 0:\n"
+        "        try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        finally: os._exit(0)\n"
+        "    print(os.wait()[1])\n"
+        "cli.cli = fork; cli.main()"
+    )
+    assert python(code).stdout == "15\n"
+
+
 # predict
 
 
@@ -180,6 +227,34 @@ def test_json_names_sizes_counts_and_files(loaded: dict[str, Any], tmp_path: Pat
     assert image["nuclei"] == len(dark_spots(sample("he_pink")))
     assert image["outputs"] == {"csv": str(tmp_path / "he_pink.csv")}
     assert document["failed"] == []
+
+
+@pytest.mark.parametrize("stem", ["CMU-1 [d=1,x=0]", ":smile: x", "case [red]"])
+def test_a_name_is_printed_as_it_is(stem: str, loaded: dict[str, Any], tmp_path: Path) -> None:
+    image = tmp_path / f"{stem}.png"
+    Image.fromarray(sample()).save(image)
+    result = run("predict", image, "--out", tmp_path / "out", "--mpp", "auto")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert any(line.startswith(f"{image.name} ") and "320×256" in line for line in lines)
+    assert lines[-1].startswith("Seen 1.5 times enlarged")
+    assert lines[-1].endswith(f": {image.name}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict", "utf-8:surrogateescape"])
+def test_a_name_that_cannot_be_printed_costs_nothing_of_the_report(encoding: str, tmp_path: Path) -> None:
+    odd, plain = tmp_path / os.fsdecode(b"lat\xe9 \xce\xb1.png"), tmp_path / "plain µ.png"
+    for path in (odd, plain):
+        Image.fromarray(sample()).save(path)
+    command = ["predict", tmp_path, "--out", tmp_path / "out", "--only", "csv"]
+    told = python(MAIN + "main()", *command, "--json", PYTHONIOENCODING=encoding)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert [entry["image"] for entry in json.loads(told.stdout)["images"]] == [str(odd), str(plain)]
+    table = python(MAIN + "main()", *command, PYTHONIOENCODING=encoding)
+    assert (table.returncode, table.stderr) == (0, "")
+    assert table.stdout.splitlines()[1].startswith(r"lat\udce9 ")
+    assert table.stdout.splitlines()[-1].startswith("2 images")
 
 
 def test_only_the_kinds_asked_for_are_written(loaded: dict[str, Any], tmp_path: Path) -> None:

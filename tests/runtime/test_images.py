@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,40 @@ def test_a_pyramid_gives_its_full_resolution(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "image.tif").pixels, RGB)
 
 
+SMALLER, LARGER, OTHER = RGB[::2, ::2], np.repeat(RGB, 2, axis=0), np.moveaxis(RGB, 0, 1)
+
+
+@pytest.mark.parametrize("further", [LARGER, OTHER, GREY.astype(np.uint16)], ids=["larger", "turned", "16-bit grey"])
+def test_a_tiff_whose_first_image_is_not_the_largest_is_refused(further: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(RGB, photometric="rgb")
+        writer.write(further)
+    with pytest.raises(ImageError, match=r"several images, the first of 320×256 px.*save the one you want") as caught:
+        read_image(path)
+    assert f"{further.shape[1]}×{further.shape[0]} px" in str(caught.value)
+
+
+@pytest.mark.parametrize(("further", "options"), [
+    (SMALLER, {}), (GREY > 0, {"subfiletype": 4})
+], ids=["thumbnail", "mask of transparency"])  # fmt: skip
+def test_what_goes_with_an_image_in_a_tiff_is_passed_over(
+    further: np.ndarray, options: dict[str, Any], tmp_path: Path
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "image.tif") as writer:
+        writer.write(RGB, photometric="rgb")
+        writer.write(further, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "image.tif").pixels, RGB)
+
+
+def test_a_small_part_of_a_whole_slide_may_have_a_larger_picture_of_the_glass(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "part.svs") as writer:
+        writer.write(RGB, photometric="rgb", tile=(64, 64), description="Aperio Image|MPP = 0.5", metadata=None)
+        writer.write(SMALLER, photometric="rgb", description="Aperio Image, thumbnail", metadata=None)
+        writer.write(LARGER, photometric="rgb", subfiletype=9, description="Aperio Image, macro", metadata=None)
+    np.testing.assert_array_equal(read_image(tmp_path / "part.svs").pixels, RGB)
+
+
 UNSUPPORTED: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
     "z-stack": (np.stack([GREY] * 3), {"photometric": "minisblack"}, "stack"),
     "stack of RGB": (np.stack([RGB] * 2), {"photometric": "rgb"}, "stack"),
@@ -181,6 +216,45 @@ def test_a_truncated_tiff_is_never_padded(compression: str | None, tmp_path: Pat
     path.write_bytes(data[:-500])
     with pytest.raises(ImageError, match="damaged or incomplete"):
         read_image(path)
+
+
+@pytest.mark.parametrize("tags", [["TileOffsets", "TileByteCounts"], ["TileOffsets"], ["TileByteCounts"]])
+@pytest.mark.parametrize("compression", [None, "deflate", "jpeg"])
+def test_a_tile_that_was_never_written_is_not_read_as_black_tissue(
+    compression: str | None, tags: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", compression=compression, tile=(64, 64), bigtiff=True)
+    data = bytearray(path.read_bytes())
+    for tag in tags_of(path, *tags):
+        width = struct.calcsize(form := {3: "<H", 4: "<I", 16: "<Q"}[tag.dtype])
+        struct.pack_into(form, data, tag.valueoffset + 6 * width, 0)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match="lacks 1 of its 20 tiles"):
+        read_image(path)
+
+
+def test_a_list_of_tiles_that_ends_early_is_not_read_as_black_tissue(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", tile=(64, 64), bigtiff=True)
+    data = bytearray(path.read_bytes())
+    for tag in tags_of(path, "TileOffsets", "TileByteCounts"):
+        struct.pack_into("<Q", data, tag.offset + 4, 18)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match="lacks 2 of its 20 tiles"):
+        read_image(path)
+
+
+def tags_of(path: Path, *wanted: str) -> list[Any]:
+    with tifffile.TiffFile(path) as tif:
+        return [tif.pages.first.tags[name] for name in wanted]
+
+
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw", "jpeg"])
+def test_black_tiles_that_were_written_are_read(compression: str | None, tmp_path: Path) -> None:
+    black = np.zeros_like(RGB)
+    tifffile.imwrite(tmp_path / "image.tif", black, photometric="rgb", compression=compression, tile=(64, 64))
+    np.testing.assert_array_equal(read_image(tmp_path / "image.tif").pixels, black)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +327,17 @@ def test_microns_per_pixel_come_from_metadata_that_state_them(kind: str, tmp_pat
     options, expected = MPP_TIFFS[kind]
     tifffile.imwrite(tmp_path / "image.tif", RGB, photometric="rgb", **options)
     assert read_image(tmp_path / "image.tif").mpp == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("micron", ["\N{MICRO SIGN}m", "&#181;m", "&#xB5;m", "&#956;m"])
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_microns_of_ome_xml_are_known_however_they_are_written(micron: str, quote: str, tmp_path: Path) -> None:
+    stated = {"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "UNIT", "PhysicalSizeY": 0.25, "PhysicalSizeYUnit": "UNIT"}
+    tifffile.imwrite(tmp_path / "made.ome.tif", RGB, photometric="rgb", ome=True, metadata={"axes": "YXS"} | stated)
+    with tifffile.TiffFile(tmp_path / "made.ome.tif") as tif:
+        xml = (tif.ome_metadata or "").replace("UNIT", micron).replace('"', quote)
+    tifffile.imwrite(tmp_path / "image.ome.tif", RGB, photometric="rgb", description=xml.encode(), metadata=None)
+    assert read_image(tmp_path / "image.ome.tif").mpp == 0.25
 
 
 def test_the_samples_are_rgb_tiles_without_a_pixel_size() -> None:

@@ -1,8 +1,11 @@
 import pytest
+from click.testing import CliRunner
 
+from pnseg_runtime.cli import cli
 from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.softening import Blur, Blurs
 from tests.fakes import fake_bundle
+from tests.runtime.made import SAMPLES
 
 
 def test_settings_are_the_manifests_unless_chosen_otherwise():
@@ -63,3 +66,19 @@ def test_masks_are_suppressed_by_what_was_chosen_last():
 def test_choices_that_make_no_sense_are_refused(choice, says):
     with pytest.raises(ValueError, match=says):
         Options(**choice)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--sensitivity", "nan"], "sensitivity must be a number, not nan."),
+        (["--colour-blur", "nan"], "colour_blur must be a number, not nan."),
+        (["--mpp", "nan"], "nan is no number."),
+        (["--negatives", "100000000"], "negatives must be at most 64, not 100000000."),
+    ],
+)
+def test_choices_on_the_command_line_that_make_no_sense_are_one_sentence(tmp_path, given, says):
+    result = CliRunner().invoke(cli, ["predict", str(SAMPLES / "he_pink.png"), "--out", str(tmp_path), *given])
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1].endswith(says)
+    assert not list(tmp_path.iterdir())

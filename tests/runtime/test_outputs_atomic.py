@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,79 @@ def test_a_rename_that_fails_takes_the_earlier_ones_back(tmp_path: Path, monkeyp
     assert names(tmp_path) == []
 
 
+@pytest.fixture(params=["hard links", "no hard links"])
+def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        target.stat()  # what is not there is told first
+        raise PermissionError(1, "Operation not permitted")
+
+    if request.param == "no hard links":
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize("error", [PermissionError(13, "in use"), KeyboardInterrupt()])
+@pytest.mark.parametrize("failing", ["a.txt", "b.txt", "c.txt"])
+@pytest.mark.parametrize("late", [False, True])
+def test_an_overwrite_that_fails_midway_puts_the_earlier_files_back(
+    late: bool, failing: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.txt", "c.txt"):  # b.txt is new
+        (tmp_path / name).write_text(f"old {name}")
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if target.name != failing or self.suffix != ".part":
+            return replace(self, target)
+        if late:  # as an interruption may come, just after the file has its name
+            replace(self, target)
+        raise error
+
+    def overwrite() -> None:
+        with all_or_none([tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.txt"]) as streams:
+            for stream in streams:
+                stream.write(b"new")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError):
+        overwrite()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.txt": "old a.txt",
+        "c.txt": "old c.txt",
+    }
+
+
+@pytest.mark.usefixtures("links")
+def test_an_overwrite_leaves_the_new_files_and_nothing_of_the_old(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with all_or_none([tmp_path / "a.txt", tmp_path / "b.txt"]) as streams:
+        for stream in streams:
+            stream.write(b"new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "new", "b.txt": "new"}
+
+
+def test_the_file_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def fail_on_b(draft: str, target: str) -> None:
+        if Path(target).name == "b.txt":
+            raise PermissionError(13, "in use", str(draft), None, str(target))
+        replace(draft, target)
+
+    monkeypatch.setattr(os, "replace", fail_on_b)
+    with pytest.raises(OutputError) as caught, all_or_none([tmp_path / "a.txt", tmp_path / "b.txt"]):
+        pass
+    assert str(caught.value).startswith(f"{tmp_path / 'b.txt'}: cannot be written (in use)")
+
+
+def test_a_name_that_is_too_long_says_so(tmp_path: Path) -> None:
+    name = "n" * 252 + ".txt"
+    with pytest.raises(OutputError, match="shorten its name") as caught, all_or_none([tmp_path / "a", tmp_path / name]):
+        pass
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert names(tmp_path) == []
+
+
 def test_a_folder_under_a_files_name_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "b.txt").mkdir()
     with (
@@ -95,3 +169,13 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         make_folder(tmp_path / "file" / "b")
     with pytest.raises(OutputError, match="cannot be written"):
         make_folder(tmp_path / "file")
+
+
+def test_drafts_that_a_killed_run_has_left_are_swept_after_a_day(tmp_path: Path) -> None:
+    abandoned, young, mine = (tmp_path / name for name in (".pnseg-old.part", ".pnseg-new.part", "old.part"))
+    for path in (abandoned, young, mine):
+        path.touch()
+    for path in (abandoned, mine):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    make_folder(tmp_path)
+    assert names(tmp_path) == [".pnseg-new.part", "old.part"]
