@@ -27,7 +27,7 @@ test: .venv-test/.done ## check style, types and import rules, and run all tests
 	done
 
 clean: ## remove the environments and everything the commands wrote
-	rm -rf .venv-demo .venv-test demo pnseg-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv-demo .venv-test build demo pnseg-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # The demo installs a copy of the package, so it is installed again when the runtime has changed.
 .venv-demo/.done: pyproject.toml $(RUNTIME) | python

@@ -11,25 +11,17 @@ from typing import Any
 
 import click
 
-from benchmarks.networks import CLASSES, LEVELS, SPACING, random_pair
+from benchmarks.networks import random_pair
+from benchmarks.promptnucseg import manifest_for
 from pnseg_export.bundle import export_graphs
 from pnseg_export.engines.build import BuildChoices, build_engine
 from pnseg_export.engines.job import Built
 from pnseg_export.engines.targets import parse_target
 from pnseg_export.files import read_graph, write_graph
+from pnseg_export.folders import write_manifest
 from pnseg_export.graphs.rewrites import GPU
 from pnseg_export.precision.float16 import halve
-from pnseg_runtime.bundle import (
-    MANIFEST_NAME,
-    Bundle,
-    Classes,
-    EngineFile,
-    GraphFile,
-    GraphName,
-    Manifest,
-    Masking,
-    Prompting,
-)
+from pnseg_runtime.bundle import Bundle, EngineFile, GraphFile, GraphName
 from pnseg_train.models.sizes import SEGMENTOR_SIZES
 
 
@@ -47,15 +39,8 @@ def half_bundle(size: str, folder: Path) -> Bundle:
             (folder / part.file).unlink()
         del model
         gc.collect()
-    manifest = Manifest(
-        model=size,
-        mpp=0.25,
-        classes=Classes(names=[f"class {i}" for i in range(CLASSES)], colors=[(0, 0, 0)] * CLASSES),
-        prompting=Prompting(anchor_spacing=SPACING, levels=LEVELS, nms_radius=12, region_filter=False, negatives=1),
-        masking=Masking(),
-        graphs=made,
-    ).model_copy(update={"variants": {"float16": half}})
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(), encoding="utf-8")
+    manifest = manifest_for(size, graphs=made, variants={"float16": half})
+    write_manifest(folder, manifest)
     return Bundle(folder, manifest)
 
 
@@ -87,7 +72,9 @@ def row(engine: EngineFile, built: Built) -> dict[str, Any]:
 @click.command()
 @click.option("--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True)
 @click.option("--target", default="rtx:sm86", show_default=True)
-@click.option("--prompter/--no-prompter", default=True, help="Build its engine too; L and H have that of B.")
+@click.option(
+    "--prompter/--no-prompter", default=True, show_default=True, help="Build its engine too; L and H have that of B."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def engines(size: str, target: str, prompter: bool, as_json: bool) -> None:
     """Export a size with random weights in half precision and build its engines; no GPU is needed."""

@@ -27,13 +27,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.limit import SPEEDUP, macs_a_second, macs_of_calls
-from benchmarks.networks import CLASSES, LEVELS, SPACING
 from benchmarks.plain import PlainSegmenter, eager_networks, onnxruntime_networks
 from benchmarks.planted import planted_pair
+from benchmarks.promptnucseg import manifest_for
 from benchmarks.protocol import Latency, Protocol, Row, document, latencies
-from pnseg_export.bundle import export_graphs, write_manifest
+from pnseg_export.bundle import export_graphs
+from pnseg_export.folders import write_manifest
 from pnseg_export.graphs.rewrites import CPU, PLAIN
-from pnseg_runtime.bundle import Bundle, Classes, Manifest, Masking, Prompting
+from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.metrics import panoptic_quality
@@ -82,31 +83,12 @@ def export_pair(size: str, folder: Path, int8: bool) -> None:
     for name, rewrites in (("plain", PLAIN), ("runtime", CPU)):
         (folder / name).mkdir()
         graphs = export_graphs(prompter, segmentor, folder / name, rewrites)
-        write_manifest(folder / name, manifest_of(size).model_copy(update={"graphs": graphs}))
+        write_manifest(folder / name, manifest_for(size, graphs=graphs))
     if int8:
         from pnseg_export.precision.variants import Int8Choices, add_variants
 
         bundle, tiles = Bundle.open(folder / "runtime"), [sample_tile(name) for name in ("purple_crowded", "he_pink")]
         add_variants(bundle, bundle.folder, ["int8"], tiles, Int8Choices(search=False), accept=True)
-
-
-def manifest_of(size: str) -> Manifest:
-    """As on PanNuke, with K = 1: λ 8, L 3, five classes, points 12 px apart, no mask-aided filtering."""
-    return Manifest(
-        model=size,
-        mpp=0.25,
-        classes=Classes(names=[f"class {i}" for i in range(CLASSES)], colors=[(0, 0, 0)] * CLASSES),
-        prompting=Prompting(
-            anchor_spacing=SPACING,
-            levels=LEVELS,
-            pad_multiple=SPACING,
-            nms_radius=12,
-            region_filter=False,
-            negatives=1,
-        ),
-        masking=Masking(),
-        graphs={},
-    )
 
 
 def sensitivity_for(segmenter: Callable[[float], Segmenter], image: Pixels, nuclei: int) -> float:
@@ -310,7 +292,7 @@ Examples:
 @click.option("--nuclei", type=click.IntRange(min=1), default=24, show_default=True, help="In the tile of 256×256.")
 @click.option("--image-nuclei", type=click.IntRange(min=1), default=800, show_default=True, help="In the image.")
 @click.option("--image-side", type=click.IntRange(min=256), default=1000, show_default=True, help="px.")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads.")
 @click.option(
     "--rounds", type=click.IntRange(min=0), default=20, show_default=True, help="Of the tile; 0 leaves it out."
 )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from pnseg_export.macs import graph_cost
-from pnseg_runtime.bundle import Bundle, GraphName
+from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle, GraphName
 from pnseg_runtime.sessions import Runner, Sessions
 from pnseg_runtime.sessions.prune import pruned
 
@@ -34,7 +34,6 @@ AXES = {
     "prompts": ("point_coords", 0),
     "points": ("point_coords", 1),
 }
-PROMPTS = ("point_coords", "point_labels", "image_index")
 
 
 def macs_of_calls(
@@ -54,7 +53,7 @@ def macs_of_calls(
         def run(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             sizes = tuple((axis, inputs[name].shape[at]) for axis, (name, at) in AXES.items() if name in inputs)
             if graph == "decoder":
-                features = next(array for name, array in inputs.items() if name not in PROMPTS)
+                features = next(array for name, array in inputs.items() if name not in PROMPT_INPUTS)
                 sizes = (*sizes, ("batch", len(features)))
             asked[graph, sizes] = asked.get((graph, sizes), 0) + 1
             return runner(inputs)

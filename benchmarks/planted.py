@@ -1,7 +1,7 @@
 """B's networks with random weights among which a few are planted, so that masks are discs around their prompts.
 
 A random decoder's masks cover half a window: all of them would be dropped at the windows' borders, and
-whether a reduced precision keeps them would mean nothing. Here sixteen channels of the segmentor carry
+whether a reduced precision keeps them would mean nothing. Here fourteen channels of the segmentor carry
 the position: the encoder's absolute positions put cos and sin of a few spatial frequencies into
 them, every layer leaves them alone, and the mask token gets those of its prompt by attending to it.
 The product of both is largest where the pixel is the prompt; less a constant it is a disc of about the

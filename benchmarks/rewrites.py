@@ -67,7 +67,7 @@ def measure(size: str, nuclei: int, protocol: Protocol, threads: int | None) -> 
 @click.option("--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="nano", show_default=True)
 @click.option("--nuclei", type=click.IntRange(min=1), default=24, show_default=True, help="Prompts in the window.")
 @click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an operator [default: physical cores].")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: the physical cores].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def rewrites(size: str, nuclei: int, repeats: int, threads: int | None, as_json: bool) -> None:
     """Time encoder and decoder of a size with random weights, for every target's rewrites."""

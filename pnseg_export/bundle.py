@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from pnseg_export.accuracy import accuracy
-from pnseg_export.folders import is_bundle, new_folder
+from pnseg_export.folders import is_bundle, new_folder, write_manifest
 from pnseg_export.graphs.decoder import DecoderGraph
 from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.prompter import PrompterGraph
 from pnseg_export.graphs.rewrites import CPU, Rewrites
 from pnseg_export.onnx import export_graph
 from pnseg_export.parity import TOLERANCE, Tile, agreement, largest, tensor_differences
-from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, GraphFile, GraphName, Manifest, Provenance
+from pnseg_runtime.bundle import Bundle, GraphFile, GraphName, Manifest, Provenance
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
@@ -26,6 +26,7 @@ from pnseg_train.datasets import open_dataset
 from pnseg_train.inference import load_pair, manifest_of, torch_sessions
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Segmentor
+from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "segment-anything", "timm")
 
@@ -34,9 +35,15 @@ def describe_pair(prompter: Path, segmentor: Path) -> tuple[Prompter, Segmentor,
     """The two trained networks and a manifest that has no graphs yet.
 
     Raises:
-        PnsegError: a folder that is not such a checkpoint.
+        PnsegError: a folder that is not such a checkpoint, or a prompter that reads a SAM's image encoder.
     """
     first, second, recipe = load_pair(prompter, segmentor)
+    own = read_card(prompter).recipe
+    if own.shared_encoder and isinstance(SEGMENTOR_SIZES[own.size], VitSize):
+        raise PnsegError(
+            f"{prompter}: reads the image encoder of a segmentor of size {own.size}, which has no graph for images of "
+            "any size; measure the pair as checkpoints (pnseg evaluate), or train a prompter of its own."
+        )
     provenance = Provenance(
         checkpoints={"prompter": weights_digest(prompter), "segmentor": weights_digest(segmentor)},
         tools={tool: version(tool) for tool in TOOLS},
@@ -138,8 +145,3 @@ def check(folder: Path, prompter: Prompter, segmentor: Segmentor, tiles: Sequenc
         "nuclei_graphs": sum(int(row["nuclei"]) for row in agreed),
         "pq_against_pytorch": min((row["pq"] for row in agreed), default=1.0),
     }
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json``."""
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pnseg_runtime.bundle import MANIFEST_NAME
+from pnseg_runtime.bundle import MANIFEST_NAME, Manifest
 from pnseg_runtime.errors import OutputError, PnsegError
 
 
@@ -50,6 +50,11 @@ def is_bundle(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(document, dict) and "format_version" in document
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a bundle's ``manifest.json``."""
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _check(out: Path, overwrite: bool, kind: str, recognises: Callable[[Path], bool]) -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pnseg_export.precision.feeds import Arrays, grid_of_prompts
-from pnseg_runtime.bundle import Manifest
+from pnseg_runtime.bundle import PROMPT_INPUTS, Manifest
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.pixels import normalise
 from pnseg_runtime.prompts import nearest_negatives
@@ -52,9 +52,7 @@ def tensor_differences(
         cut(tile, windows(tile.shape[:2], window, manifest.masking.overlap)[:1], window), manifest.normalisation
     )
     prompts = _prompts(inside) if len(inside) else grid_of_prompts(window)
-    coords, labels, index = (
-        torch.from_numpy(prompts[name]) for name in ("point_coords", "point_labels", "image_index")
-    )
+    coords, labels, index = (torch.from_numpy(prompts[name]) for name in PROMPT_INPUTS)
     output = segmentor(torch.from_numpy(image), Prompts(coords, labels, index))
     expected |= {"mask_logits": output.mask_logits, "iou": output.iou}
     given |= sessions.decoder(sessions.encoder({"image": image}) | prompts)

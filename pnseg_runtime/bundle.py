@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
 from pnseg_runtime.errors import BundleError
 from pnseg_runtime.nuclei import NucleusClass
@@ -16,16 +25,19 @@ from pnseg_runtime.nuclei import NucleusClass
 MANIFEST_NAME = "manifest.json"
 # A field that an earlier pnseg does not know needs a new number, or that pnseg cannot say that it is too old.
 # 2 added reduced precisions, engines and graphs with weights in files of their own; 3 the overlap of masks as a share;
-# 4 the softening of colour and the resolution of files that state none; 5 the softening of what is enlarged.
+# 4 the softening of colour and the resolution of files that state none; 5 the softening of what is enlarged;
+# 6 what a bundle's graphs were exported for, and how many kernels a call of an engine starts.
 FORMAT_VERSION = 6
 SHIPPED = Path(__file__).parent / "bundles"
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 GraphName = Literal["prompter", "encoder", "decoder"]
+#: The decoder's inputs that have a row for each prompt; its others have one for each window, from the encoder.
+PROMPT_INPUTS = ("point_coords", "point_labels", "image_index")
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 
@@ -109,19 +121,25 @@ class EngineFile(BundleFile):
 
 
 class Classes(_Frozen):
-    names: list[str]
+    names: list[str] = Field(min_length=1)
     colors: list[tuple[int, int, int]]
+
+    @model_validator(mode="after")
+    def _paired(self) -> Classes:
+        if len(self.colors) != len(self.names):
+            raise ValueError(f"{len(self.names)} names and {len(self.colors)} colors")
+        return self
 
 
 class Normalisation(_Frozen):
     """Applied to RGB values scaled to 0–1: (x - mean) / std."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
 
 
 class Prompting(_Frozen):
-    """How points are found and handed over (REFERENCE sections 1 and 3)."""
+    """How points are found and handed over (paper sections 3.1 and 3.3)."""
 
     anchor_spacing: int = Field(ge=1, description="λ, px")
     levels: int = Field(ge=1, description="L, feature levels sampled at an anchor")
@@ -133,19 +151,27 @@ class Prompting(_Frozen):
 
 
 class Masking(_Frozen):
-    """How masks are decoded and joined (section 3 of the method)."""
+    """How masks are decoded and joined (paper section 3.3)."""
 
-    window: int = Field(256, description="side of a window, px")
-    overlap: int = Field(64, description="ε, px")
-    border: int = Field(7, description="a mask this close to an inner window border is cut, px")
+    window: int = Field(256, ge=1, description="side of a window, px")
+    overlap: int = Field(64, ge=0, description="ε, px")
+    border: int = Field(7, ge=0, description="a mask this close to an inner window border is cut, px")
     tidy: bool = Field(False, description="a mask is cut to its largest piece, and its holes are filled")
-    nms_iou: float = Field(0.5, description="of two masks whose boxes overlap more, one goes")
+    nms_iou: float = Field(0.5, ge=0, le=1, description="of two masks whose boxes overlap more, one goes")
     nms_overlap: float | None = Field(
         None,
+        ge=0,
+        le=1,
         description="share of the smaller of two masks: if more of it lies in the other, one goes; in place of nms_iou",
     )
-    score_threshold: float = Field(0.0, description="points with a lower class probability are dropped")
-    iou_threshold: float = Field(0.0, description="masks with a lower predicted IoU are dropped")
+    score_threshold: float = Field(0.0, ge=0, le=1, description="points with a lower class probability are dropped")
+    iou_threshold: float = Field(0.0, le=1, description="masks with a lower predicted IoU are dropped")
+
+    @model_validator(mode="after")
+    def _advances(self) -> Masking:
+        if self.overlap >= self.window:
+            raise ValueError(f"windows of {self.window} px cannot overlap by {self.overlap} px")
+        return self
 
 
 class Provenance(_Frozen):
@@ -162,7 +188,7 @@ class Provenance(_Frozen):
 class Manifest(_Frozen):
     """Everything the runtime must know about a model."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: StrictInt = FORMAT_VERSION
     model: str
     mpp: float = Field(gt=0, description="microns per pixel the model was trained at")
     classes: Classes
@@ -189,13 +215,14 @@ class Manifest(_Frozen):
         default_factory=dict, description="metrics on named validation sets when it was made"
     )
 
-    @field_validator("variants")
-    @classmethod
-    def _whole(cls, variants: dict[str, dict[str, GraphFile]]) -> dict[str, dict[str, GraphFile]]:
-        for precision, graphs in variants.items():
-            if missing := sorted(set(get_args(GraphName)) - set(graphs)):
+    @model_validator(mode="after")
+    def _whole(self) -> Manifest:
+        # Manifests without any graph are made where the networks do not come from files.
+        for precision, graphs in [("float32", self.graphs), *self.variants.items()]:
+            missing = sorted(set(get_args(GraphName)) - set(graphs))
+            if missing and (graphs or precision != "float32"):
                 raise ValueError(f"the {precision} graphs lack {', '.join(missing)}")
-        return variants
+        return self
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -246,6 +273,8 @@ class Bundle:
         """
         folder = _locate(name_or_path)
         manifest = read_manifest(folder / MANIFEST_NAME)
+        if not manifest.graphs:
+            raise BundleError(f"{folder}: the manifest names no graphs; export the bundle again.")
         for file in manifest.files():
             _verify(folder, file)
         return cls(folder, manifest)
@@ -281,8 +310,11 @@ def shipped_bundles() -> list[str]:
 
 def _locate(name_or_path: str | Path) -> Path:
     folder = Path(name_or_path)
-    if (folder / MANIFEST_NAME).is_file():
-        return folder
+    try:
+        if (folder / MANIFEST_NAME).is_file():
+            return folder
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{name_or_path}: cannot be read ({error}); give a bundle's folder.") from error
     if (SHIPPED / folder.name / MANIFEST_NAME).is_file() and str(name_or_path) == folder.name:
         return SHIPPED / folder.name
     known = ", ".join(shipped_bundles()) or "none"
@@ -300,10 +332,10 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: the manifest cannot be read ({error}); export the bundle again.") from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, (int, float)) and version > FORMAT_VERSION:
         raise BundleError(
             f"{path}: made by a newer pnseg (manifest version {version}, this one reads up to {FORMAT_VERSION}); "
             "upgrade pnseg."
@@ -324,6 +356,13 @@ def file_entry(path: Path, folder: Path) -> BundleFile:
 
 
 def _verify(folder: Path, file: BundleFile) -> None:
+    try:
+        _verify_readable(folder, file)
+    except (OSError, ValueError) as error:  # not to be read, or not even a path
+        raise BundleError(f"{folder}: {file.file} cannot be read ({error}); copy the bundle again.") from error
+
+
+def _verify_readable(folder: Path, file: BundleFile) -> None:
     path = folder / file.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(

@@ -2,7 +2,7 @@
 
 The method's test-time augmentation is of masks alone. This one is of points: the prompter sees the image flipped and
 turned as well, and what it thinks of a nucleus is averaged. On tissue that it was not trained on it finds more so, and
-depends less on how an image was compressed (``docs/evaluate.md``).
+depends less on how an image was compressed (``docs/nano_training.md``).
 """
 
 from __future__ import annotations

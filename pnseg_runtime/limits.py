@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import maxsize
 
+from pnseg_runtime.bundle import PROMPT_INPUTS
 from pnseg_runtime.options import COARSEST_STRIDE, Options
 
 #: An input's name → the largest shape that a profile of an engine takes.
 Largest = Mapping[str, Sequence[int]]
-
-_PROMPTS = ("point_coords", "point_labels", "image_index")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Limits:
             profiles: network → the largest shapes of each of its profiles.
         """
         decoder = profiles["decoder"]
-        held = (min(shape[0] for name, shape in each.items() if name not in _PROMPTS) for each in decoder)
+        held = (min(shape[0] for name, shape in each.items() if name not in PROMPT_INPUTS) for each in decoder)
         return cls(
             windows=min(max(held, default=maxsize), max((e["image"][0] for e in profiles["encoder"]), default=maxsize)),
             prompts=max((each["point_coords"][0] for each in decoder), default=maxsize),
@@ -54,3 +53,7 @@ class Limits:
             return options
         tile, quarter = (part // COARSEST_STRIDE * COARSEST_STRIDE for part in (self.side, self.side // 4))
         return replace(options, macro_tile=tile, macro_margin=min(options.context, quarter))
+
+
+#: What is used where nobody chooses: for backends that have to know the ranges of shapes beforehand.
+USUAL = Limits(Options().window_batch, Options().prompt_batch, Options().macro_tile)

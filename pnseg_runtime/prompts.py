@@ -127,7 +127,7 @@ def _exponential(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """E to the power of values up to 0, by additions and products alone.
 
     Libraries' exponentials differ in the last bit between processors; this one gives the same bits on
-    all of them, and on a GPU (``pnseg_runtime/cuda/decode.cu``), so that they find the same points.
+    all of them, and on a GPU (``pnseg_runtime/cuda/kernels/decode.cu``), so that they find the same points.
     """
     values = np.where(values < -700, -700.0, values)  # nothing, beside the largest one's 1
     twos = np.rint(values * _LOG2_E)

@@ -9,12 +9,20 @@ import click
 from pnseg_export.bundle import describe_pair, export_bundle
 from pnseg_export.cli.options import precisions_option, tiles_option
 from pnseg_export.cli.quantise import describe
+from pnseg_export.folders import is_bundle, new_folder
 from pnseg_export.graphs.rewrites import TARGETS
 from pnseg_export.precision.feeds import read_tiles
 from pnseg_export.precision.int8 import SCHEMES
 from pnseg_export.precision.variants import Int8Choices, Reduced, add_variants
 from pnseg_runtime.bundle import Bundle
 from pnseg_train.inference import validation_split
+
+# What to do about a precision that falls short of its gates.
+LATER = "or export without --precision {0} and add it by pnseg quantise, which has {1}"
+REMEDIES: dict[Reduced, str] = {
+    "float16": f"give more --tiles, {LATER.format('float16', '--accept')}",
+    "int8": f"give more --tiles, {LATER.format('int8', '--tolerance and --accept')}",
+}
 
 EXAMPLES = """
 \b
@@ -67,7 +75,8 @@ def export(
 ) -> None:
     """Turn the checkpoints PROMPTER and SEGMENTOR into a bundle of ONNX graphs.
 
-    The graphs are compared with PyTorch on real tiles; a bundle that differs is not written.
+    The graphs are compared with PyTorch on real tiles; a bundle that differs is not written, nor is one of which a
+    --precision falls short of its gates.
     """
     images = read_tiles(tiles)
     first, second, manifest = describe_pair(prompter, segmentor)
@@ -75,14 +84,15 @@ def export(
     provenance = manifest.provenance.model_copy(update=told)
     manifest = manifest.model_copy(update={"provenance": provenance, "model": name or manifest.model})
     measured = split or (validation_split(prompter, segmentor) if validation else "")
-    manifest = export_bundle(first, second, manifest, out, images, overwrite, TARGETS[target], validation, measured)
+    with new_folder(out, overwrite, "bundle", is_bundle) as folder:
+        manifest = export_bundle(first, second, manifest, folder, images, True, TARGETS[target], validation, measured)
+        if precisions:
+            choices = Int8Choices(SCHEMES["gpu" if target == "gpu" else "cpu"])
+            manifest = add_variants(Bundle.open(folder), folder, precisions, images, choices, remedies=REMEDIES)
     for graph, file in manifest.graphs.items():
         click.echo(f"{graph:9} {file.file:16} {file.bytes / 1e6:6.1f} MB")
     differences = ", ".join(f"{k} {v:.1e}" for k, v in manifest.parity["largest_difference"].items())
     click.echo(f"largest difference from PyTorch on {len(images)} tiles: {differences}")
-    if precisions:
-        choices = Int8Choices(SCHEMES["gpu" if target == "gpu" else "cpu"])
-        manifest = add_variants(Bundle.open(out), out, precisions, images, choices)
-        for precision in precisions:
-            describe(manifest, precision)
+    for precision in precisions:
+        describe(manifest, precision)
     click.echo(f"{out}: {sum(file.bytes for file in manifest.files()) / 1e6:.1f} MB")

@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pnseg_export.comparison import report
 from pnseg_export.comparison.compare import Result, compare_all
 from pnseg_export.comparison.participants import participants, pytorch
-from pnseg_export.comparison.report import as_html, as_json, cells
 from pnseg_export.comparison.suspects import suspects
 from pnseg_export.gates import LIMITS, Limits
 from pnseg_export.precision.feeds import SAMPLES, Tile, read_tiles
@@ -46,14 +46,14 @@ Exit codes: 0 all within their limits, 1 something falls short, 2 wrong usage.
     nargs=2,
     type=click.Path(path_type=Path, exists=True),
     metavar="PROMPTER SEGMENTOR",
-    help="Checkpoints of the two networks; else the bundle's float32 graphs are the reference.",
+    help="Checkpoints of the two networks [default: the bundle's float32 graphs].",
 )
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Images at most.")
-@click.option("--iou", type=click.FloatRange(0, 1), help="Least mean mask IoU, in place of each precision's own.")
+@click.option("--iou", type=click.FloatRange(0, 1), help="Least mean mask IoU [default: each precision's own].")
 @click.option("--bisect", is_flag=True, help="Name the first layer of each graph that departs.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page with the worst masks.")
-@click.option("--json", "json_", is_flag=True, help="Print one JSON document.")
-@click.option("--threads", type=click.IntRange(1), help="Processor threads; else as many as there are cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores].")
 def parity(
     bundle: str,
     images: Path,
@@ -63,7 +63,7 @@ def parity(
     iou: float | None,
     bisect: bool,
     page: Path | None,
-    json_: bool,
+    as_json: bool,
     threads: int | None,
 ) -> None:
     """Compare BUNDLE in all its precisions, and on every engine of this machine, with its reference.
@@ -85,9 +85,9 @@ def parity(
     failures = [sentence for result in results[1:] for sentence in result.failures(_limits(result, iou))]
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(as_html(bundle, results, tiles, failures, departures), encoding="utf-8")
-    if json_:
-        click.echo(as_json(bundle, results, failures, departures))
+        page.write_text(report.as_html(bundle, results, tiles, failures, departures), encoding="utf-8")
+    if as_json:
+        click.echo(report.as_json(bundle, results, failures, departures))
     else:
         _print(results)
         for sentence in (*failures, *departures):
@@ -122,11 +122,11 @@ def _print(results: list[Result]) -> None:
         console.width = 10_000
     table = Table(box=box.SIMPLE_HEAD if framed else None, show_edge=False, pad_edge=False)
     table.add_column("against " + results[0].name)
-    titles = list(dict.fromkeys(title for result in results for title in cells(result)))
+    titles = list(dict.fromkeys(title for result in results for title in report.cells(result)))
     for title in titles:
         table.add_column(title, justify="right")
     for result in results:
-        row = cells(result)
+        row = report.cells(result)
         table.add_row(result.name, *(row.get(title, "–") for title in titles))
     console.print(table)
     for result in results[1:]:

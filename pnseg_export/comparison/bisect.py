@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pnseg_export.files import read_graph, without_weights
+from pnseg_export.files import without_weights
 from pnseg_export.layers import layer_of
 from pnseg_export.precision.feeds import Arrays
 from pnseg_export.precision.int8 import save
@@ -76,11 +76,6 @@ def bisect(
             if name in errors and not error <= tolerance:
                 return Departure(layer_of(node), node.name, node.op_type, name, error, before)
     return None
-
-
-def bisect_files(reference: Path, candidate: Path, calls: Sequence[Arrays], tolerance: float) -> Departure | None:
-    """:func:`bisect` of two files."""
-    return bisect(read_graph(reference), read_graph(candidate), calls, tolerance)
 
 
 def tensor_errors(reference: onnx.ModelProto, candidate: onnx.ModelProto, calls: Sequence[Arrays]) -> dict[str, float]:

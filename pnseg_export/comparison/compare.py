@@ -13,15 +13,12 @@ from pnseg_export.agreement import Agreement, Finding, Tile, agreement, findings
 from pnseg_export.comparison.participants import Participant
 from pnseg_export.gates import LIMITS, Limits, shortfalls
 from pnseg_export.precision.feeds import Arrays, Feeds, record
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle
 from pnseg_runtime.metrics import aggregated_jaccard, panoptic_quality
 from pnseg_runtime.rescale import Rescaling
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
 from pnseg_train.datasets import Sample
-
-#: Prompts' tensors, which the decoder is given beside a window's features.
-PROMPTS = ("point_coords", "point_labels", "image_index")
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def outputs(sessions: Sessions, feeds: Feeds) -> list[Arrays]:
     """Outputs of prompter and decoder for recorded calls; windows are encoded by the same participant."""
     found: list[Arrays] = [dict(sessions.prompter({"image": call["image"]})) for call in feeds.prompter]
     for window, prompts in zip(feeds.encoder, feeds.decoder, strict=False):
-        inputs = {name: prompts[name] for name in PROMPTS}
+        inputs = {name: prompts[name] for name in PROMPT_INPUTS}
         inside = inputs["image_index"] < len(window["image"])
         inputs = {name: array[inside] for name, array in inputs.items()}
         if inside.any():

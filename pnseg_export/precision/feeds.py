@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.segmenter import Segmenter
@@ -81,14 +81,10 @@ def record(bundle: Bundle, tiles: Iterable[Tile], threads: int | None = None) ->
 
 def _recorded(run: Runner, calls: list[Arrays]) -> Runner:
     def call(inputs: Arrays) -> Arrays:
-        calls.append({name: array[:MOST_PROMPTS] if _per_prompt(name) else array for name, array in inputs.items()})
+        calls.append({name: array[:MOST_PROMPTS] if name in PROMPT_INPUTS else array for name, array in inputs.items()})
         return run(inputs)
 
     return call
-
-
-def _per_prompt(name: str) -> bool:
-    return name in {"point_coords", "point_labels", "image_index"}
 
 
 def _window(image: NDArray[Any], side: int) -> NDArray[Any]:

@@ -267,9 +267,3 @@ def _as_type(tensor: onnx.TensorProto, kind: int, name: str) -> onnx.TensorProto
         with np.errstate(over="raise"):
             array = array.astype(np.float16)
     return numpy_helper.from_array(np.ascontiguousarray(array), name)
-
-
-def half_share(census: Mapping[str, int]) -> float:
-    """Share of half-precision tensors among the float ones of a census."""
-    half, single = census.get("float16", 0), census.get("float", 0)
-    return half / (half + single) if half + single else 0.0

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_dynamic
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
@@ -228,25 +228,6 @@ def too_sensitive(errors: Mapping[str, float], tolerance: float) -> dict[str, st
         for name, error in errors.items()
         if not error <= tolerance  # nor is NaN
     }
-
-
-def dynamic(path: Path, out: Path) -> None:
-    """Dynamic quantisation of the same layers, the baseline: activations get their range at every run.
-
-    Products with a matrix for each head stay in float32: ONNX Runtime's dynamic kernel takes one matrix.
-    """
-    model = read_graph(path, weights=False)
-    left = unfit(model)
-    with _quiet():
-        quantize_dynamic(
-            path,
-            out,
-            op_types_to_quantize=list(LAYERS),
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=[name for name in layers(model) if name not in left],
-            use_external_data_format=path.with_name(f"{path.name}.data").exists(),
-        )
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pnseg_export.agreement import Agreement, Tile, agreement, findings
 from pnseg_export.files import read_graph, write_graph
-from pnseg_export.folders import is_bundle, new_folder
+from pnseg_export.folders import is_bundle, new_folder, write_manifest
 from pnseg_export.gates import LIMITS, shortfalls
 from pnseg_export.precision.feeds import Feeds, record
 from pnseg_export.precision.float16 import halve_graphs
@@ -27,7 +27,7 @@ from pnseg_export.precision.int8 import (
     unfit,
 )
 from pnseg_export.precision.rounded import rounded_sessions
-from pnseg_runtime.bundle import FORMAT_VERSION, MANIFEST_NAME, SHIPPED, Bundle, GraphFile, GraphName, Manifest
+from pnseg_runtime.bundle import FORMAT_VERSION, SHIPPED, Bundle, GraphFile, GraphName, Manifest
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions, open_sessions
@@ -38,6 +38,12 @@ GRAPHS: tuple[GraphName, ...] = ("prompter", "encoder", "decoder")
 
 #: Calls on which layers are quantised one by one; more make the figures steadier and the search longer.
 SEARCHED_CALLS = 4
+
+# What to do about a precision that falls short, in the words of pnseg quantise.
+REMEDIES: dict[Reduced, str] = {
+    "float16": "give more --tiles, or keep them as they are by --accept",
+    "int8": "lower --tolerance, give more --tiles, or keep them as they are by --accept",
+}
 
 Advance = Callable[[str, int, int], None]
 
@@ -124,6 +130,7 @@ def add_variants(
     choices: Int8Choices | None = None,
     advance: Advance = lambda *_: None,
     accept: bool = False,
+    remedies: Mapping[Reduced, str] = REMEDIES,
 ) -> Manifest:
     """Add graphs of lower precision to a bundle, once they have shown the nuclei of its float32 graphs.
 
@@ -135,6 +142,7 @@ def add_variants(
         choices: of 8-bit graphs.
         advance: see :func:`quantise_graphs`.
         accept: keep graphs that fall short of :data:`~pnseg_export.gates.LIMITS`; the figures are in the manifest.
+        remedies: precision → what to do where it falls short, in the words of the command that asks for it.
 
     Raises:
         PnsegError: ``out`` exists and is another folder, or a precision falls short; then nothing is changed.
@@ -148,19 +156,19 @@ def add_variants(
             else:
                 graphs, highest = halve_graphs(bundle, folder, feeds, advance)
             manifest = manifest.model_copy(update={"variants": {**manifest.variants, precision: graphs}})
-            _write(folder, manifest)
+            write_manifest(folder, manifest)
             agreed = judge(Bundle(folder, manifest), precision, tiles)
             figures: dict[str, Any] = agreed.figures()
             short = shortfalls(agreed, LIMITS[precision])
             if short and not accept:
                 raise PnsegError(
-                    f"{precision} graphs of {bundle.folder} against float32: {'; '.join(short)}; "
-                    "lower --tolerance, or give more --tiles."
+                    f"{precision} graphs of {bundle.manifest.model} against float32: {'; '.join(short)}; "
+                    f"{remedies[precision]}."
                 )
             if precision == "float16":
                 figures["largest_values"] = highest
             manifest = manifest.model_copy(update={"parity": {**manifest.parity, precision: figures}})
-        _write(folder, manifest)
+        write_manifest(folder, manifest)
     return manifest
 
 
@@ -175,7 +183,3 @@ def _workplace(bundle: Bundle, out: Path) -> Iterator[Path]:
     with new_folder(out, same, "bundle", is_bundle) as folder:
         shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns(CACHE), dirs_exist_ok=True)
         yield folder
-
-
-def _write(folder: Path, manifest: Manifest) -> None:
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

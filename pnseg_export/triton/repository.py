@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
 
-from pnseg_export.folders import new_folder
+from pnseg_export.folders import new_folder, write_manifest
 from pnseg_export.triton.config import ModelConfig, Tensor, network_tensors
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, EngineFile, GraphFile, GraphName
 from pnseg_runtime.errors import PnsegError
@@ -131,7 +131,7 @@ def _pipeline(bundle: Bundle, folder: Path, names: dict[GraphName, str], precisi
     shutil.copy(Path(__file__).with_name("model.py"), place / "model.py")
     graphs = {network: bundle.graph(network, precision) for network in names}
     manifest = bundle.manifest.model_copy(update={"graphs": graphs, "variants": {}, "engines": []})
-    (place / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_manifest(place, manifest)
     config = ModelConfig(
         name=folder.name,
         backend="python",

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from pnseg_runtime.cuda.nvidia import Driver, find_driver
-from pnseg_runtime.sessions.cache import cpu_told
+from pnseg_runtime.sessions.cpu import cpu_told
 
 #: Packages whose versions decide what works; of those with several names the first that is installed counts.
 PACKAGES = (

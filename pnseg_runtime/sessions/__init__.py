@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.bundle import Bundle, GraphName, Manifest
 from pnseg_runtime.errors import BackendError, BundleError
-from pnseg_runtime.limits import Limits
+from pnseg_runtime.limits import USUAL, Limits
 
 #: A network: named input arrays to named output arrays.
 Runner = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
@@ -49,6 +49,7 @@ class Backend:
         label: one line for people.
         provider: the execution provider, of a backend that is one of ONNX Runtime's.
         engines: whether it runs a bundle's engines, not its graphs.
+        limits: the largest inputs that it opens graphs for; None for inputs of any size.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Backend:
     label: str
     provider: str = ""
     engines: bool = False
+    limits: Limits | None = None
 
 
 _GRAPHS = ("float32", "float16", "int8")
@@ -79,6 +81,7 @@ BACKENDS = {
             _GRAPHS,
             "ONNX Runtime, TensorRT execution provider",
             "TensorrtExecutionProvider",
+            limits=USUAL,
         ),
         Backend(
             "onnxruntime-rtx",
@@ -89,6 +92,7 @@ BACKENDS = {
             _GRAPHS,
             "ONNX Runtime, TensorRT for RTX execution provider",
             "NvTensorRTRTXExecutionProvider",
+            limits=USUAL,
         ),
         Backend(
             "onnxruntime-cuda",
@@ -223,7 +227,7 @@ def open_sessions(
     opened = {graph: module.open_network(bundle, graph, opening) for graph in get_args(GraphName)}
     turn = Lock()
     networks: dict[str, Any] = {graph: in_turn(network, turn) for graph, network in opened.items()}
-    limits = module.limits(opened) if entry.engines else None
+    limits = module.limits(opened) if entry.engines else entry.limits
     return Sessions(**networks, backend=backend, precision=precision, reason=f"{backend} was asked for.", limits=limits)
 
 
@@ -242,7 +246,7 @@ def default_precision(backend: str, manifest: Manifest) -> str:
 
 
 def require_engines(bundle: Bundle) -> None:
-    """Whether there is anything for TensorRT to run; asked before a GPU is looked for.
+    """Refuse a bundle without engines: TensorRT has nothing to run. Asked before a GPU is looked for.
 
     Raises:
         BundleError: the bundle has no engines.

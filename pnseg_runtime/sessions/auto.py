@@ -17,7 +17,7 @@ from pnseg_runtime.sessions import BACKENDS, Backend, Sessions, default_precisio
 
 LOGGER = logging.getLogger("pnseg.sessions")
 
-PROMPTS = 16
+TRIAL_PROMPTS = 16
 REPEATS = 3
 
 Arrays = dict[str, NDArray[Any]]
@@ -98,7 +98,7 @@ def tile_seconds(bundle: Bundle, sessions: Sessions) -> float:
     return min(times[1:])
 
 
-def run_tile(bundle: Bundle, sessions: Sessions, prompts: int = PROMPTS) -> Arrays:
+def run_tile(bundle: Bundle, sessions: Sessions, prompts: int = TRIAL_PROMPTS) -> Arrays:
     """Run all three networks once on one window of noise; gives the prompter's and the decoder's outputs."""
     generator = np.random.default_rng(0)
     side = bundle.manifest.masking.window

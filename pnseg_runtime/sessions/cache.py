@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 from pnseg_runtime.bundle import sha256_of
+from pnseg_runtime.sessions.cpu import cpu
 
 LOGGER = logging.getLogger("pnseg.cache")
 
 FOLDER = ".cache"
+#: What the name of a file with the hash of an entry ends in.
+DIGEST = ".sha256"
 #: Environment variable: a folder for all entries, in place of those beside the bundles.
 VARIABLE = "PNSEG_CACHE"
 
@@ -52,6 +54,16 @@ def cached(folder: Path, parts: tuple[str, ...], suffix: str, make: Callable[[Pa
     return place / name
 
 
+def keep(entry: Path, content: bytes) -> None:
+    """Write an entry that changes, in place of what it was.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    with _appearing(entry) as scratch:
+        scratch.write_bytes(content)
+
+
 def writable(folder: Path) -> Path | None:
     """The first folder for a bundle's entries that can be written, made if it is not there."""
     return next((root for root in roots(folder) if _can_be_written(root)), None)
@@ -73,7 +85,25 @@ def roots(folder: Path) -> Iterator[Path]:
         return
     yield folder / FOLDER
     home = os.environ.get("XDG_CACHE_HOME")
-    yield (Path(home) if home else Path("~/.cache").expanduser()) / "pnseg"
+    with suppress(RuntimeError):  # there is no home
+        yield (Path(home) if home else Path("~/.cache").expanduser()) / "pnseg"
+
+
+def drop_unsound(folder: Path) -> None:
+    """Remove what another library has kept in a folder of its own and is not as :func:`seal` has found it."""
+    with suppress(OSError):
+        for entry in sorted(folder.iterdir()):
+            if entry.suffix != DIGEST and not is_sound(entry):
+                entry.unlink()
+                _digest(entry).unlink(missing_ok=True)
+
+
+def seal(folder: Path) -> None:
+    """Note the hashes of what another library has kept in a folder of its own."""
+    with suppress(OSError):  # without a hash it is made anew the next time
+        for entry in sorted(folder.iterdir()):
+            if entry.suffix != DIGEST and not _digest(entry).exists():
+                _digest(entry).write_text(sha256_of(entry), encoding="ascii")
 
 
 def is_sound(entry: Path) -> bool:
@@ -82,21 +112,6 @@ def is_sound(entry: Path) -> bool:
         return _digest(entry).read_text(encoding="ascii") == sha256_of(entry)
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def cpu() -> str:
-    """The kind of CPU: what is made for one may not run, or run slowly, on another."""
-    told = cpu_told()
-    return " ".join((platform.machine(), told.get("model name", platform.processor()), told.get("flags", "")))
-
-
-def cpu_told() -> dict[str, str]:
-    """What ``/proc/cpuinfo`` tells of a processor; empty on other systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
 
 
 @contextmanager
@@ -115,4 +130,4 @@ def _appearing(entry: Path) -> Iterator[Path]:
 
 
 def _digest(entry: Path) -> Path:
-    return entry.with_name(entry.name + ".sha256")
+    return entry.with_name(entry.name + DIGEST)

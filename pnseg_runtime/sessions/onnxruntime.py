@@ -18,6 +18,7 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.sessions import Opening, Runner
 from pnseg_runtime.sessions.cache import cached
+from pnseg_runtime.sessions.cpu import physical_cores
 from pnseg_runtime.sessions.prune import pruned
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -71,7 +72,7 @@ def open_session(path: Path, threads: int | None = None, leave_out: frozenset[st
 
     Args:
         path: the file.
-        threads: of an operator, None for :func:`physical_cores`.
+        threads: of an operator, None for :func:`~pnseg_runtime.sessions.cpu.physical_cores`.
         leave_out: outputs that nobody will read; what only they need is not computed.
 
     Raises:
@@ -174,24 +175,6 @@ _TYPES: dict[str, type[np.generic]] = {
     "tensor(int64)": np.int64,
     "tensor(uint8)": np.uint8,
 }
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use; where they cannot be told apart, its logical ones."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    allowed = os.sched_getaffinity(0)
-    return len({_core(cpu) for cpu in allowed}) or 1
-
-
-def _core(cpu: int) -> str:
-    """What the hardware threads of one core have in common."""
-    try:
-        return (
-            Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii").strip()
-        )
-    except OSError:
-        return str(cpu)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from math import prod
@@ -13,11 +14,11 @@ import openvino
 from numpy.typing import NDArray
 
 from pnseg_runtime.buffers import Buffers
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.sessions import Opening, Runner
-from pnseg_runtime.sessions.cache import cpu, writable
-from pnseg_runtime.sessions.onnxruntime import physical_cores
+from pnseg_runtime.sessions.cache import drop_unsound, seal, writable
+from pnseg_runtime.sessions.cpu import cpu, has_bfloat16, has_vnni, physical_cores
 
 Arrays = dict[str, NDArray[Any]]
 Shape = tuple[int, ...]
@@ -43,16 +44,6 @@ def problem(opening: Opening) -> str | None:
     return None
 
 
-def has_vnni() -> bool:
-    """Whether the CPU sums up 8-bit products in 32 bits."""
-    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(cpu().split()))
-
-
-def has_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16 by itself."""
-    return bool({"avx512_bf16", "amx_bf16"} & set(cpu().split()))
-
-
 def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     """One of a bundle's networks.
 
@@ -62,9 +53,10 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     Raises:
         BundleError: the bundle has no such graph, or one that OpenVINO cannot read.
     """
-    path = bundle.path(graph, "float32" if opening.precision == "bfloat16" else opening.precision)
+    stored = "float32" if opening.precision == "bfloat16" else opening.precision
+    path, digest = bundle.path(graph, stored), bundle.graph(graph, stored).sha256
     try:
-        network = Network(path, opening, writable(bundle.folder) if opening.cache else None)
+        network = Network(path, opening, writable(bundle.folder) if opening.cache else None, digest)
         network.prepare(None if graph == "decoder" else (1, 3, *2 * [bundle.manifest.masking.window]))
     except Exception as error:
         raise BundleError(
@@ -80,10 +72,11 @@ class Network:
         path: the graph.
         opening: how it is to run.
         folder: where compiled networks are kept, None for nowhere.
+        digest: of the graph, by which they are found there.
     """
 
-    def __init__(self, path: Path, opening: Opening, folder: Path | None) -> None:
-        self.path = path
+    def __init__(self, path: Path, opening: Opening, folder: Path | None, digest: str = "") -> None:
+        self.path, self._digest = path, digest
         reduced = opening.precision == "bfloat16" or (opening.precision == "int8" and has_bfloat16())
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -128,8 +121,14 @@ class Network:
         model = self._read()
         if shape is not None:
             model.reshape({"image": list(shape)})
-        settings = self._settings | {"CACHE_DIR": os.fspath(folder) if folder else ""}
-        return self._core.compile_model(model, "CPU", settings).create_infer_request()
+        if folder is None:
+            return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+        parts = (openvino.__version__, self._digest, *sorted(self._leave_out), shape, self._settings, cpu())
+        place = folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.openvino"
+        drop_unsound(place)  # OpenVINO takes whatever lies there
+        compiled = self._core.compile_model(model, "CPU", self._settings | {"CACHE_DIR": os.fspath(place)})
+        seal(place)
+        return compiled.create_infer_request()
 
 
 def runner(network: Network, inferences: Inferences) -> Runner:
@@ -170,9 +169,8 @@ def filled_up(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
     """A decoder's inputs with the last prompt repeated up to :data:`PROMPT_STEP`."""
     count = len(inputs["image_index"])
     if extra := -count % PROMPT_STEP:
-        prompts = ("point_coords", "point_labels", "image_index")
-        more = {name: np.concatenate([inputs[name], np.repeat(inputs[name][-1:], extra, axis=0)]) for name in prompts}
-        inputs = {**inputs, **more}
+        last = {name: np.repeat(inputs[name][-1:], extra, axis=0) for name in PROMPT_INPUTS}
+        inputs = {**inputs, **{name: np.concatenate([inputs[name], rows]) for name, rows in last.items()}}
     yield inputs, slice(0, count)
 
 

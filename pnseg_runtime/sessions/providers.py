@@ -6,15 +6,17 @@ Not run on a GPU yet: what can be shown without one is that a provider that does
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import Bundle, GraphName, Manifest
 from pnseg_runtime.errors import BackendError
+from pnseg_runtime.limits import USUAL
+from pnseg_runtime.options import COARSEST_STRIDE
 from pnseg_runtime.sessions import BACKENDS, Opening, Runner
 from pnseg_runtime.sessions.cache import writable
 from pnseg_runtime.sessions.onnxruntime import CPU, first_line, runner, session_options
@@ -31,24 +33,64 @@ def problem(opening: Opening) -> str | None:
     return None
 
 
-def provider_settings(provider: str, cache: Path | None) -> dict[str, Any]:
-    """A provider's options: engines and timings are kept, so that only the first start is slow."""
-    if provider == "TensorrtExecutionProvider" and cache is not None:
-        kept = os.fspath(cache)
-        return {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": kept,
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": kept,
-        }
-    if provider == "NvTensorRTRTXExecutionProvider" and cache is not None:
-        return {"nv_runtime_cache_path": os.fspath(cache)}
-    if provider != "CUDAExecutionProvider":
-        return {}
-    return {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+CUDA_SETTINGS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+#: A provider that builds engines → how its options begin.
+PREFIXES = {"TensorrtExecutionProvider": "trt", "NvTensorRTRTXExecutionProvider": "nv"}
+#: The most points of a prompt: itself and its negatives.
+POINTS = 5
 
 
-def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
+def provider_settings(provider: str, cache: Path | None, ranges: Mapping[str, str]) -> dict[str, str]:
+    """A provider's options.
+
+    Engines and timings are kept, so that only the first start is slow. They are built for all shapes that there can be;
+    otherwise each shape beyond those that have been would build them anew, for minutes.
+
+    Args:
+        provider: its name.
+        cache: where engines may be kept.
+        ranges: from :func:`shape_ranges`.
+    """
+    if provider not in PREFIXES:
+        return CUDA_SETTINGS
+    prefix = PREFIXES[provider]
+    settings = {f"{prefix}_profile_{end}_shapes": shapes for end, shapes in ranges.items()}
+    if cache is None:
+        return settings
+    if prefix == "nv":
+        return {**settings, "nv_runtime_cache_path": os.fspath(cache)}
+    kept = {f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")}
+    return {**settings, **kept, **{f"trt_{kind}_cache_path": os.fspath(cache) for kind in ("engine", "timing")}}
+
+
+def shape_ranges(graph: GraphName, inputs: Mapping[str, Sequence[int | str]], manifest: Manifest) -> dict[str, str]:
+    """``min``, ``opt`` and ``max`` → the shapes of all inputs of a network, as ONNX Runtime reads them.
+
+    Args:
+        graph: which network.
+        inputs: a tensor's name → its axes.
+        manifest: the bundle's.
+    """
+    negatives = manifest.prompting.negatives
+    side = (max(manifest.prompting.pad_multiple, COARSEST_STRIDE), min(1024, USUAL.side), USUAL.side)
+    windows = (1, USUAL.windows, USUAL.windows)
+    spans = {
+        "batch": (1, 1, 1) if graph == "prompter" else windows,
+        "height": side,
+        "width": side,
+        "prompts": (1, USUAL.prompts, USUAL.prompts),
+        "points": (1, 1 + negatives, max(POINTS, 1 + negatives)),
+    }
+    return {
+        end: ",".join(
+            f"{name}:{'x'.join(str(spans[axis][place] if isinstance(axis, str) else axis) for axis in axes)}"
+            for name, axes in inputs.items()
+        )
+        for place, end in enumerate(("min", "opt", "max"))
+    }
+
+
+def open_network(bundle: Bundle, graph: GraphName, opening: Opening) -> Runner:
     """One of a bundle's networks on the GPU.
 
     Raises:
@@ -61,7 +103,8 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     if backend.provider not in SHAPES_ON_CPU:  # by itself ONNX Runtime logs a line and computes on the CPU
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     preload_libraries()
-    settings = provider_settings(backend.provider, writable(bundle.folder))
+    ranges = shape_ranges(graph, bundle.graph(graph, opening.precision).inputs, bundle.manifest)
+    settings = provider_settings(backend.provider, writable(bundle.folder) if opening.cache else None, ranges)
     try:
         session = onnxruntime.InferenceSession(
             os.fspath(path), options, providers=[(backend.provider, settings)], enable_fallback=0

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.buffers import Buffers
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle
 from pnseg_runtime.cuda.driver import Device, at_last
 from pnseg_runtime.cuda.engines import Engine, Profile, Shape, largest_shapes
 from pnseg_runtime.cuda.fitting import find_engines
@@ -27,8 +27,6 @@ from pnseg_runtime.cuda.nvidia import find_driver
 from pnseg_runtime.cuda.plan import FEWEST_PROMPTS, bucket
 from pnseg_runtime.limits import Limits
 from pnseg_runtime.sessions import BACKENDS, Opening
-
-PROMPTS = ("point_coords", "point_labels", "image_index")
 
 #: The GPU in use: the three networks of a bundle share its context and let go of it together.
 _DEVICES: WeakValueDictionary[int, Device] = WeakValueDictionary()
@@ -145,7 +143,7 @@ def filled_shapes(shapes: Mapping[str, Shape], profiles: Sequence[Profile]) -> d
     filled = {}
     for name, shape in shapes.items():
         spans = [(profile[name][0][0], profile[name][1][0]) for profile in profiles]
-        fewest = FEWEST_PROMPTS if name in PROMPTS else 1
+        fewest = FEWEST_PROMPTS if name in PROMPT_INPUTS else 1
         filled[name] = (places(shape[0], spans, fewest), *shape[1:])
     return filled
 

@@ -36,11 +36,11 @@ Examples:
     type=Mpp(),
     metavar="MPP|auto|model",
     help="Microns per pixel of images that do not state theirs. auto: those with small nuclei are seen again, 1.5 "
-    "times enlarged; model: they are taken as they are  [default: the model's choice; of nano, auto].",
+    "times enlarged; model: they are taken as they are [default: the model's choice; of nano, auto].",
 )
 @click.option(
     "--split",
-    help="Split of the data set; 'all' for every image  [default: what the checkpoints' recipes held out; else val].",
+    help="Split of the data set; 'all' for every image [default: what the checkpoints' recipes held out; else val].",
 )
 @click.option(
     "--fold",
@@ -57,7 +57,9 @@ Examples:
     show_default=True,
     help="Prompts: the prompter's, or the annotated nuclei's centroids.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores; of checkpoints, torch's]."
+)
 @click.option("--assignment", type=click.Choice(["central", "all"]), default="central", show_default=True)
 @click.option("--negatives", type=click.IntRange(0), help="K, negative prompts [default: the model's].")
 @click.option("--overlap", type=click.IntRange(0, 255), help="ε, of neighbouring windows, px [default: the model's].")

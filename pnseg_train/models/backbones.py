@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import timm
 import torch
 from timm.models.convnext import ConvNeXt
@@ -14,14 +12,6 @@ CONVNEXT_SMALL_DIMS = (96, 192, 384, 768)
 
 # EfficientNet-Lite0: the last block of each stride, and what it gives out.
 LITE0_STAGES = {2: (0, 16), 4: (1, 24), 8: (2, 40), 16: (4, 112), 32: (6, 320)}
-
-
-class Backbone(Protocol):
-    """What the necks need to know of a backbone."""
-
-    channels: tuple[int, ...]
-
-    def __call__(self, image: Tensor) -> list[Tensor]: ...
 
 
 class ConvNeXtFeatures(ConvNeXt):

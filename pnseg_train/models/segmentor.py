@@ -61,7 +61,15 @@ class Segmentor(nn.Module):
         return self.decode(self.encode(images), prompts)
 
     def encode(self, images: Tensor) -> ImageFeatures:
-        """What does not depend on a prompt."""
+        """What does not depend on a prompt.
+
+        Args:
+            images: (B, 3, 256, 256) float32, normalised.
+
+        Returns:
+            float32 features: the embedding (B, C, 16, 16), and of nano the votes (B, 2, 128, 128) and the detail
+            (B, D, 128, 128).
+        """
         features = self.image_encoder(images)
         return features if isinstance(features, ImageFeatures) else ImageFeatures(features)
 
@@ -78,7 +86,15 @@ class Segmentor(nn.Module):
         return SegmentorOutput(logits, iou, class_logits)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """SAM's sparse prompt embedding, with the point that SAM adds when no box is given."""
+        """SAM's sparse prompt embedding, with the point that SAM adds when no box is given.
+
+        Args:
+            coords: (P, 1 + K, 2) float32 (x, y), px in the window.
+            labels: (P, 1 + K) float32: 1 positive, 0 negative, -1 missing.
+
+        Returns:
+            (P, 2 + K, C) float32.
+        """
         sparse, _ = self.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
         embedded: Tensor = sparse
         return embedded

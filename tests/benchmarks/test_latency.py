@@ -9,7 +9,6 @@ from benchmarks.latency import (
     SAMPLES,
     cache_of_one,
     keeps,
-    manifest_of,
     ratios,
     same_pixels,
     sample_image,
@@ -20,6 +19,7 @@ from benchmarks.latency import (
 from benchmarks.limit import macs_a_second, macs_of_calls
 from benchmarks.networks import random_pair
 from benchmarks.plain import PlainSegmenter, eager_networks
+from benchmarks.promptnucseg import manifest_for
 from benchmarks.protocol import Latency, Row
 from pnseg_export.macs import file_cost
 from pnseg_export.precision.feeds import read_tiles
@@ -34,7 +34,7 @@ from pnseg_train.inference import torch_sessions
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (300, 420)])
 def test_the_plain_pipeline_gives_the_runtimes_instance_map(height, width, tmp_path):
     prompter, segmentor = random_pair("nano")
-    manifest = manifest_of("nano")
+    manifest = manifest_for("nano")
     prompting = manifest.prompting.model_copy(update={"sensitivity": 0.3, "pad_multiple": 32, "nms_radius": 24})
     manifest = manifest.model_copy(update={"prompting": prompting})
     image = sample_image(500)[:height, :width]

@@ -15,7 +15,10 @@ from pnseg_runtime.bundle import Bundle, file_entry
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.segmenter import Segmenter
+from pnseg_train.checkpoints import Card, build_pair, save_checkpoint
 from pnseg_train.inference import open_checkpoints
+from pnseg_train.models import sizes
+from pnseg_train.recipes import read_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +79,19 @@ def test_a_graph_that_differs_from_its_network_is_not_kept(bundle_folder, checkp
     with pytest.raises(PnsegError, match="points"):
         export_bundle(prompter, segmentor, manifest, tmp_path / "wrong", tiles)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("size", "exported"), [("nano", True), ("B", False)])
+def test_a_prompter_over_the_image_encoder_of_a_sam_is_refused_in_a_sentence(size, exported, tmp_path, monkeypatch):
+    monkeypatch.setitem(sizes.SEGMENTOR_SIZES, "B", sizes.VitSize(64, 2, 2, (1,)))
+    changes = {"size": size, "shared_encoder": True, "inference.pad_multiple": 32}
+    card = Card(network="shared", recipe=read_recipe("nano", changes))
+    save_checkpoint(tmp_path, build_pair(card), card)
+    if exported:
+        assert describe_pair(tmp_path / "prompter", tmp_path / "segmentor")[2].model == size
+    else:
+        with pytest.raises(PnsegError, match="prompter: reads the image encoder of a segmentor of size B, which has"):
+            describe_pair(tmp_path / "prompter", tmp_path / "segmentor")
 
 
 def test_checkpoints_in_the_wrong_order_are_refused(checkpoints):

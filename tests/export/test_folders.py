@@ -1,18 +1,24 @@
 """Bundles and repositories appear whole, for everybody, and replace nothing but their like."""
 
+import re
 import shutil
 import stat
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from pnseg_export import bundle as exporting
 from pnseg_export.bundle import export_bundle
+from pnseg_export.cli import export as export_verb
 from pnseg_export.folders import is_bundle, new_folder
 from pnseg_export.precision import variants
 from pnseg_export.triton.repository import export_triton
 from pnseg_runtime.bundle import MANIFEST_NAME, SHIPPED, Bundle
+from pnseg_runtime.cli import cli
 from pnseg_runtime.errors import OutputError, PnsegError
+from tests.export.precision.test_variants import agreement
 
 NANO = SHIPPED / "nano"
 
@@ -133,6 +139,59 @@ def test_a_link_to_a_bundle_stays_a_link(bundle_to, tmp_path):
     bundle_to(tmp_path / "mine")
     assert (tmp_path / "mine").is_symlink()
     assert Bundle.open(tmp_path / "real").manifest.parity == {}
+
+
+@pytest.fixture
+def falls_short(bundle_to, monkeypatch):
+    """pnseg export with nano's graphs in place of exported ones, and lower precisions that lose a mask in five."""
+    monkeypatch.setattr(export_verb, "describe_pair", lambda *_: (None, None, Bundle.open("nano").manifest))
+    check = {"largest_difference": {"points": 0.0}}
+    monkeypatch.setattr(exporting, "check", lambda *_: check)
+    graphs = dict(Bundle.open("nano").manifest.graphs)
+    monkeypatch.setattr(variants, "record", lambda *_: None)
+    monkeypatch.setattr(variants, "halve_graphs", lambda *_: (graphs, {}))
+    monkeypatch.setattr(variants, "quantise_graphs", lambda *_: graphs)
+    monkeypatch.setattr(variants, "judge", lambda *_: agreement(iou=0.8))
+    return lambda *arguments: CliRunner().invoke(cli, ["export", "P", "S", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_an_export_whose_lower_precision_falls_short_leaves_what_there_was(precision, falls_short, tmp_path):
+    out = tmp_path / "mine"
+    result = falls_short("--out", out, "--precision", precision)
+    assert result.exit_code == 1
+    assert f"{precision} graphs of nano against float32: mean mask IoU 0.8000" in result.stderr
+    assert not list(tmp_path.iterdir())
+    assert falls_short("--out", out).exit_code == 0  # in float32 alone
+    before = everything_in(tmp_path)
+    assert falls_short("--out", out, "--precision", precision, "--overwrite").exit_code == 1
+    assert everything_in(tmp_path) == before
+
+
+def test_an_export_with_a_lower_precision_that_passes_appears_whole(falls_short, tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "judge", lambda *_: agreement(iou=1.0))
+    result = falls_short("--out", tmp_path / "mine", "--precision", "float16", "--precision", "int8")
+    assert result.exit_code == 0, result.output
+    assert set(Bundle.open(tmp_path / "mine").manifest.variants) == {"float16", "int8"}
+    assert f"{tmp_path / 'mine'}: " in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("verb", [["export", "P", "S"], ["quantise", "nano"]])
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_what_to_do_about_a_precision_that_falls_short_are_options_of_the_verb(verb, precision, falls_short, tmp_path):
+    arguments = [*verb, "--precision", precision, "--out", str(tmp_path / "mine")]
+    said = CliRunner().invoke(cli, arguments).stderr.split("float32: ")[1].rpartition("; ")[2]
+    own, _, later = said.partition("by pnseg quantise, which has")
+    own = own.replace(f"without --precision {precision}", "")
+    assert set(re.findall(r"--[a-z-]+", own)) <= options_of(verb[0])
+    assert set(re.findall(r"--[a-z-]+", later)) <= options_of("quantise")
+    assert ("--tolerance" in said) == (precision == "int8")  # half precision has no layers to choose among
+
+
+def options_of(verb):
+    command = cli.get_command(click.Context(cli), verb)
+    return {text for parameter in command.params for text in parameter.opts}
 
 
 def test_a_bundle_that_gets_another_precision_in_its_place_is_replaced_whole(tmp_path, monkeypatch):

@@ -76,6 +76,53 @@ def edit(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def masking(**changes: Any) -> dict[str, Any]:
+    document = json.loads((SHIPPED / "nano" / "manifest.json").read_text())
+    return {"masking": document["masking"] | changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"graphs": {}}, "names no graphs"),
+        ({"normalisation": {"std": [0.2, 0.0, 0.2]}}, r"normalisation.std.1: .*greater than 0"),
+        (masking(iou_threshold=2), r"masking.iou_threshold"),
+        (masking(score_threshold=float("nan")), r"masking.score_threshold: .*finite"),
+        (masking(overlap=256), "cannot overlap by 256 px"),
+        (masking(window=0), r"masking.window"),
+        ({"classes": {"names": ["nucleus"], "colors": []}}, "1 names and 0 colors"),
+        ({"classes": {"names": [], "colors": []}}, r"classes.names"),
+        ({"format_version": "99"}, "format_version"),
+        ({"format_version": 7.0}, "newer pnseg"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused_when_the_bundle_is_opened(bundle, changes, says):
+    edit(bundle, **changes)
+    with pytest.raises(BundleError, match=says):
+        Bundle.open(bundle)
+
+
+def test_a_graph_that_is_missing_is_named(bundle):
+    graphs = json.loads((bundle / "manifest.json").read_text())["graphs"]
+    del graphs["decoder"]
+    edit(bundle, graphs=graphs)
+    with pytest.raises(BundleError, match="the float32 graphs lack decoder"):
+        Bundle.open(bundle)
+
+
+def test_what_is_not_even_a_path_or_a_document_is_one_sentence(bundle):
+    with pytest.raises(BundleError, match="cannot be read"):
+        Bundle.open("n" * 300)
+    graphs = json.loads((bundle / "manifest.json").read_text())["graphs"]
+    graphs["encoder"]["file"] = "a\0b"
+    edit(bundle, graphs=graphs)
+    with pytest.raises(BundleError, match="cannot be read"):
+        Bundle.open(bundle)
+    (bundle / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(BundleError, match="the manifest cannot be read"):
+        Bundle.open(bundle)
+
+
 def test_paths_are_those_of_the_precision_asked_for(bundle):
     opened = Bundle.open(bundle)
     assert opened.manifest.precisions == ("float32", "float16")

@@ -6,9 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from importlinter.cli import lint_imports
-
 from pnseg_runtime.outputs import KINDS
 from tests.runtime.made import SAMPLES
 
@@ -60,8 +57,3 @@ def test_predict_outlines_nuclei_without_torch(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     expected = sorted(f"purple_crowded{kind.suffix}" for kind in KINDS.values())
     assert sorted(path.name for path in tmp_path.iterdir()) == expected
-
-
-def test_imports_run_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert lint_imports() == 0

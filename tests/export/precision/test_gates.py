@@ -118,7 +118,7 @@ def test_the_shipped_bundle_is_not_changed_in_place():
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
 def test_openvino_runs_the_same_8_bit_files(bundle):
     from pnseg_runtime.sessions import open_sessions
-    from pnseg_runtime.sessions.openvino import has_vnni
+    from pnseg_runtime.sessions.cpu import has_vnni
 
     if not has_vnni():  # a mask IoU of 0.944 was seen
         with pytest.raises(BackendError, match="no 8-bit sums"):

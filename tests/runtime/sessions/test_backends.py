@@ -1,6 +1,7 @@
 """Backends other than ONNX Runtime's CPU provider, and the choice among them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +79,33 @@ def test_cuda_alone_may_leave_shapes_to_the_cpu_and_pips_libraries_are_loaded_in
     assert seen == ["1" if refused else "0"]
     assert loaded
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("onnxruntime-tensorrt", "trt"), ("onnxruntime-rtx", "nv")])
+def test_providers_that_build_engines_build_them_once_for_all_shapes(nano, monkeypatch, name, prefix):
+    import onnxruntime
+
+    given = []
+
+    def session(path, options, providers, **_):
+        given.append(providers[0][1])
+        return SimpleNamespace(get_providers=lambda: [providers[0][0]], get_outputs=list)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [BACKENDS[name].provider])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    opened = open_sessions(nano, name)
+    prompter, encoder, decoder = (
+        [settings[f"{prefix}_profile_{end}_shapes"] for end in ("min", "opt", "max")] for settings in given
+    )
+    assert prompter == ["image:1x3x32x32", "image:1x3x1024x1024", "image:1x3x2048x2048"]
+    assert encoder == ["image:1x3x256x256", "image:8x3x256x256", "image:8x3x256x256"]
+    largest = dict(shape.split(":") for shape in decoder[2].split(","))
+    assert largest["point_coords"] == "64x5x2"
+    assert largest["image_index"] == "64"
+    assert largest["image_tokens"] == "8x256x128"
+    assert set(largest) == set(nano.graph("decoder", "float32").inputs)
+    assert opened.limits is not None
+    assert opened.limits.within(Options(window_batch=32, prompt_batch=500)) == Options()
 
 
 def test_a_precision_that_the_backend_does_not_have_is_told_with_those_it_has(nano):
@@ -191,7 +219,7 @@ def test_openvino_fills_up_prompts_and_gives_back_only_those_asked_for(nano):
 def test_openvino_finds_the_nuclei_of_onnx_runtime(nano, precision):
     pytest.importorskip("openvino")
     from pnseg_runtime.metrics import panoptic_quality
-    from pnseg_runtime.sessions.openvino import has_bfloat16
+    from pnseg_runtime.sessions.cpu import has_bfloat16
 
     if precision == "bfloat16" and not has_bfloat16():
         pytest.skip("this CPU has no bfloat16 arithmetic")
@@ -255,7 +283,7 @@ def test_bfloat16_is_refused_where_the_cpu_has_none(nano, monkeypatch):
 @pytest.mark.parametrize(("flags", "refused"), [("avx2 fma", True), ("avx2 avx_vnni", False), ("amx_int8", False)])
 def test_int8_is_refused_by_openvino_where_sums_saturate(monkeypatch, flags, refused):
     module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    monkeypatch.setattr(module, "cpu", lambda: f"x86_64 a CPU {flags}")
+    monkeypatch.setattr("pnseg_runtime.sessions.cpu.cpu", lambda: f"x86_64 a CPU {flags}")
     why = module.problem(Opening(precision="int8", backend="openvino"))
     assert (why is not None) == refused
     if refused:

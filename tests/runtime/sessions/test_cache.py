@@ -103,9 +103,6 @@ def test_where_there_is_room_for_a_probe_but_not_for_a_graph_networks_open_witho
     tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("PNSEG_CACHE", str(tmp_path))
-    # A linter that another test runs in this process turns the loggers off that it finds.
-    monkeypatch.setattr(logging.getLogger("pnseg"), "disabled", False)
-    monkeypatch.setattr(logging.getLogger("pnseg.cache"), "disabled", False)
     bundle = Bundle.open(SHIPPED / "nano")
     with caplog.at_level(logging.WARNING, "pnseg.cache"), files_of_at_most(40_000):
         sessions = open_sessions(bundle, cache=True)
@@ -157,3 +154,38 @@ def test_two_threads_that_make_the_same_entry_do_not_meet(tmp_path):
         assert one.result() == other
     assert (other.read_bytes(), is_sound(other)) == (b"x" * 1000, True)
     assert sorted(path.name for path in other.parent.iterdir()) == [other.name, f"{other.name}.sha256"]
+
+
+def test_a_network_that_openvino_has_kept_is_made_anew_if_a_byte_of_it_is_another(tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    shutil.copytree(SHIPPED / "nano", tmp_path / "nano", ignore=shutil.ignore_patterns(FOLDER))
+    bundle = Bundle.open(tmp_path / "nano")
+
+    def outputs():
+        return run_tile(bundle, open_sessions(bundle, "openvino", threads=1))
+
+    def kept():
+        return {path: path.stat().st_ino for path in sorted((bundle.folder / FOLDER).glob("*.openvino/*.blob"))}
+
+    expected, first = outputs(), kept()
+    assert len(first) == 3
+    outputs()
+    assert kept() == first, "it was compiled a second time"
+    for path in first:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    for name, values in outputs().items():
+        np.testing.assert_array_equal(values, expected[name])
+    assert all(is_sound(path) for path in kept())
+    assert kept() != first
+
+
+def test_without_a_home_the_cache_lies_beside_the_bundle(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", homeless)
+    assert cached(tmp_path, ("a",), ".bin", writing(b"x")).parent == tmp_path / FOLDER

@@ -1,11 +1,10 @@
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pnseg_runtime.errors import BackendError, BundleError
-from pnseg_runtime.sessions.onnxruntime import open_session, physical_cores
+from pnseg_runtime.sessions.onnxruntime import open_session
 
 onnx = pytest.importorskip("onnx")
 
@@ -58,20 +57,6 @@ def test_a_run_that_fails_is_told_in_one_sentence(doubling, capfd):
 def test_opening_a_network_says_nothing(doubling, capfd):
     open_session(doubling)({"x": np.zeros(1, np.float32)})
     assert capfd.readouterr() == ("", "")
-
-
-def test_physical_cores_are_some_of_those_the_process_may_use():
-    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no processor affinity")
-def test_a_process_bound_to_one_processor_counts_one_core():
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert physical_cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 @pytest.fixture
