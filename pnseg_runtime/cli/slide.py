@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,24 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from pnseg_runtime.cli.group import Failure, show_error, show_warning
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.slide import KINDS, Model, Networks, SlideOptions, SlideResult, run_slide
+from pnseg_runtime.slide import KINDS, Busy, Model, Networks, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.outputs import TISSUE, stem_of
-from pnseg_runtime.slide.readers import EXTENSIONS, is_zarr
+from pnseg_runtime.slide.readers import EXTENSIONS, PICTURES, is_zarr
+from pnseg_runtime.slide.readers.dicom import series_of
+from pnseg_runtime.slide.readers.several import named_in
+from pnseg_runtime.slide.rivals import rivals
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone
+
+_SILENCE = 60.0  # s without a line that nobody has to bear
 
 _EPILOG = """\b
 Examples:
@@ -47,7 +54,9 @@ Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usa
 @bundle_option
 @output_options(KINDS)
 @click.option(
-    "--mpp", type=click.FloatRange(0.05, 5), help="Microns per pixel of the full resolution; else what a file states."
+    "--mpp",
+    type=click.FloatRange(0.05, 5),
+    help="Microns per pixel of the full resolution [default: what a file states].",
 )
 @click.option("--roi", metavar="X,Y,W,H|FILE", help="Look only here: px of the full resolution, or GeoJSON polygons.")
 @click.option("--tissue/--no-tissue", default=True, show_default=True, help="Look only where there is tissue.")
@@ -67,8 +76,8 @@ Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usa
     show_default=True,
     help='This process, or the actors of a Ray cluster (pip install "pnseg[ray]").',
 )
-@click.option("--workers", type=click.IntRange(1), help="Ray: actors; else as many as the cluster has room for.")
-@click.option("--address", help="Ray: address of the cluster; else the one this machine belongs to, or a new one.")
+@click.option("--workers", type=click.IntRange(1), help="Ray: actors [default: as many as the cluster has room for].")
+@click.option("--address", help="Ray: address of the cluster [default: the one this machine belongs to, or a new one].")
 @click.option("--keep-work/--no-keep-work", default=True, show_default=True, help="Keep the cores for other outputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def slide(
@@ -105,21 +114,25 @@ def slide(
 
             with RayEngine(model, workers, address) as cluster:
 
-                def run(path: Path) -> SlideResult:
+                def run(path: Path, wait: bool) -> SlideResult:  # noqa: ARG001 - one process leads a cluster
                     return cluster.run_slide(path, folder, options, kinds, display, keep_work=keep_work)
 
                 results, failed = _run_all(jobs, run, display)
         else:
             networks = Networks(model, display)
 
-            def run(path: Path) -> SlideResult:
+            def run(path: Path, wait: bool) -> SlideResult:
                 return run_slide(
-                    path, folder, model, options, kinds, watcher=display, networks=networks, keep_work=keep_work
+                    *(path, folder, model, options, kinds),
+                    watcher=display,
+                    networks=networks,
+                    keep_work=keep_work,
+                    wait=wait,
                 )
 
             results, failed = _run_all(jobs, run, display)
     if as_json:
-        click.echo(json.dumps(summary(results, failed), indent=2, ensure_ascii=False))
+        click.echo(printable(json.dumps(summary(results, failed), indent=2, ensure_ascii=False)))
     elif results:
         print_table(results)
     for result in results:
@@ -143,15 +156,26 @@ def slide(
 
 
 def _run_all(
-    jobs: Sequence[Path | PnsegError], run: Callable[[Path], SlideResult], display: Display
+    jobs: Sequence[Path | PnsegError], run: Callable[[Path, bool], SlideResult], display: Display
 ) -> tuple[list[SlideResult], list[tuple[str, str]]]:
-    """Run one slide after the other; whatever goes wrong is told in one sentence and never stops the others."""
-    results, failed = [], []
-    for job in jobs:
+    """Run one slide after the other; whatever goes wrong is told in one sentence and never stops the others.
+
+    Slides of which other processes do what is left come again when all else is done, and then are waited for.
+    """
+    results: dict[Path | PnsegError, SlideResult] = {}
+    failed = []
+    left = deque((job, False) for job in jobs)
+    while left:
+        job, wait = left.popleft()
         try:
             if isinstance(job, PnsegError):
                 raise job
-            results.append(run(job))
+            results[job] = run(job, wait or not left)
+            continue
+        except Busy:
+            display.clear()
+            display.say(f"{job}: other processes do what is left of it; it comes again at the end")
+            left.append((job, True))
             continue
         except PnsegError as error:
             sentence = str(error)
@@ -163,7 +187,7 @@ def _run_all(
         display.clear()
         show_error(sentence)
         failed.append((str(job) if isinstance(job, Path) else "", sentence))
-    return results, failed
+    return [results[job] for job in jobs if job in results], failed
 
 
 def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
@@ -174,7 +198,7 @@ def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
     found: list[Path | PnsegError] = []
     for path in named:
         if path.is_dir() and not is_zarr(path):
-            inside = sorted(p for p in path.iterdir() if _is_slide(p))
+            inside = _slides_in(path)
             found += inside or [ImageError(f"{path}: no slides in this folder ({' '.join(EXTENSIONS)}).")]
         else:
             found.append(path)
@@ -182,7 +206,7 @@ def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
     unique: list[Path | PnsegError] = []
     series: set[tuple[Path, str]] = set()
     for job in dict.fromkeys(found):
-        if isinstance(job, Path) and (one := _series_of(job)) is not None:
+        if isinstance(job, Path) and (one := series_of(job)) is not None:
             if (job.parent, one) in series:
                 continue
             series.add((job.parent, one))
@@ -190,20 +214,23 @@ def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
         if rival is job:
             unique.append(job)
         else:
-            unique.append(
-                ImageError(f"{job}: its results would be named as those of {rival}; use another --out for one of them.")
-            )
+            unique.append(rivals(job, rival))
     return unique
 
 
-def _series_of(path: Path) -> str | None:
-    if path.suffix.lower() != ".dcm":
-        return None
-    try:
-        from pnseg_runtime.slide.readers.openslide import series_of
-    except ImportError:  # said when the slide is opened
-        return None
-    return series_of(path)
+def _slides_in(folder: Path) -> list[Path]:
+    """The slides of a folder, sorted, without the pictures that are parts of one or previews beside it."""
+    inside = sorted(path for path in folder.iterdir() if _is_slide(path))
+    pictures = {path for path in inside if path.suffix.lower() in PICTURES}
+    parts = {part for path in inside for part in named_in(path)}
+    stems = {stem_of(path) for path in inside if path not in pictures}
+    previews = sorted(path for path in pictures - parts if stem_of(path) in stems)
+    if previews:
+        names = ", ".join(path.name for path in previews[:3]) + (", …" if len(previews) > 3 else "")
+        show_warning(
+            f"{folder}: pictures beside slides of the same name are left out ({names}); name them if they are wanted."
+        )
+    return [path for path in inside if path not in parts and path not in previews]
 
 
 def _is_slide(path: Path) -> bool:
@@ -213,16 +240,24 @@ def _is_slide(path: Path) -> bool:
     return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".") and not written
 
 
-class Display(Watcher):
-    """A progress bar on a terminal, lines elsewhere."""
+def printable(text: str) -> str:
+    """Text with the bytes of a name that are no UTF-8 escaped, as streams refuse them."""
+    return text.encode(errors="backslashreplace").decode()
 
-    def __init__(self, console: Console) -> None:
+
+class Display(Watcher):
+    """A progress bar on a terminal, lines elsewhere: one a slide, and one a minute while it is worked on."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
+        self._told = clock()  # when the last line was printed
+        self._kept: SlideResult | None = None
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names of slides may hold [brackets]
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rates]}"),
+            TextColumn("{task.fields[rates]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -240,6 +275,11 @@ class Display(Watcher):
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def _get_on(self, how: str) -> None:
+        """Print how it gets on, where there is no bar and nothing was printed for a while."""
+        if not self._console.is_terminal and self._clock() - self._told >= _SILENCE:
+            self._tell(f"{self._name}: {how}")
 
     def clear(self) -> None:
         """Take the bar of a slide that has failed away."""
@@ -259,14 +299,14 @@ class Display(Watcher):
     def planned(self, job: Job) -> None:
         self.clear()
         if job.started_anew is not None:
-            self._console.print(f"{job.slide.name}: starting anew, as this has changed: {job.started_anew}")
+            self._tell(f"{job.slide.name}: starting anew, as this has changed: {job.started_anew}")
         cores = job.plan.cores
         todo = [core for core in cores if not job.store.has_found(core)]
         self._name, self._total, self._before = job.slide.name, len(cores), len(cores) - len(todo)
         if self._before and todo:
-            self._console.print(f"{job.slide.name}: going on after {self._before} of {len(cores)} cores")
+            self._tell(f"{job.slide.name}: going on after {self._before} of {len(cores)} cores")
         self._mm2_a_pixel = (job.resolution.work_mpp / 1000) ** 2
-        self._start, self._nuclei, self._pixels, self._mine = time.monotonic(), 0, 0, 0
+        self._start, self._nuclei, self._pixels, self._mine = self._clock(), 0, 0, 0
         self._left_pixels = sum((c.core[2] - c.core[0]) * (c.core[3] - c.core[1]) for c in todo)
         self._task = self._progress.add_task(self._name, total=self._total, completed=self._before, rates="")
 
@@ -277,9 +317,10 @@ class Display(Watcher):
         self._left_pixels -= done.pixels
         if self._task is not None:
             self._progress.update(self._task, completed=self._before + self._mine, rates=self._rates())
+        self._get_on(f"{self._before + self._mine} of {self._total} cores  {self._rates()}")
 
     def _rates(self) -> str:
-        seconds = max(time.monotonic() - self._start, 1e-9)
+        seconds = max(self._clock() - self._start, 1e-9)
         speed = self._pixels * self._mm2_a_pixel / seconds * 60
         left = int(self._left_pixels * self._mm2_a_pixel / max(speed, 1e-9) * 60)
         return f"{self._nuclei / seconds:,.0f} nuclei/s  {speed:,.1f} mm²/min  {left // 60}:{left % 60:02d} left"
@@ -287,12 +328,20 @@ class Display(Watcher):
     def writing(self, part: str, done: int, of: int) -> None:
         if self._task is not None:
             self._progress.update(self._task, description=f"{self._name}: {part}", total=of, completed=done, rates="")
+        self._get_on(f"{part}, {done} of {of}")
 
     def current(self, result: SlideResult) -> None:
-        self._console.print(f"{result.slide.name}: is done already, its results are kept ({result.run})")
+        self._kept = result
+        self._tell(f"{result.slide.name}: is done already, its results are kept ({result.run})")
 
     def done(self, result: SlideResult) -> None:
         self.clear()
+        if result is not self._kept and not self._console.is_terminal:
+            self._tell(f"{result.slide.name}: done, {result.nuclei:,} nuclei in {result.area_mm2:.3f} mm²")
+
+    def _tell(self, sentence: str) -> None:
+        self._told = self._clock()
+        self._console.print(Text(printable(sentence)), soft_wrap=True)  # a log has no width
 
 
 def print_table(results: Sequence[SlideResult]) -> None:
@@ -307,7 +356,11 @@ def print_table(results: Sequence[SlideResult]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in results:
         table.add_row(
-            row.slide.name, f"{row.nuclei:,}", f"{row.area_mm2:.3f}", f"{row.per_mm2:,.0f}", str(len(row.unreadable))
+            Text(printable(row.slide.name)),
+            f"{row.nuclei:,}",
+            f"{row.area_mm2:.3f}",
+            f"{row.per_mm2:,.0f}",
+            str(len(row.unreadable)),
         )
     console.print(table)
 

@@ -24,7 +24,9 @@ On another machine: ssh -L 8000:127.0.0.1:8000 HOST, then there: pnseg view resu
 @click.command(epilog=_EPILOG)
 @click.argument("result", type=click.Path(path_type=Path))
 @click.option("--slide", type=click.Path(path_type=Path), help="The slide or image, if it is not where it was.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine; else any that is free.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine [default: any that is free]."
+)
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
 def view(result: Path, slide: Path | None, port: int, browser: bool) -> None:
     """Show a result on top of its slide.

@@ -16,16 +16,17 @@ from typing import Any
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide.claims import Claims
-from pnseg_runtime.slide.job import Job, Model, open_work, plan_slide
+from pnseg_runtime.slide.job import Job, Model, at_work, draw_pictures, plan_slide
 from pnseg_runtime.slide.join import SlideResult, current_result, write_results
 from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.outputs import KINDS
 from pnseg_runtime.slide.outputs.labels import check_zarr
+from pnseg_runtime.slide.rivals import refuse_rivals
 from pnseg_runtime.slide.watch import Watcher
-from pnseg_runtime.slide.work import work_on
+from pnseg_runtime.slide.work import Busy, work_on
 
-__all__ = ["KINDS", "Model", "Networks", "SlideOptions", "SlideResult", "run_slide", "segment_slide"]
+__all__ = ["KINDS", "Busy", "Model", "Networks", "SlideOptions", "SlideResult", "run_slide", "segment_slide"]
 
 #: Claimed by the process that writes the outputs.
 JOIN = "join"
@@ -61,7 +62,8 @@ def segment_slide(
         options: fields of :class:`pnseg_runtime.options.Options`.
 
     Raises:
-        ImageError: the slide cannot be read, or its microns per pixel are unknown.
+        ImageError: the slide cannot be read, its microns per pixel are unknown, or ``out`` holds results of another
+            slide under its name.
         BundleError, BackendError: the model cannot be used.
         OutputError: the results cannot be written.
         TypeError, ValueError: an option that does not exist or makes no sense.
@@ -82,6 +84,7 @@ def run_slide(
     segmenter: Segmenter | None = None,
     networks: Networks | None = None,
     keep_work: bool = True,
+    wait: bool = True,
 ) -> SlideResult:
     """:func:`segment_slide` with everything that it takes made before.
 
@@ -90,6 +93,10 @@ def run_slide(
         watcher: is told of the progress.
         segmenter: the model, already open.
         networks: of the command, where it does several slides.
+        wait: for what other processes do of the slide.
+
+    Raises:
+        Busy: they do what is left of it, and it does not wait.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
@@ -99,20 +106,22 @@ def run_slide(
     watcher = watcher or Watcher()
     start = time.perf_counter()
     networks = networks or Networks(model, watcher, segmenter)
-    planned = plan_slide(slide, out, model, options, watcher.say, networks)
-    if (result := done_before(planned, kinds, watcher)) is not None:
-        return result
-    job = open_work(planned)
-    with closing(job), job.store.at_work(watcher.say) as claims:
-        watcher.planned(job)
-        seconds = {"prepare": time.perf_counter() - start}
-        if not all(job.store.is_done(core) for core in job.plan.cores):
-            seconds |= work_on(job, networks.segmenter(job.model), claims, watcher.core_done)
-        return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work)
+    with closing(plan_slide(slide, out, model, options, watcher.say, networks)) as planned:
+        if (result := done_before(planned, kinds, watcher)) is not None:
+            return result
+        refuse_rivals(planned)
+        if not planned.store.all_done():  # networks that do not start are no reason to lose what others have found
+            networks.segmenter(planned.model)
+        with at_work(planned, watcher.say) as (job, claims):
+            watcher.planned(job)
+            seconds = {"prepare": time.perf_counter() - start}
+            if not job.store.all_done():
+                seconds |= work_on(job, networks.segmenter(job.model), claims, watcher.core_done, wait=wait)
+            return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work, wait=wait)
 
 
 def done_before(job: Job, kinds: Sequence[str], watcher: Watcher) -> SlideResult | None:
-    """The result of an earlier run that has kept no work, with the slide closed; None if there is anything to do.
+    """The result of an earlier run that has kept no work; None if there is anything to do.
 
     Work that was kept is looked at first: files of it that are damaged or gone are done again.
     """
@@ -120,7 +129,7 @@ def done_before(job: Job, kinds: Sequence[str], watcher: Watcher) -> SlideResult
         return None
     result = current_result(job, kinds)
     if result is not None:
-        job.close()
+        draw_pictures(job)
         watcher.current(result)
         watcher.done(result)
     return result
@@ -135,17 +144,19 @@ def finish(
     start: float,
     *,
     keep_work: bool,
+    wait: bool = True,
 ) -> SlideResult:
     """Write the outputs of a slide whose cores are all settled, unless they are there; of several processes one does.
 
-    The last of them clears up: what looks left over may be another's that is still being written.
+    The last of them clears up: what looks left over may be another's that is still being written, and what is done
+    another's that has joined meanwhile.
     """
     while not claims.take(JOIN):
+        if not wait:
+            raise Busy
         watcher.say("another process is writing the results")
         time.sleep(0.5)
-    last = not claims.others()
-    if last:
-        job.store.clear_drafts()
+    job.store.clear_drafts(claims)
     started = time.perf_counter()
     seconds["total without outputs"] = started - start
     result = current_result(job, kinds)
@@ -153,7 +164,8 @@ def finish(
         watcher.current(result)
     else:
         result = write_results(job, kinds, seconds, watcher.writing)
-    if last and not keep_work:
-        job.store.remove()
+    draw_pictures(job)
+    if not keep_work:
+        job.store.remove(claims)
     watcher.done(result)
     return result

@@ -16,6 +16,8 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 
+from pnseg_runtime.errors import OutputError
+
 #: Seconds after which a claim that nobody refreshed is anyone's.
 LEASE = 60.0
 
@@ -52,7 +54,19 @@ class Claims:
             self.release(name)
 
     def take(self, name: str) -> bool:
-        """Claim something; False if another process has it."""
+        """Claim something; False if another process has it.
+
+        Raises:
+            OutputError: the folder is there no more.
+        """
+        try:
+            return self._take(name)
+        except FileNotFoundError as error:
+            raise OutputError(
+                f"{self._folder}: another process has removed this folder; run the same command again."
+            ) from error
+
+    def _take(self, name: str) -> bool:
         path = self._path(name)
         if not self._create(path):
             if not self._is_stale(path):
@@ -80,10 +94,10 @@ class Claims:
 
     def others(self) -> bool:
         """Whether another process that is alive holds anything."""
-        return any(
-            self._owner(path).get("id") != self._me["id"] and not self._is_stale(path)
-            for path in self._folder.glob("*.claim")
-        )
+        return any(map(self._is_anothers, self._folder.glob("*.claim")))
+
+    def _is_anothers(self, path: Path) -> bool:
+        return self._owner(path).get("id") != self._me["id"] and not self._is_stale(path)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.claim"

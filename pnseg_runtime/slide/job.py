@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +18,13 @@ from pnseg_runtime.outputs.atomic import all_or_none, make_folder
 from pnseg_runtime.sessions import AUTO, BACKENDS, default_precision, find_backend
 from pnseg_runtime.slide import plan as plans
 from pnseg_runtime.slide.area import Area, read_roi
+from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.outputs import THUMBNAIL, TISSUE, WORK, stem_of
 from pnseg_runtime.slide.outputs.pictures import draw_tissue
 from pnseg_runtime.slide.plan import Plan
 from pnseg_runtime.slide.readers import SlideReader, open_slide
+from pnseg_runtime.slide.readers.base import Pixels
 from pnseg_runtime.slide.resolution import Resolution, resolve
 from pnseg_runtime.slide.store import Store, earlier_plans
 from pnseg_runtime.slide.tissue import Thumbnail, find_tissue, thumbnail_of
@@ -146,8 +150,18 @@ def prepare(
     say: Callable[[str], None] = lambda _: None,
     backends: Backends | None = None,
 ) -> Job:
-    """Open, measure and plan a slide, and make its folder: :func:`plan_slide` and :func:`open_work`."""
-    return open_work(plan_slide(slide, folder, model, options, say, backends))
+    """:func:`plan_slide`, and the folders of its work; for cores that a process which is at work hands out.
+
+    Raises:
+        OutputError: the folders cannot be made.
+    """
+    job = plan_slide(slide, folder, model, options, say, backends)
+    try:
+        job.store.open()
+    except BaseException:
+        job.close()
+        raise
+    return job
 
 
 def plan_slide(
@@ -199,32 +213,44 @@ def plan_slide(
     except BaseException:
         reader.close()
         raise
-    store = Store(work, plan)
+    store = Store(work, plan, str(slide.resolve()))
     return Job(slide, folder, stem, reader, sha256, resolution, thumbnail, area, plan, store, model, bundle, settings)
 
 
-def open_work(job: Job) -> Job:
-    """Make the folders of a planned slide and draw what is looked at; the slide is closed if that fails.
+@contextmanager
+def at_work(job: Job, say: Callable[[str], None]) -> Iterator[tuple[Job, Claims]]:
+    """Make the folders of a planned slide, draw what is looked at, and claim it until the end.
 
-    Returns:
-        The job, with what has changed since earlier work.
+    Yields:
+        The job, with what has changed since earlier work, and the claims on its cores.
 
     Raises:
-        OutputError: the folder cannot be used.
+        OutputError: the folder cannot be used, or another process works there under other conditions.
     """
-    try:
-        make_folder(job.folder)
-        message = job.store.open()
-        if not all(path.exists() for path in (*job.pictures, job.store.pictured)):
-            with all_or_none(job.pictures, job.store.drafts) as (small, drawn):
-                Image.fromarray(job.thumbnail.pixels).save(small, format="PNG")
-                tissue = draw_tissue(job.thumbnail, job.area, job.plan, job.resolution)
-                Image.fromarray(tissue).save(drawn, format="PNG")
-            job.store.pictured.touch()
-    except BaseException:
-        job.close()
-        raise
-    return replace(job, started_anew=message)
+    make_folder(job.folder)
+    with job.store.at_work(say) as (claims, changed):
+        draw_pictures(job)
+        yield replace(job, started_anew=changed), claims
+
+
+def draw_pictures(job: Job) -> None:
+    """Draw what is looked at where it is not there yet; a run under other options may have left its own.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    tissue = draw_tissue(job.thumbnail, job.area, job.plan, job.resolution)
+    drawn = dict(zip(job.pictures, map(_png, (job.thumbnail.pixels, tissue)), strict=True))
+    others = [path for path, data in drawn.items() if not (path.is_file() and path.read_bytes() == data)]
+    with all_or_none(others, job.store.drafts if job.store.drafts.is_dir() else None) as streams:
+        for path, stream in zip(others, streams, strict=True):
+            stream.write(drawn[path])
+
+
+def _png(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def _settled(model: Model, backends: Backends, work: Path, plan_with: Callable[[Model], Plan]) -> Model:

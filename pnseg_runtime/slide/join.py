@@ -138,7 +138,8 @@ def write_results(
         facts = _run_facts(job, result, outputs, {"cores": dict(stages), "this process": seconds})
         for each in stream.values():
             each.flush()
-        run_stream.write(json.dumps(facts, indent=2, ensure_ascii=False).encode())
+        # Bytes of a name that are no UTF-8 become what JSON escapes them with, and so are read as they were.
+        run_stream.write(json.dumps(facts, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
         if ".labels.zarr" in paths:
             _replace(paths[".labels.zarr"], labels)
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -153,7 +154,7 @@ def slide_hash(reader: SlideReader) -> str:
     """Hex SHA-256 of a slide's files and of what identifies it beside them."""
     digest = hashlib.sha256(reader.facts.identity.encode())
     for file in reader.facts.files:
-        digest.update(f"/{file.name}:{file.stat().st_size}/".encode())
+        digest.update(b"/%s:%d/" % (os.fsencode(file.name), file.stat().st_size))
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)

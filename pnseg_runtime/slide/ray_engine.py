@@ -22,12 +22,13 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from pnseg_runtime.errors import BackendError, PnsegError
 from pnseg_runtime.slide import done_before, finish
 from pnseg_runtime.slide.core import find_nuclei
-from pnseg_runtime.slide.job import Job, Model, open_work, plan_slide, prepare
+from pnseg_runtime.slide.job import Job, Model, at_work, plan_slide, prepare
 from pnseg_runtime.slide.join import SlideResult
 from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.plan import Core
 from pnseg_runtime.slide.resolution import read_seen
+from pnseg_runtime.slide.rivals import refuse_rivals
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone, Settler
 
@@ -77,6 +78,10 @@ class Actor:
     def starts(self, model: Model) -> bool:
         """Whether a model's backend starts here."""
         return self._networks.starts(self._here(model))
+
+    def start(self, model: Model) -> None:
+        """Open a model, or raise what keeps it from that."""
+        self._networks.segmenter(self._here(model))
 
     def do(self, task: Task, name: str) -> CoreDone:
         """Do the core of that name and save it; settle what can be settled."""
@@ -175,16 +180,19 @@ class RayEngine:
         """
         watcher = watcher or Watcher()
         start = time.perf_counter()
-        planned = plan_slide(slide, out, self._model, options, watcher.say, _Chooser(self, self._model, watcher))
-        if (result := done_before(planned, kinds, watcher)) is not None:
-            return result
-        job = open_work(planned)
-        with closing(job), job.store.at_work(watcher.say) as claims:
-            watcher.planned(job)
-            seconds = {"prepare": time.perf_counter() - start}
-            self._work(job, options, watcher)
-            Settler(job).settle_rest()
-            return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work)
+        chooser = _Chooser(self, self._model, watcher)
+        with closing(plan_slide(slide, out, self._model, options, watcher.say, chooser)) as planned:
+            if (result := done_before(planned, kinds, watcher)) is not None:
+                return result
+            refuse_rivals(planned)
+            if not planned.store.all_done():  # what others have found is kept where the networks do not start
+                self.ask("start", watcher, planned.model)
+            with at_work(planned, watcher.say) as (job, claims):
+                watcher.planned(job)
+                seconds = {"prepare": time.perf_counter() - start}
+                self._work(job, options, watcher)
+                Settler(job).settle_rest()
+                return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work)
 
     def settle_auto(self, watcher: Watcher) -> tuple[str, str]:
         """Backend and precision that ``auto`` stands for on a worker, the same for all slides.

@@ -2,7 +2,8 @@
 
 ``<out>/<slide>.work/<fingerprint>/`` holds ``plan.json``, ``found/`` (what each core found),
 ``settled/`` (its nuclei in the light of its neighbours') and ``claims/``. The fingerprint stands for
-everything the result depends on, so that work under different conditions cannot mix.
+everything the result depends on, so that work under different conditions cannot mix. Processes that
+begin or end their work go through one door, one at a time: the claim ``start`` beside the plans.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from pnseg_runtime.slide.core import Found
 from pnseg_runtime.slide.plan import Core, Plan, changes
 
 _PLAN = "plan.json"
+_SLIDE = "path"  # in it, the slide's, which is none of the plan's facts
 _REMOVED = ".removed-"
-_START = "start"  # claimed by the process that is just starting
+_START = "start"  # claimed by the process that is just beginning or ending
 _POLL = 0.1  # s between looks at whether another has started
 
 
@@ -38,15 +40,21 @@ class DamagedWorkError(OutputError):
 class Store:
     """The files of one plan."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, slide: str = "") -> None:
+        """Make nothing yet.
+
+        Args:
+            folder: of all plans of this name.
+            plan: what is to be done.
+            slide: where the slide is, for those whose slide has the same name.
+        """
         self.root = folder
         self.plan = plan
+        self._slide = slide
         self.folder = folder / plan.fingerprint
         self._found = self.folder / "found"
         self._settled = self.folder / "settled"
         self.drafts = self.folder / "drafts"
-        #: Is there once the pictures of this plan are: a process that joins later does not draw them again.
-        self.pictured = self.folder / "pictured"
 
     def open(self) -> str | None:
         """Make the folders; work of another plan is removed.
@@ -57,19 +65,14 @@ class Store:
         Raises:
             OutputError: another process works here under other conditions, or nothing can be written.
         """
-        message = self._remove_others()
-        try:
-            for folder in (self._found, self._settled, self.drafts):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be made ({error.strerror}); choose another folder.") from error
-        if not (self.folder / _PLAN).exists():
-            _write(self.folder / _PLAN, json.dumps(self.plan.facts, indent=1, sort_keys=True).encode())
-        return message
+        with self._door():
+            return self._open()
 
     @contextlib.contextmanager
-    def at_work(self, say: Callable[[str], None] = lambda _: None, lease: float = LEASE) -> Iterator[Claims]:
-        """Claims on the cores of this plan; others see that this process is at work until the end.
+    def at_work(
+        self, say: Callable[[str], None] = lambda _: None, lease: float = LEASE
+    ) -> Iterator[tuple[Claims, str | None]]:
+        """:meth:`open`, and claims on the cores of this plan; others see that this process is at work until the end.
 
         Who is alone at the start has cores with unreadable parts or damaged files done again. While another process is
         at work they stay: it counts on what it has seen there.
@@ -77,17 +80,38 @@ class Store:
         Args:
             say: is told what is being done.
             lease: seconds after which the claim of a process that has gone silent is anyone's.
+
+        Raises:
+            OutputError: another process works here under other conditions, or nothing can be written.
         """
-        with Claims(self.folder / "claims", lease) as claims:
-            # One after the other, so that who comes second sees either the first at work or what it has left.
-            while not claims.take(_START):
-                time.sleep(_POLL)
-            again = 0 if claims.others() else self._forget_damaged()
-            claims.take(f"at-work-{uuid.uuid4().hex}")
-            claims.release(_START)
+        with contextlib.ExitStack() as stack:
+            with self._door(lease):
+                changed = self._open()
+                claims = stack.enter_context(Claims(self.folder / "claims", lease))
+                again = 0 if claims.others() else self._forget_damaged()
+                claims.take(f"at-work-{uuid.uuid4().hex}")
             if again:
                 say(f"doing {again} cores with unreadable parts or damaged files again")
-            yield claims
+            yield claims, changed
+
+    @contextlib.contextmanager
+    def _door(self, lease: float = LEASE) -> Iterator[None]:
+        """One process at a time, so that who comes second sees either the first at work or what it has left."""
+        _make(self.root)
+        with Claims(self.root, lease) as claims:
+            while not claims.take(_START):
+                time.sleep(_POLL)
+                _make(self.root)  # the one before may have been the last, and have taken it away
+            yield
+
+    def _open(self) -> str | None:
+        message = self._remove_others()
+        for folder in (self._found, self._settled, self.drafts):
+            _make(folder)
+        if not (self.folder / _PLAN).exists():
+            facts = {**self.plan.facts, _SLIDE: self._slide}
+            _write(self.folder / _PLAN, json.dumps(facts, indent=1, sort_keys=True).encode())
+        return message
 
     def has_found(self, core: Core) -> bool:
         return self._found_path(core).exists()
@@ -98,6 +122,10 @@ class Store:
     def is_done(self, core: Core) -> bool:
         """Whether the core is ready to be joined: there and settled."""
         return self.has_settled(core) and self.has_found(core)
+
+    def all_done(self) -> bool:
+        """Whether nothing is left but to join the cores."""
+        return all(map(self.is_done, self.plan.cores))
 
     def save_found(self, core: Core, found: Found) -> None:
         """Write what a core has found.
@@ -150,18 +178,24 @@ class Store:
         except (OSError, pa.ArrowException) as error:  # bytes in memory: an OSError of Arrow's is no disk's
             raise _removed(path, error) from error
 
-    def clear_drafts(self) -> None:
-        """Remove what killed processes have left half-written; only while no other process is at work."""
-        beside = (path for folder in (self.folder, self._found, self._settled) for path in folder.glob("*.part"))
-        for path in (*self.drafts.iterdir(), *beside):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    def clear_drafts(self, claims: Claims) -> None:
+        """Remove what killed processes have left half-written, unless another process is at work."""
+        with self._door():
+            if claims.others():
+                return
+            beside = (path for folder in (self.folder, self._found, self._settled) for path in folder.glob("*.part"))
+            for path in (*self.drafts.iterdir(), *beside):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove all work of this plan."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def remove(self, claims: Claims) -> None:
+        """Remove all work of this plan, unless another process is at work."""
+        with self._door():
+            if claims.others():
+                return
+            shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.root.rmdir()
 
@@ -182,11 +216,10 @@ class Store:
 
     def _remove_others(self) -> str | None:
         message = None
+        for removed in self.root.glob(f"{_REMOVED}*"):
+            shutil.rmtree(removed, ignore_errors=True)
         others = [path for path in self.root.glob("*") if path.is_dir() and path.name != self.plan.fingerprint]
         for other in others:
-            if other.name.startswith(_REMOVED):
-                shutil.rmtree(other, ignore_errors=True)
-                continue
             if (other / "claims").is_dir():
                 with Claims(other / "claims") as claims:
                     if claims.others():
@@ -194,7 +227,10 @@ class Store:
                             f"{self.root}: another process works here with other options; wait for it or choose "
                             "another folder with --out."
                         )
-            message = "; ".join(changes(_facts_in(other), self.plan.facts)) or "an older format"
+        for other in others:
+            facts = _facts_in(other)
+            facts.pop(_SLIDE, None)
+            message = "; ".join(changes(facts, self.plan.facts)) or "an older format"
             # First out of the way under a name that no plan has, so that what is killed half-way is no plan.
             grave = self.root / f"{_REMOVED}{uuid.uuid4().hex}"
             with contextlib.suppress(OSError):
@@ -213,6 +249,18 @@ def earlier_plans(root: Path) -> list[tuple[str, dict[str, Any]]]:
     """(fingerprint, facts) of the plans whose work is in a slide's folder of work."""
     folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith(_REMOVED))
     return [(folder.name, _facts_in(folder)) for folder in folders]
+
+
+def earlier_slides(root: Path) -> list[tuple[object, object]]:
+    """(path, hex SHA-256) of the slides of those plans."""
+    return [(facts.get(_SLIDE), facts.get("slide")) for _, facts in earlier_plans(root)]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another folder.") from error
 
 
 def _facts_in(folder: Path) -> dict[str, Any]:

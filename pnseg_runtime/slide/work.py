@@ -70,6 +70,10 @@ class Waits:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
+class Busy(Exception):  # noqa: N818 - no error: there is nothing to do at the moment
+    """Other processes do what is left of a slide."""
+
+
 class _Stopped(Exception):  # noqa: N818 - no error: a thread is asked to end
     """Another thread has failed or the run is over."""
 
@@ -112,7 +116,9 @@ class Line:
         return thread
 
 
-def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = lambda _: None) -> dict[str, float]:
+def work_on(
+    job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = lambda _: None, *, wait: bool = True
+) -> dict[str, float]:
     """Do every core of a slide that nobody has done or is doing, and settle what can be settled.
 
     Returns only when all cores are done, by whomever. Other processes may work on the same folder.
@@ -122,11 +128,13 @@ def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = la
         segmenter: the model.
         claims: of this process.
         on_core: is told of every core that this process has done.
+        wait: for the cores that others are doing.
 
     Returns:
         Stage → seconds that this process has spent or waited.
 
     Raises:
+        Busy: what is left is in the hands of others, for whom it does not wait.
         OutputError: the disk fails.
         BackendError: the networks fail.
     """
@@ -135,7 +143,7 @@ def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = la
     results: Queue[tuple[Core, Found] | None] = Queue(_AHEAD)
 
     def read() -> None:
-        for core in _to_do(job.store, claims, line):
+        for core in _to_do(job.store, claims, line, wait):
             start = time.perf_counter()
             with waits("read"):
                 look = read_seen(job.reader, job.resolution, core.view, job.blurs)
@@ -155,7 +163,7 @@ def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = la
             with waits("settle"):
                 settler.settle_around(core)
         with waits("settle"):
-            settler.settle_rest()
+            settler.settle_rest(wait=wait)
 
     reader, finisher = line.thread(read, "read"), line.thread(finish, "finish")
     try:
@@ -183,11 +191,16 @@ def work_on(job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = la
     reader.join()
     if line.errors:
         raise line.errors[0]
+    if not (wait or job.store.all_done()):
+        raise Busy
     return waits.seconds
 
 
-def _to_do(store: Store, claims: Claims, line: Line) -> Iterator[Core]:
-    """Cores that are nobody's yet, claimed; ends when all cores are done or in this process's hands."""
+def _to_do(store: Store, claims: Claims, line: Line, wait: bool) -> Iterator[Core]:
+    """Cores that are nobody's yet, claimed; ends when all are done or in this process's hands, or others' if not wait.
+
+    Others' may become free, where their process is lost.
+    """
     left = list(store.plan.cores)
     while left:
         taken = False
@@ -206,6 +219,8 @@ def _to_do(store: Store, claims: Claims, line: Line) -> Iterator[Core]:
                 yield core
         left = after
         if left and not taken:
+            if not wait:
+                return
             time.sleep(_POLL)
 
 
@@ -223,10 +238,10 @@ class Settler:
         for near in self._plan.neighbours(core):
             self._settle(near)
 
-    def settle_rest(self) -> None:
-        """Settle everything that is left; all cores have to be done."""
+    def settle_rest(self, *, wait: bool = True) -> None:
+        """Settle everything that is left; all cores have to be done, or are waited for."""
         for core in self._plan.cores:
-            while not self._settle(core):
+            while not self._settle(core) and wait:
                 time.sleep(_POLL)
 
     def _settle(self, core: Core) -> bool:

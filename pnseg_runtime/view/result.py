@@ -61,7 +61,7 @@ def open_view(result: Path, slide: Path | None = None) -> View:
         slide: the slide or image, if it is not where it was.
 
     Raises:
-        OutputError: there is no result, or no table in it.
+        OutputError: there is no result, or no table in it, or the slide is of another size.
         ImageError: the slide cannot be read.
     """
     if result.suffix == ".geojson" and not result.with_suffix(RUN).exists():
@@ -73,13 +73,21 @@ def open_view(result: Path, slide: Path | None = None) -> View:
         table = run.parent / facts["outputs"][".parquet"]
         classes = facts["classes"]
         known = {"mpp": facts["resolution"]["slide_mpp"], "per_mm2": facts["nuclei_per_mm2"]}
+        size = facts["slide"]["width"], facts["slide"]["height"]
     except (KeyError, TypeError) as error:
         if ".parquet" in str(error):
             raise OutputError(f"{run}: the result has no table; run pnseg slide again with --only parquet.") from error
         raise OutputError(f"{run}: is no result of pnseg slide; run pnseg slide again.") from error
     if not path.exists():
         raise OutputError(f"{path}: the slide is no longer there; say where it is with --slide.")
-    zoom = DeepZoom(open_slide(path))
+    reader = open_slide(path)
+    zoom = DeepZoom(reader)
+    if (zoom.width, zoom.height) != size:
+        reader.close()
+        raise OutputError(
+            f"{path}: has {zoom.width}×{zoom.height} px, and the slide of {run} {size[0]}×{size[1]}; "
+            "name the one it belongs to with --slide."
+        )
     names = [each["name"] for each in classes]
     return View(path.name, zoom, NucleiTable(table, (zoom.height, zoom.width), names), classes, known)
 

@@ -11,14 +11,17 @@ from pathlib import Path
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.slide.readers.base import NotMine, SlideReader
 
-__all__ = ["EXTENSIONS", "READERS", "Reader", "SlideReader", "is_zarr", "open_slide"]
+__all__ = ["EXTENSIONS", "PICTURES", "READERS", "Reader", "SlideReader", "is_zarr", "open_slide"]
 
 LOGGER = logging.getLogger("pnseg.slide")
+
+#: Names of pictures that may be the preview of a slide.
+PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp")
 
 #: Names that a folder of slides is searched for.
 EXTENSIONS = (
     *(".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".zarr"),
-    *(".tif", ".tiff", ".btf", ".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp"),
+    *(".tif", ".tiff", ".btf", *PICTURES),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int]
 Pixels = NDArray[np.uint8]
+
+_SLACK = 0.01  # part of a side by which a level may differ from what its scale makes of the slide
 
 
 class UnreadableRegion(Exception):  # noqa: N818 - a finding about the file, recorded and worked around
@@ -57,9 +59,18 @@ class SlideReader(ABC):
     """An open slide. Boxes are (x0, y0, x1, y1) in px of a level, x1 and y1 exclusive."""
 
     def __init__(self, name: str, path: Path, facts: Facts) -> None:
+        """Take what the file says, but for levels that are not of one scale on both axes.
+
+        Args:
+            name: of the reader.
+            path: of the slide.
+            facts: of it.
+        """
         self.name = name
         self.path = path
-        self.facts = facts
+        self.stored = facts.levels  # all that the file has
+        self._places = [at for at, level in enumerate(self.stored) if at == 0 or _is_whole(self.stored[0], level)]
+        self.facts = replace(facts, levels=tuple(self.stored[at] for at in self._places))
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -80,18 +91,25 @@ class SlideReader(ABC):
             UnreadableRegion: the file is damaged there.
         """
         try:
-            return self._read(level, box)
+            return self._read(self._places[level], box)
         except (UnreadableRegion, MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # decoders of damaged files raise anything
             raise UnreadableRegion(" ".join(str(error).split()) or type(error).__name__) from error
 
     @abstractmethod
-    def _read(self, level: int, box: Box) -> Pixels: ...
+    def _read(self, level: int, box: Box) -> Pixels:
+        """:meth:`read`, of a level of the file."""
 
     def close(self) -> None:
         """Let go of the file."""
         return
+
+
+def _is_whole(full: Level, level: Level) -> bool:
+    """Whether a level shows all of the slide at its scale, which is one for both axes; to a pixel or a hundredth."""
+    sides = zip(full.shape, level.shape, strict=True)
+    return all(abs(big / level.downsample - small) <= max(1, _SLACK * small) for big, small in sides)
 
 
 def downsample_of(full: tuple[int, int], level: tuple[int, int]) -> float:

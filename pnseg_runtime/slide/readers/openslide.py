@@ -20,11 +20,10 @@ from pnseg_runtime.slide.readers.base import (
     UnreadableRegion,
     downsample_of,
 )
+from pnseg_runtime.slide.readers.several import files_of
 from pnseg_runtime.tiff import credible_mpp
 
 _BLOCK = 512  # px
-_SERIES = "dicom.SeriesInstanceUID"
-_INDEXES = (".vms", ".vmu")  # Hamamatsu's text files that name those with the pixels
 
 
 def open_slide(path: Path) -> SlideReader:
@@ -81,7 +80,7 @@ class OpenSlideReader(SlideReader):
         # so in the same way whatever box is read.
         x0, y0, x1, y1 = box
         canvas = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
-        height, width = self.levels[level].shape
+        height, width = self.stored[level].shape
         for top in range(y0 // _BLOCK * _BLOCK, y1, _BLOCK):
             for left in range(x0 // _BLOCK * _BLOCK, x1, _BLOCK):
                 block = self._region(level, (left, top, min(left + _BLOCK, width), min(top + _BLOCK, height)))
@@ -145,46 +144,5 @@ def _facts_of(path: Path, handle: openslide.OpenSlide, bounds: Box) -> Facts:
         mpp=credible_mpp(mpp_x, mpp_y),
         hint=hint,
         identity=f"{said.get('openslide.quickhash-1', '')} {bounds}",
-        files=_files_of(path, said.get(_SERIES)),
+        files=files_of(path),
     )
-
-
-def series_of(path: Path) -> str | None:
-    """The DICOM series that a file is one of; None if it is no slide in DICOM."""
-    try:
-        if not _is_dicom(path):
-            return None
-        with openslide.OpenSlide(path) as handle:
-            series: str | None = handle.properties.get(_SERIES)
-            return series
-    except (OSError, openslide.OpenSlideError):
-        return None
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
-def _files_of(path: Path, series: str | None = None) -> tuple[Path, ...]:
-    """Every file that a slide's pixels come from; of a DICOM series the same ones whichever of them is named.
-
-    Only formats of several files are looked for beyond the slide itself: a folder of a slide's name may be anything,
-    the results of an earlier run among it.
-    """
-    if series is not None:
-        beside = sorted(p for p in path.parent.iterdir() if p.is_file())
-        return tuple(p for p in beside if p == path or series_of(p) == series)
-    suffix = path.suffix.lower()
-    if suffix == ".mrxs":
-        return (path, *sorted(p for p in path.with_suffix("").rglob("*") if p.is_file()))
-    if suffix in _INDEXES:
-        return (path, *_named_in(path))
-    return (path,)
-
-
-def _named_in(index: Path) -> list[Path]:
-    """The files that are a value of one of the ``name=value`` lines of an index."""
-    lines = index.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    values = {value.strip() for _, _, value in (line.partition("=") for line in lines)} - {""}
-    return sorted(file for value in values if (file := index.parent / value).is_file())

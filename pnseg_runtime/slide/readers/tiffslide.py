@@ -36,7 +36,7 @@ class TiffSlideReader(SlideReader):
         self._handle = handle
         self._lock = threading.Lock()
         super().__init__("tiffslide", path, _facts_of(path, handle))
-        self._read(len(self.levels) - 1, (0, 0, 1, 1))  # a compression that cannot be decoded shows here
+        self._read(len(self.stored) - 1, (0, 0, 1, 1))  # a compression that cannot be decoded shows here
 
     def _read(self, level: int, box: Box) -> Pixels:
         x0, y0, x1, y1 = box

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pnseg_runtime.errors import OutputError
 from pnseg_runtime.slide import claims
 from pnseg_runtime.slide.claims import Claims
 
@@ -119,6 +120,13 @@ def test_a_heart_that_beats_keeps_a_claim_fresh(tmp_path: Path) -> None:
         while time.time() - (tmp_path / "a.claim").stat().st_mtime > 50:
             assert time.monotonic() < end
             time.sleep(0.02)
+
+
+def test_a_folder_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    claims = Claims(tmp_path / "claims")
+    (tmp_path / "claims").rmdir()
+    with pytest.raises(OutputError, match="another process has removed this folder; run the same command again"):
+        claims.take("a")
 
 
 def test_a_claim_that_cannot_be_read_is_judged_by_its_age(tmp_path: Path) -> None:

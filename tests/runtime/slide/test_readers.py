@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from pnseg_runtime.cli.slide import _expand
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.slide.outputs import stem_of
 from pnseg_runtime.slide.plan import slide_hash
-from pnseg_runtime.slide.readers import READERS, open_slide
+from pnseg_runtime.slide.readers import READERS, dicom, open_slide
 from pnseg_runtime.slide.readers.base import UnreadableRegion
-from pnseg_runtime.slide.readers.openslide import _files_of
+from pnseg_runtime.slide.readers.dicom import series_in, series_of
+from pnseg_runtime.slide.readers.several import files_of
 from pnseg_runtime.slide.tissue import Thumbnail, find_tissue, thumbnail_of
 from tests.real_data import real
 from tests.runtime.made import SAMPLES, sample
@@ -198,35 +200,96 @@ def test_slides_of_several_files_are_all_of_them(tmp_path: Path) -> None:
     mirax.touch()
     lines = ["[Virtual Microscope Specimen]", "NoLayers=1", *(f"ImageFile={file.name}\r" for file in named), "Empty="]
     index.write_text("\n".join([*lines, "MacroImage=gone.jpg"]))
-    assert _files_of(mirax) == (mirax, *beside)
-    assert _files_of(index) == (index, *named)
+    assert files_of(mirax) == (mirax, *beside)
+    assert files_of(index) == (index, *named)
 
 
-class _Series:
-    """In place of OpenSlide: a file of DICOM's magic number, the rest of which is the series it belongs to."""
+SYNTAXES = {"explicit": "1.2.840.10008.1.2.1", "implicit": "1.2.840.10008.1.2", "jpeg": "1.2.840.10008.1.2.4.50"}
 
-    def __init__(self, path: Path) -> None:
-        self.properties = {"dicom.SeriesInstanceUID": Path(path).read_bytes()[132:].decode()}
 
-    def __enter__(self) -> _Series:
-        return self
+def element(group: int, number: int, kind: bytes, value: bytes, typed: bool = True, length: int | None = None) -> bytes:
+    """An element of DICOM, little endian; ``length`` is what it says of itself, if that is not true."""
+    value += bytes(len(value) % 2)
+    said = len(value) if length is None else length
+    if not typed:
+        return struct.pack("<HHL", group, number, said) + value
+    if kind in (b"SQ", b"UN", b"OB"):
+        return struct.pack("<HH2sHL", group, number, kind, 0, said) + value
+    return struct.pack("<HH2sH", group, number, kind, said) + value
 
-    def __exit__(self, *_: object) -> None:
-        return
+
+def dicom_header(series: str, syntax: str = "explicit", open_ended: bool = False) -> bytes:
+    """A DICOM file as far as its series, after a sequence that names another one."""
+    typed, unknown = syntax != "implicit", 0xFFFFFFFF
+
+    def piece(group: int, number: int, value: bytes, kind: bytes = b"UI", typed: bool = typed) -> bytes:
+        if not open_ended or kind not in (b"SQ", b""):
+            return element(group, number, kind, value, typed)
+        end = 0xE00D if (group, number) == (0xFFFE, 0xE000) else 0xE0DD
+        return element(group, number, kind, value, typed, unknown) + element(0xFFFE, end, b"", b"", False)
+
+    item = piece(0xFFFE, 0xE000, piece(0x0020, 0x000E, b"9.9.9"), b"", typed=False)
+    body = piece(0x0008, 0x0018, b"1.2.3.4") + piece(0x0008, 0x1115, item, b"SQ") + piece(0x0020, 0x000D, b"5.5")
+    meta = element(0x0002, 0x0001, b"OB", b"\0\1") + element(0x0002, 0x0010, b"UI", SYNTAXES[syntax].encode())
+    return bytes(128) + b"DICM" + meta + body + piece(0x0020, 0x000E, series.encode())
+
+
+@pytest.mark.parametrize("open_ended", [False, True])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_series_of_a_dicom_file_is_that_of_its_header_and_of_no_sequence_in_it(
+    syntax: str, open_ended: bool
+) -> None:
+    header = dicom_header("1.2.34", syntax, open_ended)
+    assert series_in(header + bytes(1000)) == "1.2.34"
+    assert series_in(header.replace(b"1.2.34", b"9.9.99")) == "9.9.99"
+    assert [series_in(header[:end]) for end in range(132, len(header) - 14)] == [None] * (len(header) - 146)
+
+
+def test_a_dicom_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[bytes] = []
+    monkeypatch.setattr(dicom, "series_in", lambda header: reads.append(header) or series_in(header))
+    path = tmp_path / "a.dcm"
+    path.write_bytes(dicom_header("1.2") + bytes(1 << 21))
+    assert [series_of(path) for _ in range(3)] == ["1.2"] * 3
+    assert [len(header) for header in reads] == [132 + dicom._HEADER]
+    path.write_bytes(dicom_header("1.3.4"))
+    assert series_of(path) == "1.3.4"
 
 
 def test_the_files_of_a_dicom_series_are_one_slide_and_all_of_it_is_hashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pnseg_runtime.slide.readers.openslide.openslide.OpenSlide", _Series)
+    monkeypatch.setattr("openslide.OpenSlide", lambda path: pytest.fail(f"{path} was opened to be listed"))
     for name, series in (("a1", "1.2"), ("a2", "1.2"), ("b1", "1.3"), ("b2", "1.3")):
-        (tmp_path / f"{name}.dcm").write_bytes(bytes(128) + b"DICM" + series.encode())
+        (tmp_path / f"{name}.dcm").write_bytes(dicom_header(series))
     (tmp_path / "c.dcm").write_text("no DICOM")
     (tmp_path / "notes.txt").touch()
     a1, a2, b1, c = (tmp_path / f"{name}.dcm" for name in ("a1", "a2", "b1", "c"))
     assert _expand([tmp_path]) == [a1, b1, c]
     assert _expand([a2, a1]) == [a2]
-    assert _files_of(a1, "1.2") == _files_of(a2, "1.2") == (a1, a2)
+    assert files_of(a1) == files_of(a2) == (a1, a2)
+
+
+def test_pictures_beside_a_slide_of_their_name_are_left_out_unless_they_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("case1.svs", "case1.jpg", "case2.ome.tif", "case2.PNG", "case3.png", "case4.jpg", "case4.svs.txt"):
+        (tmp_path / name).touch()
+    slides = [tmp_path / name for name in ("case1.svs", "case2.ome.tif", "case3.png", "case4.jpg")]
+    assert _expand([tmp_path]) == slides
+    assert "are left out (case1.jpg, case2.PNG)" in capsys.readouterr().err
+    assert _expand([tmp_path / "case1.jpg"]) == [tmp_path / "case1.jpg"]
+    refused = _expand([tmp_path / "case1.svs", tmp_path / "case1.jpg"])[1]
+    assert "would be named as those of" in str(refused)
+
+
+def test_pictures_that_an_index_names_are_no_slides_of_their_own(tmp_path: Path) -> None:
+    named = ("a.jpg", "a(1,0).jpg", "a_macro.jpg", "a_map2.jpg")
+    for name in (*named, "other.jpg"):
+        (tmp_path / name).touch()
+    lines = "".join(f"ImageFile={name}\n" for name in named)
+    (tmp_path / "a.vms").write_text(f"[Virtual Microscope Specimen]\n{lines}")
+    assert _expand([tmp_path]) == [tmp_path / "a.vms", tmp_path / "other.jpg"]
 
 
 @pytest.mark.parametrize("name", ["gone.svs", "folder", "text.svs", "empty.tif"])

@@ -204,3 +204,38 @@ def test_a_thumbnail_of_a_slide_without_a_pyramid_reads_little_around_its_parts(
     assert max(slide.read_px) <= part
     whole = read_work(slide, at_scale(slide, small.scale), (0, 0, 50, 40)).pixels
     assert np.abs(small.pixels.astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("reader", ["openslide", "tiff", "tiffslide"])
+def test_a_level_with_another_scale_across_than_down_is_left_out_and_the_others_keep_their_pixels(
+    reader: str, tmp_path: Path
+) -> None:
+    """A pixel of such a level would be taken for one of a place up to a third of the slide away."""
+    full = spotted((600, 800))
+    levels = [full, np.ascontiguousarray(full[::2, ::3]), halved(full), halved(halved(full))]
+    path = tmp_path / "uneven.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for at, level in enumerate(levels):
+            tiled = {"tile": (64, 64), "photometric": "rgb", "compression": "deflate"}
+            writer.write(level, subfiletype=int(at > 0), metadata=None, **tiled)
+    slide = open_slide(path, [each for each in READERS if each.name == reader])
+    assert [level.shape for level in slide.levels] == [(600, 800), (300, 400), (150, 200)]
+    assert [level.downsample for level in slide.levels] == [1, 2, 4]
+    for at, level in enumerate((levels[0], *levels[2:])):
+        np.testing.assert_array_equal(slide.read(at, (3, 5, 140, 130)), level[5:130, 3:140])
+
+
+class _Levels(_Flat):
+    """A slide of which nothing is known but its levels."""
+
+    def __init__(self, levels: tuple[Level, ...]) -> None:
+        SlideReader.__init__(self, "levels", Path("levels"), Facts(levels))
+
+
+@given(st.floats(100, 5000), st.floats(100, 5000), st.sampled_from([2, 3, 4, 8, 16, 32, 64]))
+def test_levels_that_cut_or_round_what_does_not_fit_are_kept(height: float, width: float, factor: int) -> None:
+    full = (int(height * factor), int(width * factor))
+    for around in (lambda side: side // factor, lambda side: -(-side // factor), lambda side: round(side / factor)):
+        shape = (around(full[0]), around(full[1]))
+        levels = (Level(full, 1.0), Level(shape, downsample_of(full, shape)))
+        assert _Levels(levels).levels == levels

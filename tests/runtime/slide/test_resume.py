@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import io
@@ -12,9 +13,9 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,7 @@ from pnseg_runtime.errors import BackendError, OutputError
 from pnseg_runtime.options import Options
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
-from pnseg_runtime.slide import Model, SlideOptions, SlideResult, networks, run_slide
+from pnseg_runtime.slide import Busy, Model, SlideOptions, SlideResult, networks, run_slide
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, load, save
 from pnseg_runtime.slide.job import Job, prepare
@@ -165,6 +166,22 @@ def test_two_processes_divide_the_cores_of_one_folder(
     assert hashes(result) == hashes(undisturbed)
 
 
+@pytest.mark.parametrize("taken", ["a core", "the results"])
+def test_a_slide_of_which_another_process_does_the_rest_is_left_to_it_unless_it_is_waited_for(
+    taken: str, slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    job = job_of(slide, tmp_path, bundle)
+    watcher = Counting()
+    with closing(job), job.store.at_work() as (claims, _):
+        assert claims.take(job.plan.cores[1].name if taken == "a core" else "join")
+        with pytest.raises(Busy):
+            run_local(slide, tmp_path, bundle, KINDS, OPTIONS, watcher=watcher, wait=False)
+    others = 1 if taken == "a core" else 0
+    assert len(watcher.cores) == len(found_files(tmp_path)) == len(job.plan.cores) - others
+    run_local(slide, tmp_path, bundle, KINDS, OPTIONS, watcher=watcher, wait=False)
+    assert sorted(watcher.cores) == sorted(core.name for core in job.plan.cores), "each once"
+
+
 def test_only_the_last_process_at_work_clears_up(slide: Path, bundle: Path, tmp_path: Path) -> None:
     run_local(slide, tmp_path, bundle, KINDS, OPTIONS)
     (work,) = tmp_path.glob("*.work/*")
@@ -248,6 +265,68 @@ def test_other_options_are_refused_while_a_process_works(slide: Path, bundle: Pa
     finally:
         process.kill()
         process.join()
+
+
+def test_of_two_jobs_with_different_options_that_start_together_one_is_refused_and_none_destroyed(
+    slide: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = [SlideOptions(mpp=0.25, core=core, margin=192) for core in (192, 384)]
+    both, open_ = Barrier(2), Store._open
+
+    def slow(store: Store) -> str | None:
+        changed = open_(store)
+        with contextlib.suppress(BrokenBarrierError):
+            both.wait(2)  # for the other one to come as far, if it can
+        return changed
+
+    monkeypatch.setattr(Store, "_open", slow)
+
+    def run(options: SlideOptions) -> SlideResult | str:
+        try:
+            return run_local(slide, tmp_path, bundle, ("parquet",), options)
+        except OutputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = sorted(pool.map(run, plans), key=lambda each: isinstance(each, str))
+    assert "another process works here with other options" in second
+    assert len(found_files(tmp_path)) == first.cores
+
+
+def test_a_process_that_joins_while_the_results_are_written_keeps_the_work(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+
+        class Joined(Watcher):
+            def writing(self, part: str, done: int, of: int) -> None:
+                if done == 0 and part == "outlines and table":
+                    other = stack.enter_context(closing(job_of(slide, tmp_path, bundle)))
+                    stack.enter_context(other.store.at_work())
+
+        run_local(slide, tmp_path, bundle, ("parquet",), OPTIONS, watcher=Joined(), keep_work=False)
+        assert found_files(tmp_path) == found_files(undisturbed.run.parent)
+    result = run_local(slide, tmp_path, bundle, KINDS, OPTIONS, keep_work=False)
+    assert hashes(result) == hashes(undisturbed)
+    assert not list(tmp_path.glob("*.work"))
+
+
+def test_a_result_that_is_kept_has_its_own_pictures(slide: Path, bundle: Path, tmp_path: Path) -> None:
+    class Stopped(Watcher):
+        def core_done(self, done: CoreDone) -> None:
+            raise KeyboardInterrupt
+
+    def run(roi: str, watcher: Watcher | None = None) -> bytes:
+        options = SlideOptions(mpp=0.25, core=192, margin=192, roi=roi)
+        with contextlib.suppress(KeyboardInterrupt):
+            run_local(slide, tmp_path, bundle, ("parquet",), options, watcher=watcher, keep_work=False)
+        return (tmp_path / "slide.tissue.png").read_bytes()
+
+    own = run("0,0,300,300")
+    assert run("500,100,300,300", Stopped()) != own
+    watcher = Counting()
+    assert run("0,0,300,300", watcher) == own
+    assert (watcher.cores, len(watcher.kept)) == ([], 1)
 
 
 def test_a_failure_of_the_networks_ends_the_run_and_keeps_what_was_done(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pnseg_runtime.errors import OutputError
@@ -20,6 +21,7 @@ from pnseg_runtime.view import server as servers
 from pnseg_runtime.view.result import open_view
 from pnseg_runtime.view.server import STATIC, Server
 from tests.runtime.slide.local import run_local
+from tests.runtime.slide.made import save_image
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_page = pytest.mark.skipif(
@@ -208,6 +210,14 @@ def test_what_holds_no_result_is_one_sentence(tmp_path: Path, result: Path) -> N
         open_view(tmp_path)
     with pytest.raises(OutputError, match="no longer there"):
         open_view(result, tmp_path / "gone.svs")
+
+
+def test_a_slide_of_another_size_than_the_result_is_refused_in_one_sentence(result: Path, tmp_path: Path) -> None:
+    other = save_image(tmp_path / "other.png", np.zeros((700, 1000, 3), np.uint8))
+    with pytest.raises(OutputError, match=r"other\.png: has 1000×700 px, .*mosaic\.run\.json 1024×768; .*--slide"):
+        open_view(result, other)
+    same = save_image(tmp_path / "same.png", np.zeros((768, 1024, 3), np.uint8))
+    assert open_view(result, same).summary()["name"] == "same.png"
 
 
 #: What the page's script meets in a browser, as far as drawing outlines needs it: a screen of 25×15 tiles.
