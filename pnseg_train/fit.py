@@ -16,10 +16,11 @@ import torch
 from lightning_fabric import Fabric
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import OutputError, PnsegError
 from pnseg_train.checkpoints import Card, read_card, replace_recipe, save_checkpoint
 from pnseg_train.crops import Crop, Crops, item_seed, loader
 from pnseg_train.datasets import Sample
@@ -88,9 +89,32 @@ def fit(
         the card of the best checkpoint, without validation of the last.
 
     Raises:
-        PnsegError: the folder holds a run of another recipe, on other data, from other weights or of other
-            processes; or the training diverges, which leaves the checkpoints as they were before.
+        PnsegError: the folder holds a run of another network or recipe, on other data, from other weights or of other
+            processes, or checkpoints without a run to go on from; the training diverges, which leaves the checkpoints
+            as they were before; or a file cannot be written.
     """
+    try:
+        return _fit(task, network, card, train, validation, run, fabric, on_step, workers, on_start)
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a disk that is full
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OutputError(
+            f"{run}: the training cannot go on ({reason}); make room or mend the folder, and the same command goes on "
+            "from the last state."
+        ) from error
+
+
+def _fit(
+    task: Task,
+    network: nn.Module,
+    card: Card,
+    train: list[Sample],
+    validation: list[Sample],
+    run: Path,
+    fabric: Fabric,
+    on_step: Callable[[int, dict[str, float]], None] | None,
+    workers: int,
+    on_start: Callable[[], None] | None,
+) -> Card:
     plan = task.plan
     bare = network.to(fabric.device)
     learner = Learner(task, network)
@@ -107,8 +131,10 @@ def fit(
             for kept in (run / "best", run / "last", *run.glob("step-*")):
                 replace_recipe(kept, card.recipe)
         log.info("resumed %s at step %d", run, state["step"])
-    elif fabric.is_global_zero:
-        (run / METRICS).unlink(missing_ok=True)  # of a run that was stopped before its first state
+    else:
+        _refuse_lost_state(run)
+        if fabric.is_global_zero:
+            (run / METRICS).unlink(missing_ok=True)  # of a run that was stopped before its first state
     if on_start and fabric.is_global_zero:
         on_start()
     crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
@@ -240,6 +266,7 @@ def _validate(task: Task, network: nn.Module, samples: list[Sample]) -> dict[str
 
 # What a run is made of besides its recipe, and what each is called when it is another.
 ORIGIN = {
+    "network": "network",
     "data": "data sets",
     "splits": "splits for training and validation",
     "licences": "licences of the data",
@@ -262,6 +289,7 @@ def origin_of(card: Card, train: list[Sample], validation: list[Sample], process
                 digest.update(f"{pixels.shape}".encode())
                 digest.update(np.ascontiguousarray(pixels).data)
     return {
+        "network": card.network,
         "data": ", ".join(card.data),
         "splits": f"{card.recipe.splits.train}, {card.recipe.splits.val}",
         "licences": ", ".join(card.licences),
@@ -291,8 +319,20 @@ def _save_state(
         "origin": origin,
         "scaler": fabric.strategy.precision.state_dict(),  # of 16-mixed; otherwise empty
     }
-    torch.save(document, part)
+    try:
+        torch.save(document, part)
+    except RuntimeError as error:  # what torch makes of a disk that is full
+        raise OSError(f"{part.name} is not written whole") from error
     part.replace(run / STATE)
+
+
+def _refuse_lost_state(run: Path) -> None:
+    kept = [folder.name for folder in (run / "best", run / "last", *sorted(run.glob("step-*"))) if folder.exists()]
+    if kept:
+        raise PnsegError(
+            f"{run}: holds {' and '.join(kept)}, but no {STATE} to go on from, and a run from the start would replace "
+            "them; give another --out, or delete the folder to start anew."
+        )
 
 
 def _resume(
@@ -318,6 +358,10 @@ def _resume(
                 f"{run}: holds a run that differs in the {ORIGIN[name]}: {was or 'none'}, "
                 f"now {origin[name] or 'none'}; give another --out, or remove the folder to start anew."
             )
+    if document["network"].keys() != network.state_dict().keys():  # of a state that does not say of which network
+        raise PnsegError(
+            f"{run}: holds a run of another network; give another --out, or remove the folder to start anew."
+        )
     network.load_state_dict(document["network"])
     optimizer.load_state_dict(document["optimizer"])
     average.load_state_dict(document["average"])
@@ -336,10 +380,26 @@ def _same_training(saved: str, recipe: Recipe) -> bool:
 
 
 def _forget_after(metrics: Path, step: int) -> None:
-    # What was logged after the state was saved will be done again.
-    if metrics.is_file():
-        lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-        metrics.write_text("".join(line + "\n" for line in lines))
+    # What was logged after the state was saved will be done again. Of a process that was killed, or on a disk that was
+    # full, the last line may not be whole; it is behind the state, which was written after all before it.
+    if not metrics.is_file():
+        return
+    lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            logged = int(json.loads(line)["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise PnsegError(
+                f"{metrics}: line {number} is not a step's record; delete the line, and the run goes on."
+            ) from error
+        if logged <= step:
+            kept.append(line + "\n")
+    part = metrics.with_name(metrics.name + ".part")
+    part.write_text("".join(kept), encoding="utf-8")
+    part.replace(metrics)
 
 
 def open_board(run: Path, step: int) -> SummaryWriter:

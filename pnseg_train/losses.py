@@ -101,9 +101,11 @@ def _departure(output: PrompterOutput, wanted: PrompterOutput, point_weight: flo
     nucleus = 1.0 - classes[..., -1]
     divergence = F.kl_div(output.class_logits.float().log_softmax(dim=-1), classes, reduction="none").sum(dim=-1)
     apart = (output.points - wanted.points.detach()).square().sum(dim=-1)
-    inside = wanted.region_logits.detach().float().sigmoid()
+    sure = wanted.region_logits.detach().float()
+    inside = sure.sigmoid()
+    # Both of logits: of probabilities, CUDA refuses the cross-entropy under autocast.
     region = F.binary_cross_entropy_with_logits(output.region_logits.float(), inside)
-    region = region - F.binary_cross_entropy(inside, inside)
+    region = region - F.binary_cross_entropy_with_logits(sure, inside)
     anchors = (divergence + point_weight * apart * nucleus).sum() / nucleus.sum().clamp_min(1.0)
     return anchors + region_weight * region
 
@@ -115,6 +117,7 @@ def segmentor_losses(
     dice_each: bool,
     focal_weight: float = 20.0,
     weight: Tensor | None = None,
+    dice_weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """The terms of Eq. 2, already weighted.
 
@@ -124,12 +127,14 @@ def segmentor_losses(
         target: (P, H, W) float, the share of each pixel that is the nucleus.
         dice_each: Dice of each mask, so that small nuclei count as much as large ones, instead of
             Dice over the batch as the reference implementation has it.
+        focal_weight: of the focal loss; 20 in the paper, and 1 in the published code, which swaps the two.
         weight: (P, H, W) how much each pixel counts; None for all alike.
+        dice_weight: of the Dice loss; 1 in the paper, and 20 in the published code.
     """
     probability = logits.sigmoid()
     return {
         "focal": focal_weight * focal_loss(logits, target, weight=weight),
-        "dice": dice_loss(probability, target, each=dice_each, weight=weight),
+        "dice": dice_weight * dice_loss(probability, target, each=dice_each, weight=weight),
         "iou": F.mse_loss(iou, soft_iou(probability, target).detach()),
     }
 

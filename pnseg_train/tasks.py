@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from pnseg_train.models.segmentor import WINDOW, Prompts, full_size
 from pnseg_train.models.shared import SharedPair
 from pnseg_train.recipes import Plan, Recipe
 from pnseg_train.targets import (
+    Pixels,
     VoteTargets,
     centroids,
     contacts,
@@ -142,7 +144,15 @@ class SegmentorTask:
             target = mask_targets(crop.instances, prompts, ids, logits.shape[-1])
             weight = self._pixel_weights(crop.instances, logits.shape[-1])
             weight = weight if weight is None else weight[prompts.image_index]
-            terms |= segmentor_losses(logits, output.iou.float(), target, recipe.dice_each, weight=weight)
+            terms |= segmentor_losses(
+                logits,
+                output.iou.float(),
+                target,
+                recipe.dice_each,
+                recipe.focal_weight,
+                weight=weight,
+                dice_weight=recipe.dice_weight,
+            )
             if output.class_logits is not None:
                 kinds = [
                     nucleus_classes(p, c)[own] for p, c, (_, own) in zip(pixels, crop.classes.cpu(), drawn, strict=True)
@@ -163,9 +173,10 @@ class SegmentorTask:
     def validate(self, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
         ious = torch.cat([oracle_ious(network, sample) for sample in samples])
         matched = ious > 0.5
+        number = max(len(ious), 1)  # of no nucleus there is no mean, and a card holds numbers alone
         return {
-            "iou": float(ious.mean()),
-            "oracle_dq": float(matched.float().mean()),
+            "iou": float(ious.sum()) / number,
+            "oracle_dq": float(matched.sum()) / number,
             "oracle_sq": float(ious[matched].mean()) if matched.any() else 0.0,
         }
 
@@ -210,12 +221,23 @@ def find_points(pipeline: Pipeline, image: NDArray[np.uint8]) -> NDArray[np.floa
     return pipeline.find_points(seen.prompter).coords
 
 
-@torch.no_grad()
-def oracle_ious(network: nn.Module, sample: Sample) -> Tensor:
-    """IoU of the masks of prompts on centroids, window by window without overlap: (N,)."""
-    device = next(network.parameters()).device
+class JudgedWindow(NamedTuple):
+    """A window on which a segmentor is validated.
+
+    Attributes:
+        image: (WINDOW, WINDOW, 3) uint8 RGB, mirrored beyond the sample.
+        instances: (WINDOW, WINDOW), 1..N.
+        pixels: of these nuclei.
+    """
+
+    image: NDArray[np.uint8]
+    instances: Tensor
+    pixels: Pixels
+
+
+def judged_windows(sample: Sample) -> Iterator[JudgedWindow]:
+    """Windows without overlap that hold nuclei as large as :func:`~pnseg_train.augment.separate` keeps them."""
     height, width = sample.instances.shape
-    ious = [torch.zeros(0)]
     for top in range(0, max(height - 64, 1), WINDOW):
         for left in range(0, max(width - 64, 1), WINDOW):
             place = slice(max(min(top, height - WINDOW), 0), None), slice(max(min(left, width - WINDOW), 0), None)
@@ -223,17 +245,23 @@ def oracle_ious(network: nn.Module, sample: Sample) -> Tensor:
             missing = ((0, WINDOW - labels.shape[0]), (0, WINDOW - labels.shape[1]))
             instances = separate(torch.from_numpy(np.pad(labels, missing)))
             pixels = pixels_by_nucleus(instances.long())
-            if not len(pixels.area):
-                continue
-            points = centroids(pixels)[:, None]
-            prompts = Prompts(points, torch.ones(points.shape[:2]), torch.zeros(len(points), dtype=torch.int64))
-            window = normalise(torch.from_numpy(np.pad(image, (*missing, (0, 0)), mode="reflect")).permute(2, 0, 1))[
-                None
-            ]
-            output = network(window.to(device), Prompts(*(part.to(device) for part in prompts)))
-            masks = (full_size(output.mask_logits) > 0).float().cpu()
-            truth = (instances == torch.arange(1, len(points) + 1)[:, None, None]).float()
-            ious.append(soft_iou(masks, truth))
+            if len(pixels.area):
+                yield JudgedWindow(np.pad(image, (*missing, (0, 0)), mode="reflect"), instances, pixels)
+
+
+@torch.no_grad()
+def oracle_ious(network: nn.Module, sample: Sample) -> Tensor:
+    """IoU of the masks of prompts on centroids, window by window without overlap: (N,)."""
+    device = next(network.parameters()).device
+    ious = [torch.zeros(0)]
+    for image, instances, pixels in judged_windows(sample):
+        points = centroids(pixels)[:, None]
+        prompts = Prompts(points, torch.ones(points.shape[:2]), torch.zeros(len(points), dtype=torch.int64))
+        window = normalise(torch.from_numpy(image).permute(2, 0, 1))[None]
+        output = network(window.to(device), Prompts(*(part.to(device) for part in prompts)))
+        masks = (full_size(output.mask_logits) > 0).float().cpu()
+        truth = (instances == torch.arange(1, len(points) + 1)[:, None, None]).float()
+        ious.append(soft_iou(masks, truth))
     return torch.cat(ious)
 
 

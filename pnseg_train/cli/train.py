@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import click
 import numpy as np
@@ -23,16 +23,18 @@ from rich.logging import RichHandler
 from torch import nn
 
 from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.outputs.atomic import make_folder
 from pnseg_train.checkpoints import Card, build, build_pair, start_from, weights_digest
 from pnseg_train.cli.options import data_option, mpp_option
 from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
+from pnseg_train.datasets.sample import image_digest
 from pnseg_train.fit import STATE, fit
 from pnseg_train.models.segmentor import WINDOW
 from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
 from pnseg_train.recipes import NO_SPLIT, Part, PrompterPart, Recipe, Splits, read_recipe
-from pnseg_train.tasks import task_of
+from pnseg_train.tasks import judged_windows, task_of
 
 log = logging.getLogger(__name__)
 PROMPTER_PLAN = "prompter.plan"
@@ -50,6 +52,14 @@ Examples:
 
 The same command goes on where a stopped run was. Each device, and each process of torchrun, takes its own batch.
 """
+
+
+class Read(NamedTuple):
+    """A sample as the model sees it; folder, the data set; digest, of the image as its file holds it."""
+
+    folder: Path
+    sample: Sample
+    digest: str
 
 
 @click.command(epilog=EXAMPLES)
@@ -102,18 +112,20 @@ def train(
     recipe = _recipe(network, recipe_name, overrides)
     chosen = {name: split for name, split in (("train", train_split), ("val", val_split)) if split}
     recipe = recipe.model_copy(update={"splits": recipe.splits.model_copy(update=chosen)})
+    if network == "shared":
+        _refuse_shared_sam(recipe)
     if pretrained and not init:
         _refuse_random_sam(network, recipe)
     plan = recipe.prompter.plan if network == "prompter" else recipe.segmentor.plan
     fabric = open_fabric(accelerator, devices, plan.precision)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _log_to(out / "train.log")
     if threads:
         torch.set_num_threads(threads)
     training = _read(folders, recipe.splits.train, recipe, mpp)
     validation = [] if recipe.splits.val == NO_SPLIT else _read(folders, recipe.splits.val, recipe, mpp)
     _refuse_leak(training, validation, recipe.splits)
-    _refuse_nothing_to_judge_by(validation, recipe.splits)
+    _refuse_nothing_to_judge_by(network, validation, recipe.splits)
     fabric.launch()
     if fabric.world_size > 1 and fabric.is_global_zero:
         together = fabric.world_size * plan.batch
@@ -130,7 +142,7 @@ def train(
     model = build_pair(card, imagenet) if network == "shared" else build(card, imagenet)
     if init:
         card = card.model_copy(update={"tuned_from": _start_from(init, model)})
-    samples, held_out = ([sample for _, sample in part] for part in (training, validation))
+    samples, held_out = ([read.sample for read in part] for part in (training, validation))
     describe = partial(_describe_run, out, recipe)
     best = fit(task_of(model, recipe), model, card, samples, held_out, out, fabric, workers=workers, on_start=describe)
     if fabric.is_global_zero:
@@ -201,6 +213,19 @@ def _recipe(network: str, name: str, overrides: tuple[str, ...]) -> Recipe:
     return recipe
 
 
+def _refuse_shared_sam(recipe: Recipe) -> None:
+    """Refuse an image encoder for both networks that no bundle could hold.
+
+    Raises:
+        PnsegError: it is a ViT, whose windows are of one size, and the prompter takes images of any.
+    """
+    if isinstance(SEGMENTOR_SIZES[recipe.size], VitSize):
+        raise PnsegError(
+            f"one image encoder of size {recipe.size} for both networks cannot be exported; set size=nano, or train "
+            "prompter and segmentor apart."
+        )
+
+
 def _refuse_random_sam(network: str, recipe: Recipe) -> None:
     if network != "prompter" and isinstance(SEGMENTOR_SIZES[recipe.size], VitSize):
         name = f"sam_{recipe.size.lower()}"
@@ -240,14 +265,16 @@ def assignment(text: str) -> tuple[str, object]:
         raise PnsegError(f"--set {text}: the value is not YAML; quote it, or close its brackets.") from error
 
 
-def _read(folders: tuple[Path, ...], split: str, recipe: Recipe, mpp: float | None) -> list[tuple[Path, Sample]]:
-    # All samples of a split as the model sees them, and their folders; mpp is that of images that do not state theirs.
+def _read(folders: tuple[Path, ...], split: str, recipe: Recipe, mpp: float | None) -> list[Read]:
+    # All samples of a split as the model sees them; mpp is that of images that do not state theirs.
     number, samples = len(recipe.classes), []
     for folder in folders:
         given = (replace(sample, mpp=sample.mpp or mpp) for sample in open_dataset(folder, split))
-        own = [sample.with_classes(number).at_mpp(recipe.mpp) for sample in given]
-        _check_classes(folder, split, own, recipe)
-        samples += [(folder, sample) for sample in own]
+        own = [
+            Read(folder, sample.with_classes(number).at_mpp(recipe.mpp), image_digest(sample.image)) for sample in given
+        ]
+        _check_classes(folder, split, [read.sample for read in own], recipe)
+        samples += own
     return samples
 
 
@@ -272,26 +299,46 @@ def _licences(folder: Path) -> set[str]:
         return {row["licence"] for row in csv.DictReader(stream) if row.get("licence")}
 
 
-def _refuse_leak(training: list[tuple[Path, Sample]], validation: list[tuple[Path, Sample]], splits: Splits) -> None:
+def _refuse_leak(training: list[Read], validation: list[Read], splits: Splits) -> None:
     both = f"both in the training split {splits.train} and in the validation split {splits.val}"
     remedy = "choose splits that share none, or --val-split none, which trains without validation"
-    images = {(folder, s.name) for folder, s in training} & {(folder, s.name) for folder, s in validation}
-    if images:
-        folder, name = min(images)
-        raise PnsegError(f"{folder}: {len(images)} images, {name} one of them, stand {both}; {remedy}.")
-    groups = {s.group for _, s in training if s.group} & {s.group for _, s in validation if s.group}
+    trained = {read.digest: read for read in training}
+    shared = [(read, trained[read.digest]) for read in validation if read.digest in trained]
+    if shared:
+        held, twin = min(shared, key=lambda pair: (pair[0].folder, pair[0].sample.name))
+        there = f"{held.sample.name} one of them"
+        if (held.folder, held.sample.name) != (twin.folder, twin.sample.name):
+            there = f"{held.sample.name} (the same pixels as {twin.folder}: {twin.sample.name}) one of them"
+        raise PnsegError(f"{held.folder}: {len(shared)} images, {there}, stand {both}; {remedy}.")
+    groups = _groups(training) & _groups(validation)
     if groups:
         raise PnsegError(
-            f"images of one group ({', '.join(sorted(groups))}) stand {both}; {remedy}, "
+            f"images of one group ({', '.join(sorted({name for _, name in groups}))}) stand {both}; {remedy}, "
             "or mend the groups of index.csv where the data have one."
         )
 
 
-def _refuse_nothing_to_judge_by(validation: list[tuple[Path, Sample]], splits: Splits) -> None:
-    if validation and not any(sample.instances.any() for _, sample in validation):
+def _groups(samples: list[Read]) -> set[tuple[Path | None, str]]:
+    # A data set may number its patients as another does; those of TCGA have the same names in all.
+    return {
+        (None if read.sample.group.startswith("TCGA-") else read.folder.resolve(), read.sample.group)
+        for read in samples
+        if read.sample.group
+    }
+
+
+def _refuse_nothing_to_judge_by(network: str, validation: list[Read], splits: Splits) -> None:
+    if not validation:
+        return
+    remedy = "choose another split, or --val-split none, which trains without validation"
+    if not any(read.sample.instances.any() for read in validation):
         raise PnsegError(
-            f"the validation split {splits.val} has no nucleus, so no step is better than another; "
-            "choose another split, or --val-split none, which trains without validation."
+            f"the validation split {splits.val} has no nucleus, so no step is better than another; {remedy}."
+        )
+    if network != "prompter" and not any(True for read in validation for _ in judged_windows(read.sample)):
+        raise PnsegError(
+            f"the nuclei of the validation split {splits.val} are all too small to be prompted (under 16 px at "
+            f"the recipe's mpp), so no step is better than another; {remedy}."
         )
 
 

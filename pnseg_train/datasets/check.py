@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
 from pnseg_train.datasets.layouts import Layout
-from pnseg_train.datasets.sample import Sample, SizeMismatchError
+from pnseg_train.datasets.sample import Sample, SizeMismatchError, image_digest
 
 # What is found, and whether a set with it must not be trained on.
 MISMATCHED, UNREADABLE, LEAKAGE = "mismatched size", "unreadable", "split leakage"
@@ -87,7 +86,7 @@ def check(layout: Layout, folder: Path, look: Callable[[str, Sample], object] | 
                 continue
             _count(held, sample)
             findings.extend(faults_of(sample))
-            seen.append((split or "", sample.name, sample.group, sha256(sample.image.tobytes()).hexdigest()))
+            seen.append((split or "", sample.name, sample.group, image_digest(sample.image)))
             if look is not None:
                 look(split or "", sample)
     findings.extend(_leaks(seen))

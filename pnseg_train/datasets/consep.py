@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.images import read_image
-from pnseg_train.datasets.hovernet_mat import Pair, find_pairs, has_types, read_labels, read_types, select
+from pnseg_train.datasets.hovernet_mat import (
+    Pair,
+    find_pairs,
+    has_types,
+    knows_types,
+    read_labels,
+    read_types,
+    select,
+)
 from pnseg_train.datasets.sample import Sample, check_size
 from pnseg_train.datasets.samples import Samples
 
@@ -36,7 +44,7 @@ def read(folder: Path, split: str | None = None) -> Samples:
 
     Raises:
         ImageError: no such split, or none of its images is there, or a damaged label; when a sample is
-            read, a class that CoNSeP does not have.
+            read, a class that CoNSeP does not have, or a label without classes.
         SizeMismatchError: when a sample is read, a label of another size.
     """
     pairs, table = select(folder, split), class_table(folder)
@@ -60,6 +68,11 @@ def _read(pair: Pair, table: NDArray[np.uint8]) -> Sample:
     image = read_image(pair.image).pixels
     instances, classes = read_labels(pair.label)
     check_size(pair.label, instances, image)
+    if instances.any() and not knows_types(pair.label):
+        raise ImageError(
+            f"{pair.label}: has neither type_map nor inst_type, but other labels of the set do; download it again, "
+            "or take it and its image out of the set."
+        )
     if classes.max(initial=0) >= len(table):
         raise ImageError(f"{pair.label}: class {classes.max()}, expected 1 to {len(table) - 1}; download it again.")
     return Sample(

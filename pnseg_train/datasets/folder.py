@@ -42,7 +42,7 @@ def read(folder: Path, split: str | None = None) -> Samples:
 
     Raises:
         ImageError: a folder without images, a split without rows, an index that is not understood; when a sample is
-            read, a label that is missing.
+            read, a label that is missing, or a class map where others have theirs.
         SizeMismatchError: when a sample is read, a label of another size.
     """
     rows = [row for row in _index(folder) if split is None or row.get("split") == split]
@@ -101,9 +101,8 @@ def _read(folder: Path, row: dict[str, str]) -> Sample:
     label = folder / "labels" / f"{name}.png"
     instances = _pixels(label, cv2.IMREAD_UNCHANGED)
     check_size(label, instances, image)
-    class_file = folder / "classes" / f"{name}.png"
-    classes = _pixels(class_file, cv2.IMREAD_UNCHANGED) if class_file.is_file() else (instances != 0)
-    check_size(class_file, classes, image)
+    classes = _classes(folder, name, instances)
+    check_size(folder / "classes" / label.name, classes, image)
     return Sample(
         name=name,
         image=image,
@@ -113,6 +112,19 @@ def _read(folder: Path, row: dict[str, str]) -> Sample:
         tissue=row.get("tissue", ""),
         mpp=float(row["mpp"]) if row.get("mpp") else None,
     )
+
+
+def _classes(folder: Path, name: str, instances: NDArray[np.generic]) -> NDArray[np.generic]:
+    # Of a set that tells classes, an image that lacks its own would have all its nuclei in the first.
+    path = folder / "classes" / f"{name}.png"
+    if path.is_file():
+        return _pixels(path, cv2.IMREAD_UNCHANGED)
+    if path.parent.is_dir() and instances.any():
+        raise ImageError(
+            f"{path}: missing, but the set tells classes; put it there, take its row out of index.csv, or take the "
+            "folder classes/ away from a set of one class."
+        )
+    return instances != 0
 
 
 def _pixels(path: Path, flags: int) -> NDArray[np.generic]:

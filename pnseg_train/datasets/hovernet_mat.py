@@ -62,10 +62,8 @@ def read_types(path: Path) -> NDArray[np.integer]:
 
 
 def has_types(folder: Path) -> bool:
-    """Whether the label files below a folder know classes, as the first that is no ruin tells."""
-    pairs = (*find_pairs(folder, "train"), *find_pairs(folder, "test"))
-    held = next(filter(None, (_variables(pair.label) for pair in pairs)), frozenset())
-    return not held.isdisjoint(TYPES)
+    """Whether any label file below a folder knows classes."""
+    return any(knows_types(pair.label) for part in ("train", "test") for pair in find_pairs(folder, part))
 
 
 def knows_types(path: Path) -> bool:

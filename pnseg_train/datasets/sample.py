@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,11 @@ class Sample:
                 "choose a recipe with the classes of this data set, or one with a single class."
             )
         return self
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """SHA-256 of an image's sides and pixels (H, W, 3): the same for the same image, whatever its file."""
+    return sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def check_size(label: Path, instances: NDArray[np.generic], image: NDArray[np.uint8]) -> None:

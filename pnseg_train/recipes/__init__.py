@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pnseg_runtime.bundle import Guess
 from pnseg_runtime.errors import PnsegError
@@ -18,6 +27,8 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Channel = Annotated[int, Field(ge=0, le=255)]
 Part = Literal["image_encoder", "prompt_encoder", "mask_decoder"]
 PrompterPart = Literal["backbone", "points", "region"]
 
@@ -42,7 +53,9 @@ class Plan(_Strict):
     fixed_norms: bool = Field(
         False, description="batch norms keep the statistics they start with, as a network that is tuned gently needs"
     )
-    precision: str = Field("32-true", description="Lightning Fabric's name of a precision, e.g. bf16-mixed")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="Lightning Fabric's name of a precision"
+    )
     validate_every: int = Field(250, gt=0)
     checkpoint_every: int = Field(100, gt=0)
     keep: tuple[Annotated[int, Field(gt=0)], ...] = Field(
@@ -50,21 +63,36 @@ class Plan(_Strict):
     )
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _has_its_step(self) -> Plan:
+        if self.schedule == "step" and not self.step_at:
+            raise ValueError("with the schedule step, step_at must be above 0: from 0 on, no step has the rate lr")
+        return self
+
 
 class Augment(_Strict):
     """Crops and their augmentation, see :mod:`pnseg_train.augment`."""
 
     crop: int = Field(256, gt=0)
-    diameter: float = Field(20.0, description="half of the crops are scaled so that nuclei get it, px; 0 for none")
-    spread: float = Field(0.3, description="standard deviation of the log of the scale")
-    limits: tuple[float, float] = (0.55, 2.5)
+    diameter: float = Field(
+        20.0, ge=0, description="half of the crops are scaled so that nuclei get it, px; 0 for none"
+    )
+    spread: float = Field(0.3, ge=0, description="standard deviation of the log of the scale")
+    limits: tuple[PositiveFloat, PositiveFloat] = Field((0.55, 2.5), description="smallest and largest scale")
     turns: bool = Field(
         True, description="crops are turned and mirrored; false teaches where labels lie, if all lie off their images"
     )
-    colour: float = Field(1.0, description="strength; 0 leaves colours alone")
-    clumps: float = Field(0.0, description="share of the crops whose nuclei get copies laid against them")
-    compression: float = Field(0.0, ge=0, le=1, description="share of the crops that lose what files of scanners lose")
-    pairs: float = Field(0.0, ge=0, le=1, description="share of the crops that are seen as two files hold them")
+    colour: float = Field(1.0, ge=0, le=4, description="strength; 0 leaves colours alone, and 4 blurs every crop")
+    clumps: Share = Field(0.0, description="share of the crops whose nuclei get copies laid against them")
+    compression: Share = Field(0.0, description="share of the crops that lose what files of scanners lose")
+    pairs: Share = Field(0.0, description="share of the crops that are seen as two files hold them")
+
+    @field_validator("limits")
+    @classmethod
+    def _ascend(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] > limits[1]:
+            raise ValueError("the smallest scale comes before the largest")
+        return limits
 
 
 class PrompterRecipe(_Strict):
@@ -72,9 +100,9 @@ class PrompterRecipe(_Strict):
 
     levels: int = Field(3, ge=1, le=4, description="L")
     spacing: int = Field(8, gt=0, description="λ, px")
-    background_weight: float = Field(0.4, description="β")
-    point_weight: float = 5e-3
-    region_weight: float = Field(1.0, description="auxiliary region task; 0 switches it off")
+    background_weight: float = Field(0.4, ge=0, description="β")
+    point_weight: float = Field(5e-3, ge=0)
+    region_weight: float = Field(1.0, ge=0, description="auxiliary region task; 0 switches it off")
     agreement: float = Field(0.0, ge=0, description="weight of what a crop's two files (augment.pairs) must share")
     frozen: list[PrompterPart] = Field([], description="parts that are not trained: backbone, points, region")
     plan: Plan
@@ -84,14 +112,18 @@ class SegmentorRecipe(_Strict):
     """The segmentor and its loss (paper section 3.2)."""
 
     negatives: int = Field(1, ge=0, description="K in training")
-    drop_negatives: float = Field(0.0, description="share of the prompts that get no negative")
+    drop_negatives: Share = Field(0.0, description="share of the prompts that get no negative")
     instances: int = Field(20, gt=0, description="Z, prompts a crop at most")
-    central: float = Field(0.0, description="share of the points drawn near the centroid, as a prompter places them")
+    central: Share = Field(0.0, description="share of the points drawn near the centroid, as a prompter places them")
+    focal_weight: float = Field(20.0, ge=0, description="of the masks' focal loss; 1 in the published code")
+    dice_weight: float = Field(1.0, ge=0, description="of the masks' Dice loss; 20 in the published code")
     dice_each: bool = Field(False, description="Dice of each mask instead of the batch's")
-    vote_weight: float = Field(0.0, description="weight of the dense outputs' losses (nano)")
+    vote_weight: float = Field(0.0, ge=0, description="weight of the dense outputs' losses (nano)")
     full_size: bool = Field(True, description="masks are compared at 256×256; else at the decoder's resolution")
-    contact_weight: float = Field(0.0, description="added to the weight of pixels where two nuclei touch")
-    class_weight: float = Field(1.0, description="weight of the class's focal loss, if the segmentor tells classes")
+    contact_weight: float = Field(0.0, ge=0, description="added to the weight of pixels where two nuclei touch")
+    class_weight: float = Field(
+        1.0, ge=0, description="weight of the class's focal loss, if the segmentor tells classes"
+    )
     frozen: list[Part] = Field(
         [], description="parts that are not trained: image_encoder, prompt_encoder, mask_decoder"
     )
@@ -113,15 +145,15 @@ class Inference(_Strict):
     unknown_mpp: Guess = Field("model", description="what files that state no resolution are taken for")
     sensitivity: float = Field(0.0, description="taken from the background's class logit")
     region_filter: bool = Field(True, description="mask-aided filtering of the points")
-    pad_multiple: int = Field(0, description="sides of the prompter's image are mirrored up to it; 0 for λ, px")
-    nms_radius: float = Field(12.0, description="of the point NMS, px")
-    negatives: int = Field(0, description="K")
-    nms_iou: float = Field(0.5, description="of two masks whose boxes overlap more, one goes")
+    pad_multiple: int = Field(0, ge=0, description="sides of the prompter's image are mirrored up to it; 0 for λ, px")
+    nms_radius: float = Field(12.0, ge=0, description="of the point NMS, px")
+    negatives: int = Field(0, ge=0, description="K")
+    nms_iou: Share = Field(0.5, description="of two masks whose boxes overlap more, one goes")
     nms_overlap: float | None = Field(
         None, gt=0, le=1, description="if more of the smaller of two masks lies in the other, one goes; not by nms_iou"
     )
-    iou_threshold: float = Field(0.0, ge=0, le=1, description="masks with a lower predicted IoU are dropped")
-    overlap: int = Field(64, description="ε, what neighbouring windows share, px")
+    iou_threshold: Share = Field(0.0, description="masks with a lower predicted IoU are dropped")
+    overlap: int = Field(64, ge=0, lt=256, description="ε, what neighbouring windows share, px")
     tidy: bool = Field(False, description="keep a mask's largest piece and fill its holes")
 
 
@@ -140,9 +172,9 @@ class Recipe(_Strict):
     """Everything that a training run needs but the data."""
 
     size: Literal["B", "L", "H", "nano"]
-    classes: list[str]
-    colors: list[tuple[int, int, int]]
-    mpp: float = 0.25
+    classes: list[str] = Field(min_length=1)
+    colors: list[tuple[Channel, Channel, Channel]]
+    mpp: float = Field(0.25, gt=0)
     splits: Splits = Splits()
     class_by: Literal["prompter", "segmentor"] = Field("prompter", description="which network tells a nucleus's class")
     shared_encoder: bool = Field(False, description="one image encoder for both networks, trained end to end")

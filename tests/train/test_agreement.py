@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import Card, build
@@ -52,6 +53,32 @@ def test_a_region_map_that_is_not_trained_may_differ():
     other = one._replace(region_logits=other.region_logits)
     assert disagreement(one, other, 5e-3, 0.0).item() == pytest.approx(0, abs=1e-6)
     assert disagreement(one, other, 5e-3, 1.0).item() > 1e-3
+
+
+def test_what_a_region_map_costs_is_the_divergence_of_its_probabilities():
+    one, other = random_output(0), random_output(1)
+    alone = [output._replace(points=one.points, class_logits=one.class_logits) for output in (one, other)]
+    p, q = (output.region_logits.detach().double().sigmoid() for output in alone)
+    divergence = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    back = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
+    expected = float((divergence + back).mean() / 2)
+    assert disagreement(*alone, *WEIGHTS).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_agreement_is_computed_where_cuda_runs_in_mixed_precision():
+    # CUDA refuses the cross-entropy of probabilities under autocast; its dispatch key tells so on a CPU, too.
+    one, other = random_output(0), random_output(1)
+    expected = disagreement(one, other, *WEIGHTS)
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        with torch._C._IncludeDispatchKeyGuard(torch._C.DispatchKey.AutocastCUDA):
+            with pytest.raises(RuntimeError, match="unsafe to autocast"):
+                F.binary_cross_entropy(torch.rand(4), torch.rand(4))
+            found = disagreement(one, other, *WEIGHTS)
+    finally:
+        torch.set_autocast_enabled("cuda", before)
+    assert torch.equal(found, expected)
 
 
 def test_agreement_is_a_term_of_its_own_beside_those_of_the_paper():

@@ -1,10 +1,16 @@
 """Crops keep image and maps aligned to the pixel."""
 
+import re
+from importlib.metadata import version
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
+from torchvision.transforms import v2
 
 from pnseg_train.augment import StainJitter, as_tv, colour, geometry, separate
 from pnseg_train.crops import Crops, item_seed, normalise
@@ -147,3 +153,16 @@ def test_a_crop_comes_as_two_files_hold_it_where_that_is_asked_for():
         equal.append(torch.equal(crop.image, crop.other))
         assert equal[-1] == torch.equal(alone.image, crop.image)
     assert 0 < sum(equal) < 6
+
+
+def test_the_declared_floors_have_what_the_colours_need_and_are_met_here():
+    # torchvision adds noise to images of whole numbers from 0.24 on, which goes with torch 2.9.
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for name, needed in (("torch", "2.9"), ("torchvision", "0.24")):
+        floors = re.findall(rf'"{name}>=([\d.]+)"', text)
+        assert len(floors) == 2  # of training and of export
+        for floor in floors:
+            assert Version(needed) <= Version(floor) <= Version(version(name))
+    noisy = v2.GaussianNoise(sigma=0.03)(torch.full((3, 8, 8), 99, dtype=torch.uint8))
+    assert noisy.dtype == torch.uint8
+    assert (noisy != 99).any()

@@ -1,16 +1,23 @@
 """The training loop on real tiles: it learns, it repeats, and it goes on exactly where it stopped."""
 
+import errno
 import json
 import math
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import Precision
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from pnseg_runtime.errors import PnsegError
+from pnseg_train import checkpoints
+from pnseg_train import fit as fitting
 from pnseg_train.checkpoints import Card, build, load_checkpoint, read_card
 from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.fit import fit, learning_rate
@@ -203,6 +210,85 @@ def test_a_run_that_was_stopped_before_its_first_state_begins_its_log_anew(tmp_p
         train_dot(tmp_path, tiles_of(), stop_after=1)
     assert [line["step"] for line in lines(tmp_path)] == [1]
     train_dot(tmp_path, tiles_of())
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("says_of_which", [True, False])
+def test_a_run_of_another_network_is_not_continued(says_of_which, tmp_path):
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    if says_of_which:
+        state["origin"]["network"] = "segmentor"  # of the same recipe and data
+    else:  # a state of an earlier version, of a network with other tensors
+        del state["origin"]["network"]
+        state["network"] = {"mask_decoder.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "state.pt")
+    says = "differs in the network: segmentor, now prompter" if says_of_which else "another network"
+    with pytest.raises(PnsegError, match=rf"holds a run .*{says}; give another --out"):
+        train_dot(tmp_path, tiles_of())
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kept", ["best", "last", "step-1"])
+def test_checkpoints_without_a_state_to_go_on_from_are_not_replaced(kept, tmp_path):
+    train_dot(tmp_path / "whole", tiles_of(), plan={"validate_every": 2, "keep": [1]})
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "whole" / kept, run / kept)
+    shutil.copy(tmp_path / "whole" / "metrics.jsonl", run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(
+        PnsegError, match=rf"holds {kept}, but no state\.pt .*; give another --out, or delete the folder"
+    ):
+        train_dot(run, tiles_of(), on_start=lambda: pytest.fail("started"))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("fault", ['{"step": 4, "lr"', "4", '"', "\0\0\0", '{"lr": 1}'])
+def test_a_last_line_of_the_log_that_is_not_whole_is_dropped_and_the_run_goes_on(fault, tmp_path):
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write(fault)
+    train_dot(tmp_path, tiles_of())
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_line_within_the_log_that_is_no_record_is_named(tmp_path):
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("{\n" + log.read_text())
+    with pytest.raises(PnsegError, match=r"metrics\.jsonl: line 1 is not a step's record; delete the line"):
+        train_dot(tmp_path, tiles_of())
+
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FULL_DISK = {
+    "log": (fitting, "_append", NO_SPACE, "No space left on device"),
+    "rename": (Path, "replace", NO_SPACE, "No space left on device"),
+    # As torch and safetensors have it.
+    "state": (torch, "save", RuntimeError("unexpected pos 704 vs 598"), r"state\.pt\.part is not written whole"),
+    "weights": (checkpoints, "save_file", SafetensorError("I/O error: No space left (os error 28)"), "No space left"),
+}
+
+
+@pytest.mark.parametrize("what", FULL_DISK)
+def test_a_disk_that_is_full_is_one_sentence_and_the_run_goes_on_once_there_is_room(what, tmp_path, monkeypatch):
+    place, name, error, says = FULL_DISK[what]
+    every = {"checkpoint_every": 1}
+
+    def fails(*_, **__):
+        raise error
+
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3, plan=every)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, fails)
+        with pytest.raises(PnsegError, match=rf"the training cannot go on \(.*{says}.*\); make room"):
+            train_dot(tmp_path, tiles_of(), plan=every)
+    _, card = train_dot(tmp_path, tiles_of(), plan=every)
+    assert card.step == 4
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
 
 

@@ -4,9 +4,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pnseg_train.losses import dice_loss, focal_loss, prompter_losses, soft_iou, vote_losses
+from pnseg_train.checkpoints import Card, build
+from pnseg_train.crops import Crop
+from pnseg_train.losses import (
+    dice_loss,
+    focal_loss,
+    prompter_losses,
+    segmentor_losses,
+    soft_iou,
+    vote_losses,
+)
 from pnseg_train.models.prompter import PrompterOutput
+from pnseg_train.recipes import read_recipe
 from pnseg_train.targets import VoteTargets
+from pnseg_train.tasks import task_of
 
 
 def test_focal_loss_without_focus_is_cross_entropy():
@@ -25,6 +36,32 @@ def test_perfect_masks_have_no_dice_loss_and_unit_iou():
     target = (torch.rand(3, 16, 16) > 0.5).float()
     assert float(dice_loss(target, target)) == pytest.approx(0, abs=1e-6)
     assert soft_iou(target, target).tolist() == pytest.approx([1, 1, 1])
+
+
+def test_focal_and_dice_loss_have_weights_which_the_published_code_has_the_other_way_round():
+    logits, target, iou = torch.randn(3, 8, 8), (torch.rand(3, 8, 8) > 0.5).float(), torch.rand(3)
+    focal, dice = focal_loss(logits, target), dice_loss(logits.sigmoid(), target)
+    paper = segmentor_losses(logits, iou, target, False)
+    published = segmentor_losses(logits, iou, target, False, 1.0, dice_weight=20.0)
+    assert (float(paper["focal"]), float(paper["dice"])) == pytest.approx((20 * float(focal), float(dice)))
+    assert (float(published["focal"]), float(published["dice"])) == pytest.approx((float(focal), 20 * float(dice)))
+    assert paper["iou"] == published["iou"]
+
+
+def test_a_recipe_says_how_much_focal_and_dice_loss_weigh():
+    torch.manual_seed(0)
+    network = build(Card(network="segmentor", recipe=read_recipe("nano"))).eval()
+    instances = torch.zeros(1, 256, 256, dtype=torch.int64)
+    instances[:, 30:60, 40:70] = 1
+    crop = Crop(torch.randn(1, 3, 256, 256), instances, instances)
+
+    def terms(**weights):
+        task = task_of(network, read_recipe("nano", {f"segmentor.{name}": value for name, value in weights.items()}))
+        torch.manual_seed(1)
+        return {name: float(term.detach()) for name, term in task.losses(network, crop).items()}
+
+    paper, published = terms(), terms(focal_weight=1, dice_weight=20)
+    assert published == pytest.approx(paper | {"focal": paper["focal"] / 20, "dice": paper["dice"] * 20}, rel=1e-4)
 
 
 def test_dice_of_each_mask_weighs_small_nuclei_like_large_ones():

@@ -1,8 +1,12 @@
 import pytest
+import torch
+from torchvision import tv_tensors
 
 from pnseg_runtime.errors import PnsegError
+from pnseg_train.augment import colour
 from pnseg_train.cli.train import assignment
-from pnseg_train.recipes import RECIPES, read_recipe
+from pnseg_train.fit import learning_rate
+from pnseg_train.recipes import RECIPES, SegmentorRecipe, read_recipe
 
 
 @pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.yaml")])
@@ -64,6 +68,59 @@ def test_a_wrong_field_is_named(wrong):
 def test_a_plan_that_nobody_could_follow_is_refused(field, value):
     with pytest.raises(PnsegError, match=rf"prompter\.plan\.{field}"):
         read_recipe("nano", {f"prompter.plan.{field}": value})
+
+
+@pytest.mark.parametrize(
+    ("field", "bad", "good"),
+    [
+        *(("inference.nms_radius", -1, 0), ("inference.negatives", -1, 0), ("inference.pad_multiple", -8, 0)),
+        *(("inference.overlap", 256, 255), ("inference.overlap", -1, 0), ("inference.nms_iou", 1.1, 1)),
+        *(("inference.nms_iou", -0.1, 0), ("inference.iou_threshold", 1.1, 1)),
+        *(("prompter.background_weight", -0.4, 0), ("prompter.point_weight", -1, 0), ("prompter.agreement", -1, 0)),
+        *(("segmentor.drop_negatives", 40, 1), ("segmentor.central", 7, 1), ("segmentor.central", -0.1, 0)),
+        *(("segmentor.focal_weight", -1, 0), ("segmentor.dice_weight", -1, 0), ("segmentor.vote_weight", -1, 0)),
+        *(("segmentor.contact_weight", -1, 0), ("segmentor.class_weight", -1, 0)),
+        *(("augment.clumps", 30, 1), ("augment.compression", 2, 1), ("augment.pairs", 2, 1)),
+        *(
+            ("augment.diameter", -5, 0),
+            ("augment.spread", -1, 0),
+            ("augment.colour", 4.1, 4),
+            ("augment.colour", -1, 0),
+        ),
+        *(("augment.limits", [2.5, 0.55], [1, 1]), ("augment.limits", [0, 1], [0.1, 1])),
+        *(("mpp", 0, 0.1), ("colors", [[300, 0, 0]], [[255, 0, 0]]), ("prompter.plan.precision", "bf16", "16-mixed")),
+    ],
+)
+def test_a_value_that_nothing_could_come_of_is_refused_and_the_last_that_works_is_not(field, bad, good):
+    with pytest.raises(PnsegError, match=field.replace(".", r"\.")):
+        read_recipe("nano", {field: bad})
+    read_recipe("nano", {field: good})
+
+
+def test_the_strongest_colours_are_drawn_and_stronger_ones_could_not_be():
+    image = tv_tensors.Image(torch.full((3, 16, 16), 99, dtype=torch.uint8))
+    assert colour(4)(image).shape == image.shape
+    with pytest.raises(ValueError, match="in the interval"):
+        colour(4.1)
+
+
+def test_a_recipe_has_a_class():
+    with pytest.raises(PnsegError, match="classes"):
+        read_recipe("nano", {"classes": [], "colors": []})
+
+
+def test_a_schedule_of_steps_has_a_step():
+    with pytest.raises(PnsegError, match=r"prompter\.plan: .*step_at must be above 0"):
+        read_recipe("nano", {"prompter.plan.schedule": "step"})
+    plan = read_recipe("nano", {"prompter.plan.schedule": "step", "prompter.plan.step_at": 1}).prompter.plan
+    assert learning_rate(plan.warmup, plan) == pytest.approx(plan.lr / 10)
+
+
+def test_a_recipe_of_before_the_weights_of_focal_and_dice_loss_has_the_papers():
+    segmentor = read_recipe("nano").segmentor
+    earlier = segmentor.model_dump(exclude={"focal_weight", "dice_weight"})
+    assert SegmentorRecipe.model_validate(earlier) == segmentor
+    assert (segmentor.focal_weight, segmentor.dice_weight) == (20, 1)
 
 
 @pytest.mark.parametrize("field", ["size.x", "classes.0", "prompter.plan.steps.often"])

@@ -11,7 +11,7 @@ import torch
 from pnseg_train.checkpoints import Card, build
 from pnseg_train.crops import Crop, Crops, item_seed
 from pnseg_train.datasets import read_folder
-from pnseg_train.fit import Learner, learning_rate, make_optimizer
+from pnseg_train.fit import Learner, learning_rate
 from pnseg_train.recipes import read_recipe
 from pnseg_train.tasks import task_of
 from tests import golden
@@ -43,14 +43,14 @@ def test_only_the_first_writes_the_run(trained):
     assert (trained / "run" / "best" / "model.safetensors").is_file()
 
 
-@pytest.mark.slow
-def test_a_step_of_two_processes_is_one_on_the_mean_of_their_gradients(trained):
+def in_one_process(divisor):
+    """The weights of the same run, each step on the gradients of both processes' crops, summed and divided."""
     torch.set_num_threads(1)
     recipe = read_recipe("nano", two_processes.OVERRIDES)
     plan = recipe.prompter.plan
     torch.manual_seed(1)
     network = build(Card(network="prompter", recipe=recipe))
-    learner, optimizer = Learner(task_of(network, recipe), network), make_optimizer(network, plan)
+    learner, optimizer = Learner(task_of(network, recipe), network), two_processes.plain_descent(network, plan)
     crops = Crops(read_folder(golden.TILES, None)[:4], recipe.augment, plan.seed, 4)
     for step in range(plan.steps):
         for group in optimizer.param_groups:
@@ -62,9 +62,20 @@ def test_a_step_of_two_processes_is_one_on_the_mean_of_their_gradients(trained):
                 buffer.copy_(buffers[name])
             torch.manual_seed(item_seed(plan.seed + 1, 2 * step + rank))
             batch = Crop(*(part[None] for part in crops[2 * step + rank]))
-            (sum(learner.train()(*batch).values()) / 2).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
+            (sum(learner.train()(*batch).values()) / divisor).backward()
         optimizer.step()
+    return network.state_dict()
+
+
+def assert_same(weights, others):
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], atol=2e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_a_step_of_two_processes_is_one_on_the_mean_of_their_gradients(trained):
     together = torch.load(trained / "weights0.pt", weights_only=True)
-    for name, tensor in network.state_dict().items():
-        torch.testing.assert_close(tensor, together[name], atol=2e-4, rtol=1e-3, msg=name)
+    assert_same(in_one_process(divisor=2), together)
+    for other in (1, 0.2):  # their sum, or ten times the mean
+        with pytest.raises(AssertionError):
+            assert_same(in_one_process(divisor=other), together)

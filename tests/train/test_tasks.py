@@ -1,15 +1,19 @@
 """Validation while a network is trained: it sees images as the runtime does."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from pnseg_runtime.softening import Blurs, see
+from pnseg_train.datasets import Sample
 from pnseg_train.inference import points_pipeline
 from pnseg_train.models.prompter import PrompterOutput, anchor_grid
+from pnseg_train.models.segmentor import SegmentorOutput
 from pnseg_train.recipes import read_recipe
-from pnseg_train.tasks import find_points
+from pnseg_train.tasks import SegmentorTask, find_points, judged_windows
 from tests.runtime.made import sample
+from tests.train.datasets.made import boxes_map, picture
 
 RECIPE = read_recipe("nano", {"inference.colour_blur": 2.0, "inference.nms_radius": 1.0})
 SPACING = RECIPE.prompter.spacing
@@ -29,6 +33,27 @@ class Everywhere(nn.Module):
         points = anchor_grid(height, width, SPACING).flatten(0, 1)[None]
         logits = torch.tensor([9.0, -9.0]).expand(1, points.shape[1], 2)
         return PrompterOutput(points, logits, torch.ones(1, 1, height, width))
+
+
+class Disc(nn.Module):
+    """A segmentor whose every mask is the whole window."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, image, prompts):
+        number = len(prompts.coords)
+        return SegmentorOutput(torch.ones(number, 64, 64), torch.ones(number))
+
+
+@pytest.mark.parametrize(("side", "expected"), [(3, 0.0), (4, 16 / 256**2)])
+def test_a_segmentor_that_no_nucleus_judges_has_the_score_zero_and_not_none(side, expected):
+    labels = boxes_map({1: (5, 5, 5 + side, 5 + side)}, (256, 256))
+    small = Sample("small", picture(256, 256), labels, labels.astype(np.uint8))
+    assert len(list(judged_windows(small))) == (side > 3)
+    metrics = SegmentorTask(RECIPE).validate(Disc(), [small])
+    assert metrics == {"iou": pytest.approx(expected), "oracle_dq": 0.0, "oracle_sq": 0.0}
 
 
 def test_points_of_the_padding_do_not_count_and_colours_are_softened_as_in_the_runtime():

@@ -46,8 +46,8 @@ def test_a_data_set_of_other_classes_is_refused_even_if_it_has_fewer(tmp_path):
 
 @pytest.mark.parametrize("groups", [True, False])
 def test_validation_on_images_of_the_training_is_refused_and_none_is_offered(groups, tmp_path):
-    for name in ("a", "b"):
-        write_plain(tmp_path, name, picture(), boxes_map({1: (1, 1, 9, 9)}))
+    for seed, name in enumerate("ab"):
+        write_plain(tmp_path, name, picture(seed=seed), boxes_map({1: (1, 1, 9, 9)}))
     rows = [("a", "train", "g"), ("b", "val", "g")] if groups else [("a", "train", ""), ("b", "val", "")]
     write_index(tmp_path, rows)
     result = run(tmp_path, tmp_path / "run", *(() if groups else ("--train-split", "train+val")))
@@ -56,9 +56,80 @@ def test_validation_on_images_of_the_training_is_refused_and_none_is_offered(gro
     assert "--val-split none" in result.stderr
 
 
+class Built(Exception):
+    """Nothing was refused, and a network was to be built."""
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Commands end where they would build a network."""
+
+    def build(*_):
+        raise Built
+
+    monkeypatch.setattr(verb, "build", build)
+    monkeypatch.setattr(verb, "build_pair", build)
+
+
+def two_sets(folder, *rows):
+    """Options for two data sets, and the sets: rows of (set, name, seed of the picture, split, group)."""
+    for name in "AB":
+        own = [row[1:] for row in rows if row[0] == name]
+        for image, seed, _, _ in own:
+            write_plain(folder / name, image, picture(seed=seed), boxes_map({1: (1, 1, 9, 9)}))
+        write_index(folder / name, [(image, split, group) for image, _, split, group in own])
+    return ["--data", str(folder / "B"), "--no-pretrained"]
+
+
+def test_an_image_that_two_sets_hold_under_two_names_is_refused_in_both_splits(tmp_path, untrained):
+    rows = [("A", "x", 0, "train", ""), ("A", "y", 1, "val", ""), ("B", "p", 2, "train", ""), ("B", "q", 0, "val", "")]
+    result = run(tmp_path / "A", tmp_path / "run", *two_sets(tmp_path, *rows))
+    assert result.exit_code == 1
+    said = f"{tmp_path / 'B'}: 1 images, q (the same pixels as {tmp_path / 'A'}: x) one of them, stand both in the"
+    assert said in result.stderr
+
+
+def test_the_same_image_at_two_resolutions_is_the_same_image(tmp_path, untrained):
+    for name in "ab":
+        write_plain(tmp_path, name, picture(), boxes_map({1: (1, 1, 19, 19)}))
+    (tmp_path / "index.csv").write_text("id,split,mpp\na,train,0.5\nb,val,0.25\n")
+    result = run(tmp_path, tmp_path / "run")
+    assert result.exit_code == 1
+    assert f"1 images, b (the same pixels as {tmp_path}: a) one of them" in result.stderr
+
+
+@pytest.mark.parametrize(("patient", "refused"), [("1", False), ("TCGA-A7-A13E", True)])
+def test_sets_that_number_their_patients_alike_are_no_leak_but_patients_of_tcga_are(
+    patient, refused, tmp_path, untrained
+):
+    rows = [
+        *(("A", "x", 0, "train", patient), ("A", "y", 1, "val", "2")),
+        *(("B", "p", 2, "train", "3"), ("B", "q", 3, "val", patient)),
+    ]
+    options = two_sets(tmp_path, *rows)
+    result = run(tmp_path / "A", tmp_path / "run", *options)
+    assert isinstance(result.exception, SystemExit if refused else Built)
+    assert (f"images of one group ({patient}) stand both" in result.stderr) == refused
+    # One set by two names is one set.
+    (tmp_path / "link").symlink_to(tmp_path / "A")
+    write_index(tmp_path / "A", [("x", "train", "1"), ("y", "val", "1")])
+    result = run(tmp_path / "link", tmp_path / "run", "--data", str(tmp_path / "A"))
+    assert "images of one group (1) stand both" in result.stderr
+
+
+@pytest.mark.parametrize(("network", "refused"), [("prompter", False), ("segmentor", True), ("shared", True)])
+def test_a_validation_split_whose_nuclei_are_too_small_to_be_prompted_is_refused(network, refused, tmp_path, untrained):
+    write_plain(tmp_path, "a", picture(seed=0), boxes_map({1: (1, 1, 9, 9)}))
+    write_plain(tmp_path, "b", picture(seed=1), boxes_map({1: (1, 1, 4, 6), 2: (20, 20, 23, 23)}))
+    write_index(tmp_path, [("a", "train", ""), ("b", "val", "")])
+    result = CliRunner().invoke(cli, ["train", network, "--data", str(tmp_path), "--out", str(tmp_path / "run")])
+    assert isinstance(result.exception, SystemExit if refused else Built)
+    assert ("of the validation split val are all too small to be prompted" in result.stderr) == refused
+
+
 def test_a_validation_split_without_a_nucleus_is_refused(tmp_path):
-    write_plain(tmp_path, "a", picture(), boxes_map({1: (1, 1, 9, 9)}))
-    write_plain(tmp_path, "b", picture(), boxes_map({}))
+    write_plain(tmp_path, "a", picture(seed=0), boxes_map({1: (1, 1, 9, 9)}))
+    write_plain(tmp_path, "b", picture(seed=1), boxes_map({}))
     write_index(tmp_path, [("a", "train", ""), ("b", "val", "")])
     result = run(tmp_path, tmp_path / "run")
     assert result.exit_code == 1
@@ -138,12 +209,22 @@ def test_a_shared_encoder_is_trained_stopped_at_will_and_predicts(tmp_path):
 
 @pytest.mark.parametrize("network", ["segmentor", "shared"])
 @pytest.mark.parametrize("size", ["B", "L", "H"])
-def test_a_sam_is_not_started_from_random_weights_unawares(network, size, tmp_path):
+def test_a_sam_is_neither_started_from_random_weights_unawares_nor_shared(network, size, tmp_path, untrained):
     arguments = ["--recipe", "kumar", "--set", f"size={size}", "--set", "inference.pad_multiple=32"]
     arguments += ["--data", str(golden.TILES), "--out", str(tmp_path / "run")]
+    if network == "shared":
+        says, arguments = (
+            f"one image encoder of size {size} for both networks cannot be exported",
+            [
+                *arguments,
+                "--no-pretrained",
+            ],
+        )
+    else:
+        says = f"pnseg import sam_vit_{size.lower()}.pth"
     result = CliRunner().invoke(cli, ["train", network, *arguments])
     assert result.exit_code == 1
-    assert f"pnseg import sam_vit_{size.lower()}.pth" in result.stderr
+    assert says in result.stderr
     assert not (tmp_path / "run").exists()
 
 

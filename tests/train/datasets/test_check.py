@@ -68,6 +68,15 @@ def test_a_missing_image_is_found(folder):
     assert not report.sound
 
 
+def test_a_class_map_that_is_missing_where_others_are_there_is_found(folder):
+    for name in "abc":
+        write_png(folder / "classes" / f"{name}.png", LABELS.astype(np.uint8))
+    report = report_of(folder)
+    assert kinds(report) == [UNREADABLE]
+    assert "d.png: missing, but the set tells classes" in report.findings[0].detail
+    assert not report.sound
+
+
 def test_a_patient_in_two_splits_is_a_leak(folder):
     write_index(folder, [("a", "train", "p1"), ("b", "train", "p2"), ("c", "val", "p2"), ("d", "val", "p3")])
     report = report_of(folder)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pnseg_runtime.errors import ImageError
-from pnseg_train.datasets import read_folder
+from pnseg_train.datasets import open_dataset, read_folder
 from tests import golden
-from tests.train.datasets.made import boxes_map, picture, write_plain
+from tests.train.datasets.made import boxes_map, picture, write_plain, write_png
 
 
 def test_splits_are_read_from_the_index():
@@ -47,6 +47,20 @@ def test_a_broken_label_is_named(fault, tmp_path):
         cv2.imwrite(str(label), np.zeros((10, 10), np.uint16))
     with pytest.raises(ImageError, match=label.stem):
         read_folder(tmp_path)
+
+
+def test_an_image_without_a_class_map_is_refused_where_others_have_theirs(tmp_path):
+    labels = boxes_map({1: (1, 1, 9, 9), 2: (20, 20, 30, 30)})
+    for name in ("a", "b"):
+        write_plain(tmp_path, name, picture(), labels)
+    np.testing.assert_array_equal(read_folder(tmp_path)[1].classes, labels != 0)  # a set of one class
+    write_png(tmp_path / "classes" / "a.png", labels.astype(np.uint8))
+    samples = open_dataset(tmp_path)
+    np.testing.assert_array_equal(samples[0].classes, labels)
+    with pytest.raises(ImageError, match=r"classes/b\.png: missing, but the set tells classes; put it there"):
+        samples[1]
+    write_png(tmp_path / "labels" / "b.png", np.zeros((40, 50), np.uint16))  # no nucleus, so no class either
+    assert not samples[1].classes.any()
 
 
 def indexed(folder, content, encoding="utf-8"):

@@ -86,6 +86,17 @@ def test_one_damaged_label_does_not_turn_consep_into_cpm17(tmp_path):
         open_dataset(tmp_path, "val")
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_label_without_classes_is_refused_where_others_have_theirs(number, tmp_path):
+    write_consep(tmp_path, (1, 3, 4), (2, 5, 7))
+    write_mat(tmp_path / "Train" / "Labels" / f"train_{number}.mat", inst_map=boxes_map(BOXES).astype(float))
+    assert layout_of(tmp_path).name == "consep"  # even if the first is the one
+    samples = open_dataset(tmp_path, "train")
+    with pytest.raises(ImageError, match=rf"train_{number}\.mat: has neither type_map nor inst_type, but other"):
+        samples[number - 1]
+    np.testing.assert_array_equal(samples[2 - number].classes, type_map((1, 3, 3)))
+
+
 def test_a_class_consep_does_not_have_is_refused(tmp_path):
     write_consep(tmp_path, (1, 3, 4), (2, 5, 8))
     with pytest.raises(ImageError, match=r"train_5\.mat: class 8"):
