@@ -116,7 +116,7 @@ def _open(images: Path, split: str | None, limit: int, mpp: float) -> tuple[list
 
 
 def _print(results: list[Result]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     framed = console.is_terminal
     if not framed:
         console.width = 10_000

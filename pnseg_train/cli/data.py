@@ -110,9 +110,9 @@ def document(layout: Layout, path: Path, report: Report, sheet: Path | None) -> 
 
 def print_report(layout: Layout, report: Report) -> None:
     """A table of the splits, then the findings."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     classes = f", classes {', '.join(layout.classes)}" if layout.classes else ""
-    console.print(f"{layout.title}{classes}", markup=False)
+    console.print(f"{layout.title}{classes}")
     table = Table("split", "images", "nuclei", "at the border", "median diameter", box=None)
     for split, counts in report.counts.items():
         median = _median(counts)
@@ -125,12 +125,12 @@ def print_report(layout: Layout, report: Report) -> None:
         )
     console.print(table)
     for kind, number in Counter(finding.kind for finding in report.findings).items():
-        console.print(f"{kind}: {number}", style="red" if kind in FATAL else "yellow", markup=False)
+        console.print(f"{kind}: {number}", style="red" if kind in FATAL else "yellow")
         details = [finding.detail for finding in report.findings if finding.kind == kind]
         for detail in details[:SHOWN]:
-            console.print(f"  {detail}", markup=False)
+            console.print(f"  {detail}")
         if number > SHOWN:
-            console.print(f"  … and {number - SHOWN} more; --json lists them all.", markup=False)
+            console.print(f"  … and {number - SHOWN} more; --json lists them all.")
     if not report.findings:
         console.print("nothing wrong", style="green")
 

@@ -69,7 +69,7 @@ def print_misfits(error: MisfitError) -> None:
     table = Table("tensor", "in the file", "in the network", box=None)
     for name, given, wanted in error.rows[:SHOWN]:
         table.add_row(name, given if given != NONE else "missing", wanted if wanted != NONE else "unexpected")
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     console.width = max(console.width, 120)
     console.print(table)
     if len(error.rows) > SHOWN:

@@ -85,7 +85,7 @@ def report(run: Run, protocol: Sequence[str], options: Options) -> dict[str, Any
 
 def print_scores(runs: Sequence[Run], protocol: Sequence[str]) -> None:
     """One row a set and fold; tissues and classes, where there are any; and the protocol below."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.width = max(console.width, 120)
     table = Table("set", "split", "images", *SHOWN, box=None)
     for run in runs:
