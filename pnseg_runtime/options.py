@@ -17,6 +17,8 @@ COARSEST_STRIDE = 32
 #: Context of a part of an image that the prompter does not see whole, px: as far as nano sees, so that it has the
 #: points that it has on the whole image (docs/slide.md).
 USUAL_MARGIN = 320
+#: Microns per pixel of light microscopes; what lies outside was mostly meant in another unit, or is missing.
+LEAST_MPP, MOST_MPP = 0.05, 5.0
 #: Of a point; the paper has up to four. Each is a column of every prompt.
 MOST_NEGATIVES = 64
 

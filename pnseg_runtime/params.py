@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from pnseg_runtime.bundle import Guess
-from pnseg_runtime.rescale import LEAST_MPP, MOST_MPP
+from pnseg_runtime.options import LEAST_MPP, MOST_MPP
 
 #: Microns per pixel; for images that state none, a guess; None for the guess that the bundle names.
 MppChoice = float | Guess | None
@@ -25,14 +25,19 @@ def settled(choice: MppChoice, usual: Guess) -> tuple[float | None, Guess]:
     return (None, usual) if choice is None else (choice, "model")
 
 
-class Mpp(click.FloatRange):
-    """Microns per pixel that images can have, or a guess."""
+class Microns(click.FloatRange):
+    """Microns per pixel that images can have."""
 
     def __init__(self) -> None:
         super().__init__(LEAST_MPP, MOST_MPP)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in get_args(Guess):
-            return value
         found = super().convert(value, param, ctx)
         return self.fail(f"{value} is no number.", param, ctx) if math.isnan(found) else found
+
+
+class Mpp(Microns):
+    """Microns per pixel that images can have, or a guess."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in get_args(Guess) else super().convert(value, param, ctx)

@@ -16,14 +16,13 @@ from PIL import Image
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.masks import largest_piece, tighten
 from pnseg_runtime.nuclei import Nuclei
+from pnseg_runtime.options import LEAST_MPP, MOST_MPP
 from pnseg_runtime.pixels import MAX_PIXELS
 from pnseg_runtime.prompts import PointPrompts
 
 #: Images whose pixels differ from the model's by less are taken as they are: scanners of one kind differ
 #: that much, nuclei differ more, and resampling costs sharpness.
 TOLERANCE = 0.05
-#: Microns per pixel that images can have; what lies outside was mostly meant in another unit, or is missing.
-LEAST_MPP, MOST_MPP = 0.05, 5.0
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tifffile import PHOTOMETRIC
 
 from pnseg_runtime.colour import Samples, UnsupportedImage, to_8_bit, unit_to_8_bit
+from pnseg_runtime.options import LEAST_MPP, MOST_MPP
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 
@@ -178,5 +179,6 @@ def credible_mpp(x: float | str, y: float | str) -> float | None:
     except ValueError:
         return None
     square = abs(width - height) <= 0.01 * max(abs(width), abs(height))
-    light = all(0.05 <= side <= 5 for side in (width, height))  # both: no share of an infinite one is too much
+    # Both: of an infinite one no share is too much.
+    light = all(LEAST_MPP <= side <= MOST_MPP for side in (width, height))
     return (width + height) / 2 if square and light else None

@@ -7,7 +7,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,96 +94,95 @@ def fit(
             processes, or checkpoints without a run to go on from; the training diverges, which leaves the checkpoints
             as they were before; or a file cannot be written.
     """
+    with _one_sentence(run):
+        plan = task.plan
+        bare = network.to(fabric.device)
+        learner = Learner(task, network)
+        wrapped, optimizer = fabric.setup(learner, make_optimizer(network, plan))
+        average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
+        state = {"step": 0, "best": -math.inf, "seconds": 0.0}
+        run.mkdir(parents=True, exist_ok=True)
+        origin = origin_of(card, train, validation, fabric.world_size)
+        if (run / STATE).is_file():
+            _resume(run, card, origin, bare, optimizer, average, state, fabric)
+            if fabric.is_global_zero:
+                _forget_after(run / METRICS, int(state["step"]))
+                # The inference may be another, and the cards are what predicts.
+                for kept in (run / "best", run / "last", *run.glob("step-*")):
+                    replace_recipe(kept, card.recipe)
+            log.info("resumed %s at step %d", run, state["step"])
+        else:
+            _refuse_lost_state(run)
+            if fabric.is_global_zero:
+                (run / METRICS).unlink(missing_ok=True)  # of a run that was stopped before its first state
+        if on_start and fabric.is_global_zero:
+            on_start()
+        crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
+        batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size, workers))
+        best = read_card(run / "best", card.network) if state["best"] > -math.inf else card
+        if not validation and (run / "last").is_dir():
+            best = read_card(run / "last", card.network)
+        board = open_board(run, int(state["step"])) if fabric.is_global_zero else None
+        with _Progress(fabric, plan) as advance:
+            for step in range(int(state["step"]), plan.steps):
+                started = time.perf_counter()
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, plan) * group["factor"]
+                torch.manual_seed(item_seed(plan.seed + 1, step * fabric.world_size + fabric.global_rank))
+                losses = train_step(wrapped, optimizer, Crop(*fabric.to_device(next(batches))), fabric, plan)
+                if plan.ema and step >= plan.ema_from:
+                    average.update_parameters(bare)
+                else:
+                    average.module.load_state_dict(bare.state_dict())
+                kept_then = average.module if _keeps(step, plan) else None
+                _refuse_divergence(run, step + 1, losses["loss"], kept_then, fabric)
+                state["step"] = step + 1
+                state["seconds"] += time.perf_counter() - started
+                record: dict[str, Any] = {"step": step + 1, "lr": optimizer.param_groups[0]["lr"], **losses}
+                if fabric.is_global_zero and ((step + 1) % plan.validate_every == 0 or step + 1 == plan.steps):
+                    metrics = _validate(task, average.module, validation) if validation else {}
+                    record |= {f"val_{name}": value for name, value in metrics.items()}
+                    now = card.model_copy(update={"step": step + 1, "metrics": metrics})
+                    save_checkpoint(run / "last", average.module, now)
+                    if not validation:
+                        best = now
+                    elif metrics[task.score] > state["best"]:
+                        state["best"], best = metrics[task.score], now
+                        save_checkpoint(run / "best", average.module, now)
+                    told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "kept"
+                    log.info("step %d: %s", step + 1, told)
+                if fabric.is_global_zero and step + 1 in plan.keep:
+                    now = card.model_copy(update={"step": step + 1})
+                    save_checkpoint(run / f"step-{step + 1}", average.module, now)
+                if board is not None:
+                    _show(board, record)
+                    _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
+                    if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
+                        _save_state(run, card, origin, bare, optimizer, average, state, fabric)
+                advance(step + 1, losses)
+                if on_step:
+                    on_step(step + 1, losses)
+        if board is not None:
+            board.close()
+        fabric.barrier()
+        return best
+
+
+@contextmanager
+def _one_sentence(run: Path) -> Iterator[None]:
+    """What a disk refuses, as a sentence that names the run.
+
+    Raises:
+        OutputError: a file of the run cannot be read or written.
+    """
     try:
-        return _fit(task, network, card, train, validation, run, fabric, on_step, workers, on_start)
+        yield
     except (OSError, SafetensorError) as error:  # safetensors has its own for a disk that is full
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise OutputError(
             f"{run}: the training cannot go on ({reason}); make room or mend the folder, and the same command goes on "
             "from the last state."
         ) from error
-
-
-def _fit(
-    task: Task,
-    network: nn.Module,
-    card: Card,
-    train: list[Sample],
-    validation: list[Sample],
-    run: Path,
-    fabric: Fabric,
-    on_step: Callable[[int, dict[str, float]], None] | None,
-    workers: int,
-    on_start: Callable[[], None] | None,
-) -> Card:
-    plan = task.plan
-    bare = network.to(fabric.device)
-    learner = Learner(task, network)
-    wrapped, optimizer = fabric.setup(learner, make_optimizer(network, plan))
-    average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
-    state = {"step": 0, "best": -math.inf, "seconds": 0.0}
-    run.mkdir(parents=True, exist_ok=True)
-    origin = origin_of(card, train, validation, fabric.world_size)
-    if (run / STATE).is_file():
-        _resume(run, card, origin, bare, optimizer, average, state, fabric)
-        if fabric.is_global_zero:
-            _forget_after(run / METRICS, int(state["step"]))
-            # The inference may be another, and the cards are what predicts.
-            for kept in (run / "best", run / "last", *run.glob("step-*")):
-                replace_recipe(kept, card.recipe)
-        log.info("resumed %s at step %d", run, state["step"])
-    else:
-        _refuse_lost_state(run)
-        if fabric.is_global_zero:
-            (run / METRICS).unlink(missing_ok=True)  # of a run that was stopped before its first state
-    if on_start and fabric.is_global_zero:
-        on_start()
-    crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
-    batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size, workers))
-    best = read_card(run / "best", card.network) if state["best"] > -math.inf else card
-    if not validation and (run / "last").is_dir():
-        best = read_card(run / "last", card.network)
-    board = open_board(run, int(state["step"])) if fabric.is_global_zero else None
-    with _Progress(fabric, plan) as advance:
-        for step in range(int(state["step"]), plan.steps):
-            started = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, plan) * group["factor"]
-            torch.manual_seed(item_seed(plan.seed + 1, step * fabric.world_size + fabric.global_rank))
-            losses = train_step(wrapped, optimizer, Crop(*fabric.to_device(next(batches))), fabric, plan)
-            if plan.ema and step >= plan.ema_from:
-                average.update_parameters(bare)
-            else:
-                average.module.load_state_dict(bare.state_dict())
-            _refuse_divergence(run, step + 1, losses["loss"], average.module if _keeps(step, plan) else None, fabric)
-            state["step"] = step + 1
-            state["seconds"] += time.perf_counter() - started
-            record: dict[str, Any] = {"step": step + 1, "lr": optimizer.param_groups[0]["lr"], **losses}
-            if fabric.is_global_zero and ((step + 1) % plan.validate_every == 0 or step + 1 == plan.steps):
-                metrics = _validate(task, average.module, validation) if validation else {}
-                record |= {f"val_{name}": value for name, value in metrics.items()}
-                now = card.model_copy(update={"step": step + 1, "metrics": metrics})
-                save_checkpoint(run / "last", average.module, now)
-                if not validation:
-                    best = now
-                elif metrics[task.score] > state["best"]:
-                    state["best"], best = metrics[task.score], now
-                    save_checkpoint(run / "best", average.module, now)
-                log.info("step %d: %s", step + 1, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()) or "kept")
-            if fabric.is_global_zero and step + 1 in plan.keep:
-                save_checkpoint(run / f"step-{step + 1}", average.module, card.model_copy(update={"step": step + 1}))
-            if board is not None:
-                _show(board, record)
-                _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
-                if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
-                    _save_state(run, card, origin, bare, optimizer, average, state, fabric)
-            advance(step + 1, losses)
-            if on_step:
-                on_step(step + 1, losses)
-    if board is not None:
-        board.close()
-    fabric.barrier()
-    return best
 
 
 class Learner(nn.Module):

@@ -21,6 +21,7 @@ from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
+from pnseg_runtime.params import Microns
 from pnseg_runtime.slide import KINDS, Busy, Model, Networks, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.job import Job
 from pnseg_runtime.slide.outputs import TISSUE, stem_of
@@ -55,7 +56,7 @@ Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usa
 @output_options(KINDS)
 @click.option(
     "--mpp",
-    type=click.FloatRange(0.05, 5),
+    type=Microns(),
     help="Microns per pixel of the full resolution [default: what a file states].",
 )
 @click.option("--roi", metavar="X,Y,W,H|FILE", help="Look only here: px of the full resolution, or GeoJSON polygons.")

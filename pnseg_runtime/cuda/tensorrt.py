@@ -80,7 +80,8 @@ def raised(path: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise BackendError(f"{path}: {str(error).rstrip('.')}; the GPU may be out of memory.") from error
+        told = str(error).rstrip(".")
+        raise BackendError(f"{path}: {told}; the GPU may be out of memory: take smaller images or batches.") from error
 
 
 class Context:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pnseg_runtime.options import USUAL_MARGIN
+from pnseg_runtime.options import LEAST_MPP, MOST_MPP, USUAL_MARGIN
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class SlideOptions:
     margin: int = USUAL_MARGIN
 
     def __post_init__(self) -> None:
-        if self.mpp is not None and not 0.05 <= self.mpp <= 5:
+        if self.mpp is not None and not LEAST_MPP <= self.mpp <= MOST_MPP:
             raise ValueError(
-                f"{self.mpp:g} microns per pixel are none of a light microscope; give a value from 0.05 to 5."
+                f"{self.mpp:g} microns per pixel are none of a light microscope; give a value from {LEAST_MPP:g} to "
+                f"{MOST_MPP:g}."
             )
         if self.core is not None and self.core < 64:
             raise ValueError(f"core must be at least 64 px, not {self.core}.")

@@ -19,7 +19,6 @@ from pnseg_runtime.errors import ImageError
 from pnseg_runtime.rescale import TOLERANCE
 from pnseg_runtime.slide.readers.base import Box, Level, Pixels, SlideReader, UnreadableRegion
 from pnseg_runtime.softening import Blurs, Seen, see
-from pnseg_runtime.tiff import credible_mpp
 
 _SUPPORT = 2  # work px around what is resampled, which a bicubic kernel reaches
 _SPARE = 6  # px of the level beyond that
@@ -116,17 +115,6 @@ def _refusal(path: Path, hint: str) -> str:
         f"{path}: states no credible microns per pixel{known}; give it with --mpp "
         "(a scan at 40× has about 0.25, at 20× about 0.5)."
     )
-
-
-def check_mpp(mpp: float) -> float:
-    """Microns per pixel as a user gives them.
-
-    Raises:
-        ValueError: not those of a light microscope.
-    """
-    if credible_mpp(mpp, mpp) is None:
-        raise ValueError(f"{mpp:g} microns per pixel are none of a light microscope; give a value from 0.05 to 5.")
-    return mpp
 
 
 def _best_level(levels: tuple[Level, ...], scale: float) -> int:

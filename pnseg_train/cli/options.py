@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from pnseg_runtime.params import Microns
+
 mpp_option = click.option(
     "--mpp",
-    type=click.FloatRange(0.05, 5),
+    type=Microns(),
     help="Microns per pixel of images that do not state theirs [default: taken as the model's].",
 )
 

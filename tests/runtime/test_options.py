@@ -82,3 +82,11 @@ def test_choices_on_the_command_line_that_make_no_sense_are_one_sentence(tmp_pat
     assert result.exit_code == 2
     assert result.output.splitlines()[-1].endswith(says)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_slide_of_no_microns_per_pixel_is_refused_before_anything_is_opened(tmp_path):
+    out = tmp_path / "out"
+    result = CliRunner().invoke(cli, ["slide", str(SAMPLES / "he_pink.png"), "--mpp", "nan", "--out", str(out)])
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1].endswith("nan is no number.")
+    assert not out.exists()
