@@ -94,7 +94,7 @@ def _prompts(local: Coordinates, bounds: NDArray[np.intp], negatives: int) -> tu
 
 
 def batches(prompts: WindowPrompts, size: int) -> Iterator[NDArray[np.intp]]:
-    """The windows that have prompts, ascending, at most ``size`` at a time."""
+    """The windows that have prompts, ascending, at most ``size`` at a time and about as many each time."""
     used = np.unique(prompts.windows)
-    for first in range(0, len(used), size):
-        yield used[first : first + size]
+    if len(used):
+        yield from np.array_split(used, -(-len(used) // size))

@@ -89,23 +89,6 @@ def roots(folder: Path) -> Iterator[Path]:
         yield (Path(home) if home else Path("~/.cache").expanduser()) / "pnseg"
 
 
-def drop_unsound(folder: Path) -> None:
-    """Remove what another library has kept in a folder of its own and is not as :func:`seal` has found it."""
-    with suppress(OSError):
-        for entry in sorted(folder.iterdir()):
-            if entry.suffix != DIGEST and not is_sound(entry):
-                entry.unlink()
-                _digest(entry).unlink(missing_ok=True)
-
-
-def seal(folder: Path) -> None:
-    """Note the hashes of what another library has kept in a folder of its own."""
-    with suppress(OSError):  # without a hash it is made anew the next time
-        for entry in sorted(folder.iterdir()):
-            if entry.suffix != DIGEST and not _digest(entry).exists():
-                _digest(entry).write_text(sha256_of(entry), encoding="ascii")
-
-
 def is_sound(entry: Path) -> bool:
     """Whether an entry is there as it was written."""
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.sessions import Opening, Runner
-from pnseg_runtime.sessions.cache import drop_unsound, seal, writable
-from pnseg_runtime.sessions.cpu import cpu, has_bfloat16, has_vnni, physical_cores
+from pnseg_runtime.sessions.cache import cached
+from pnseg_runtime.sessions.cpu import has_bfloat16, has_vnni, physical_cores
 
 Arrays = dict[str, NDArray[Any]]
 Shape = tuple[int, ...]
@@ -30,6 +32,9 @@ PROMPT_STEP = 8
 #: px from which an image has a graph of its own, as windows have: compiled for one size, more layers are joined and the
 #: features share memory (nano, 2560×2560 px: 1.0 GB for 2.1). For smaller ones compiling would cost more than it saves.
 LARGE = 1_000_000
+#: Windows that are encoded side by side at most, each on its share of the threads: two threads that work on two windows
+#: need not wait for each other at every layer.
+MOST_SIDE_BY_SIDE = 4
 
 
 def problem(opening: Opening) -> str | None:
@@ -56,7 +61,7 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     stored = "float32" if opening.precision == "bfloat16" else opening.precision
     path, digest = bundle.path(graph, stored), bundle.graph(graph, stored).sha256
     try:
-        network = Network(path, opening, writable(bundle.folder) if opening.cache else None, digest)
+        network = Network(path, opening, bundle.folder if opening.cache else None, digest)
         network.prepare(None if graph == "decoder" else (1, 3, *2 * [bundle.manifest.masking.window]))
     except Exception as error:
         raise BundleError(
@@ -65,70 +70,126 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     return runner(network, INFERENCES[graph])
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A network for inputs of one size, or of any.
+
+    Attributes:
+        requests: each runs the network on inputs of its own, at the same time as the others.
+        outputs: names.
+        weights: the file that they lie in, None where OpenVINO has them to itself.
+    """
+
+    requests: list[openvino.InferRequest]
+    outputs: list[str]
+    weights: openvino.Tensor | None
+
+    def run(self, parts: Iterable[Arrays]) -> list[Arrays]:
+        """The outputs of as many inputs as there are requests, or fewer, in memory that the next call overwrites."""
+        with ExitStack() as running:  # when one fails, it waits for the others
+            used = []
+            for request, part in zip(self.requests, parts, strict=False):
+                request.start_async(part, share_inputs=True)
+                running.callback(request.wait)
+                used.append(request)
+        return [{name: request.get_tensor(name).data for name in self.outputs} for request in used]
+
+
 class Network:
-    """A graph, compiled for what it is given: a window, any size, or a large image's own.
+    """A graph, compiled for what it is given: one window, several side by side, any size, or a large image's own.
 
     Args:
         path: the graph.
         opening: how it is to run.
-        folder: where compiled networks are kept, None for nowhere.
+        folder: the bundle's, beside which compiled networks are kept; None if they are not.
         digest: of the graph, by which they are found there.
     """
 
     def __init__(self, path: Path, opening: Opening, folder: Path | None, digest: str = "") -> None:
         self.path, self._digest = path, digest
         reduced = opening.precision == "bfloat16" or (opening.precision == "int8" and has_bfloat16())
+        threads = opening.threads or physical_cores()
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": opening.threads or physical_cores(),
+            "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
         }
+        self._side_by_side = min(threads, MOST_SIDE_BY_SIDE)
         self._leave_out = opening.leave_out
         self._folder = folder
         self._core = openvino.Core()
-        self.outputs = [output.get_any_name() for output in self._read().outputs]
-        self._kept: dict[Shape | None, openvino.InferRequest] = {}
-        self._large: dict[Shape, openvino.InferRequest] = {}
+        self._expected: set[Shape | None] = {None}
+        self._kept: dict[tuple[Shape | None, int], Compiled] = {}
+        self._large: dict[Shape, Compiled] = {}
 
     def prepare(self, shape: Shape | None) -> None:
-        """Compile for images of a shape (B, 3, H, W), None for any, and keep that."""
-        self._kept[shape] = self._compile(shape, self._folder)
+        """Compile for images of a shape (B, 3, H, W), None for any, that will come again and again."""
+        self._expected.add(shape)
+        self._keep(shape, 1)
 
-    def request(self, inputs: Arrays) -> openvino.InferRequest:
-        """What runs these inputs; of large images' sizes only the last one's is kept, as each takes its memory."""
+    def compiled(self, inputs: Arrays, calls: int) -> Compiled:
+        """What runs such inputs, some at the same time if there are enough.
+
+        Of large images' sizes only the last one's is kept, as each takes its memory.
+
+        Args:
+            inputs: of one inference.
+            calls: such inferences that wait.
+        """
         shape = inputs["image"].shape if "image" in inputs else None
-        if shape in self._kept:
-            return self._kept[shape]
-        if shape is not None and prod(shape[2:]) >= LARGE:
+        if calls >= self._side_by_side > 1:
+            if (shape, self._side_by_side) not in self._kept:
+                self._kept.pop((shape, 1), None)  # who has images of many windows seldom has one of a single window
+                self._keep(shape, self._side_by_side)
+            return self._kept[shape, self._side_by_side]
+        if shape is not None and shape not in self._expected and prod(shape[2:]) >= LARGE:
             if shape not in self._large:
                 self._large.clear()  # before there is another
                 self._large[shape] = self._compile(shape, None)  # there may be a great many sizes for a disk
             return self._large[shape]
-        if None not in self._kept:
-            self.prepare(None)
-        return self._kept[None]
+        shape = shape if shape in self._expected else None
+        if (shape, 1) not in self._kept:
+            self._keep(shape, 1)
+        return self._kept[shape, 1]
 
-    def _read(self) -> openvino.Model:
+    def _keep(self, shape: Shape | None, streams: int) -> None:
+        self._kept[shape, streams] = self._compile(shape, self._folder, streams)
+
+    def _read(self, shape: Shape | None) -> openvino.Model:
         # Read anew for each size: kept, it would hold its weights in memory.
         model = self._core.read_model(self.path)
         kept = [output for output in model.outputs if not output.names & self._leave_out]
-        if len(kept) == len(model.outputs):
-            return model
-        return openvino.Model([output.get_node() for output in kept], model.get_parameters(), model.friendly_name)
-
-    def _compile(self, shape: Shape | None, folder: Path | None) -> openvino.InferRequest:
-        model = self._read()
+        if len(kept) < len(model.outputs):
+            model = openvino.Model([output.get_node() for output in kept], model.get_parameters(), model.friendly_name)
         if shape is not None:
             model.reshape({"image": list(shape)})
-        if folder is None:
-            return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
-        parts = (openvino.__version__, self._digest, *sorted(self._leave_out), shape, self._settings, cpu())
-        place = folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.openvino"
-        drop_unsound(place)  # OpenVINO takes whatever lies there
-        compiled = self._core.compile_model(model, "CPU", self._settings | {"CACHE_DIR": os.fspath(place)})
-        seal(place)
-        return compiled.create_infer_request()
+        return model
+
+    def _compile(self, shape: Shape | None, folder: Path | None, streams: int = 1) -> Compiled:
+        settings = {**self._settings, "NUM_STREAMS": streams}
+
+        def compiled() -> openvino.CompiledModel:
+            return self._core.compile_model(self._read(shape), "CPU", settings)
+
+        def make(scratch: Path) -> None:
+            exported = BytesIO()
+            compiled().export_model(exported)
+            scratch.write_bytes(exported.getbuffer())
+
+        parts = ("openvino", openvino.__version__, self._digest, *sorted(self._leave_out), repr(shape), repr(settings))
+        kept = cached(folder, parts, f".{self.path.stem}.openvino", make) if folder else None
+        # A network that comes from a file has its weights once in memory, one that was compiled just now twice.
+        weights = mapped(kept) if kept else None
+        network = self._core.import_model(weights, "CPU", settings) if kept else compiled()
+        requests = [network.create_infer_request() for _ in range(streams)]
+        return Compiled(requests, [output.get_any_name() for output in network.outputs], weights)
+
+
+def mapped(path: Path) -> openvino.Tensor:
+    """A file's bytes, which are read from the disk when they are looked at."""
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes no memory that is read-only
+    return openvino.Tensor(np.frombuffer(pages, np.uint8), shared_memory=True)
 
 
 def runner(network: Network, inferences: Inferences) -> Runner:
@@ -138,17 +199,18 @@ def runner(network: Network, inferences: Inferences) -> Runner:
     def run(inputs: Arrays) -> Arrays:
         outputs: Arrays = {}
         rows = len(inputs["image_index"] if "image_index" in inputs else inputs["image"])
-        for part, own in inferences(inputs):
-            try:
-                request = network.request(part)
-                request.infer(part, share_inputs=True, share_outputs=True)
-                found = [request.get_output_tensor(index).data for index in range(len(network.outputs))]
-            except Exception as error:
-                raise BackendError(f"{network.path}: OpenVINO failed to run this network ({reason(error)}).") from error
-            for name, array in zip(network.outputs, found, strict=True):
-                if name not in outputs:
-                    outputs[name] = buffers.take((rows, *array.shape[1:]), array.dtype)
-                np.copyto(outputs[name][own], array[: own.stop - own.start])
+        parts = list(inferences(inputs))
+        try:
+            compiled = network.compiled(parts[0][0], len(parts))
+            for first in range(0, len(parts), len(compiled.requests)):
+                some = parts[first : first + len(compiled.requests)]
+                for (_, own), found in zip(some, compiled.run(part for part, _ in some), strict=True):
+                    for name, array in found.items():
+                        if name not in outputs:
+                            outputs[name] = buffers.take((rows, *array.shape[1:]), array.dtype)
+                        np.copyto(outputs[name][own], array[: own.stop - own.start])
+        except Exception as error:
+            raise BackendError(f"{network.path}: OpenVINO failed to run this network ({reason(error)}).") from error
         return outputs
 
     return run
@@ -160,7 +222,7 @@ def whole(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
 
 
 def one_by_one(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
-    """An encoder's windows singly: compiled for one, it is faster than for any number."""
+    """An encoder's windows singly: compiled for one, it is faster than for any number, and some run side by side."""
     for row, image in enumerate(inputs["image"]):
         yield {"image": image[None]}, slice(row, row + 1)
 

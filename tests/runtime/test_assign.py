@@ -42,6 +42,16 @@ def test_without_points_there_is_nothing_to_decode():
     assert list(batches(prompts, 4)) == []
 
 
+def test_batches_hold_about_as_many_windows_each():
+    coords, origins, shape = scene(0)
+    (prompts,) = window_prompts(coords, origins, 256, shape, 0, "all")
+    used = len(np.unique(prompts.windows))
+    for size in range(1, used + 2):
+        sizes = [len(batch) for batch in batches(prompts, size)]
+        assert (sum(sizes), len(sizes)) == (used, -(-used // size))
+        assert max(sizes) - min(sizes) <= 1
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_batches_of_windows_and_prompts_lose_and_repeat_nothing(size):
     coords, origins, shape = scene(0)

@@ -235,9 +235,9 @@ def test_openvino_compiles_for_a_window_for_any_size_and_for_a_large_image_and_g
     compiled = []
     compile_one = module.Network._compile
 
-    def noted(network, shape, folder):
+    def noted(network, shape, folder, streams=1):
         compiled.append((network.path.stem, shape and shape[2:], folder is not None))
-        return compile_one(network, shape, folder)
+        return compile_one(network, shape, folder, streams)
 
     monkeypatch.setattr(module.Network, "_compile", noted)
     sizes = ((64, 96), (128, 64), (256, 256), (96, 32))
@@ -257,14 +257,66 @@ def test_openvino_compiles_for_a_window_for_any_size_and_for_a_large_image_and_g
     assert compiled == [*large, ("prompter", None, True)]
 
 
-def test_openvino_encodes_every_window_of_a_batch_as_it_does_alone(nano):
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [3, 4])
+def test_openvino_encodes_every_window_of_a_batch_as_it_does_alone(nano, threads, count):
     pytest.importorskip("openvino")
-    encoder = open_sessions(nano, "openvino", 1).encoder
-    images = np.random.default_rng(0).standard_normal((3, 3, 256, 256), np.float32)
+    encoder = open_sessions(nano, "openvino", threads).encoder
+    images = np.random.default_rng(0).standard_normal((count, 3, 256, 256), np.float32)
+    alone = [{name: values.copy() for name, values in encoder({"image": image[None]}).items()} for image in images]
     together = encoder({"image": images})
-    for index, image in enumerate(images):
-        for name, values in encoder({"image": image[None]}).items():
+    for index, expected in enumerate(alone):
+        for name, values in expected.items():
             np.testing.assert_array_equal(together[name][index : index + 1], values, err_msg=name)
+
+
+def test_openvino_encodes_windows_side_by_side_and_then_keeps_no_network_for_a_single_one(nano, monkeypatch):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    networks, at_once = [], []
+    make, run = module.Network.__init__, module.Compiled.run
+
+    def noted(network, *args):
+        networks.append(network)
+        make(network, *args)
+
+    def counted(compiled, parts):
+        at_once.append(len(parts := list(parts)))
+        return run(compiled, parts)
+
+    monkeypatch.setattr(module.Network, "__init__", noted)
+    monkeypatch.setattr(module.Compiled, "run", counted)
+    encoder = open_sessions(nano, "openvino", 2).encoder
+    (network,) = [network for network in networks if network.path.stem == "encoder"]
+
+    def kept(count):
+        encoder({"image": np.zeros((count, 3, 256, 256), np.float32)})
+        return sorted(streams for _, streams in network._kept)
+
+    assert [kept(1), kept(5), kept(1), kept(4)] == [[1], [2], [1, 2], [1, 2]]
+    assert at_once == [1, 2, 2, 1, 1, 2, 2]
+
+
+def test_when_one_of_several_windows_fails_in_openvino_none_of_them_runs_on():
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    waited = []
+
+    class Request:
+        def __init__(self, name):
+            self.name = name
+
+        def start_async(self, part, share_inputs):
+            if part == "bad":
+                raise RuntimeError("bad input")
+
+        def wait(self):
+            waited.append(self.name)
+            if self.name == "a":
+                raise RuntimeError("failed late")
+
+    compiled = module.Compiled([Request("a"), Request("b"), Request("c")], [], None)
+    with pytest.raises(RuntimeError, match="failed late"):
+        compiled.run(["", "", "bad"])
+    assert waited == ["b", "a"]
 
 
 def test_openvino_leaves_out_what_nobody_reads(nano):

@@ -165,7 +165,7 @@ def test_a_network_that_openvino_has_kept_is_made_anew_if_a_byte_of_it_is_anothe
         return run_tile(bundle, open_sessions(bundle, "openvino", threads=1))
 
     def kept():
-        return {path: path.stat().st_mtime_ns for path in sorted((bundle.folder / FOLDER).glob("*.openvino/*.blob"))}
+        return {path: path.stat().st_mtime_ns for path in sorted((bundle.folder / FOLDER).glob("*.openvino"))}
 
     expected, first = outputs(), kept()
     assert len(first) == 3
@@ -179,6 +179,18 @@ def test_a_network_that_openvino_has_kept_is_made_anew_if_a_byte_of_it_is_anothe
         np.testing.assert_array_equal(values, expected[name])
     assert all(is_sound(path) for path in kept())
     assert all(path.read_bytes() != content for path, content in flipped.items())
+
+
+def test_a_network_of_openvino_that_came_from_a_file_gives_what_one_gives_that_was_just_compiled(tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    shutil.copytree(SHIPPED / "nano", tmp_path / "nano", ignore=shutil.ignore_patterns(FOLDER))
+    bundle = Bundle.open(tmp_path / "nano")
+    plain, first, second = (
+        run_tile(bundle, open_sessions(bundle, "openvino", threads=1, cache=cache)) for cache in (False, True, True)
+    )
+    for name, values in plain.items():
+        np.testing.assert_array_equal(first[name], values, err_msg=name)
+        np.testing.assert_array_equal(second[name], values, err_msg=name)
 
 
 def test_without_a_home_the_cache_lies_beside_the_bundle(tmp_path, monkeypatch):
