@@ -29,3 +29,9 @@ class QueueFullError(PnsegError):
 
 class PredictionCancelledError(PnsegError):
     """A prediction was called off."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says first, without the full stop; its type's name if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0].rstrip(".")

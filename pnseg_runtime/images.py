@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pnseg_runtime import tiff
 from pnseg_runtime.colour import TO_RGB, Samples, UnsupportedImage, to_8_bit, unit_to_8_bit
-from pnseg_runtime.errors import ImageError
+from pnseg_runtime.errors import ImageError, one_line
 from pnseg_runtime.pixels import MAX_PIXELS
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".ppm", ".pgm")
@@ -67,8 +67,9 @@ def read_image(path: str | Path) -> RgbImage:
     except MemoryError as error:
         raise ImageError(f"{path}: does not fit into memory; cut the region of interest out of it first.") from error
     except Exception as error:  # decoders of damaged files raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{path}: the image is damaged or incomplete ({reason}); copy or export it again.") from error
+        raise ImageError(
+            f"{path}: the image is damaged or incomplete ({one_line(error)}); copy or export it again."
+        ) from error
 
 
 def _check_file(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ import click
 
 from pnseg_runtime.bundle import Bundle, Manifest
 from pnseg_runtime.cli.group import Failure
+from pnseg_runtime.cli.report import print_json
 from pnseg_runtime.doctor.facts import Facts, gather
 from pnseg_runtime.doctor.probe import Attempt, attempts
 from pnseg_runtime.doctor.rules import Case, Finding, findings, misfit
@@ -45,7 +45,7 @@ def doctor(bundle: str, threads: int | None, tried: bool, as_json: bool) -> None
     if broken is not None:
         told.insert(0, Finding("problem", broken, "give a bundle's folder, or nano"))
     if as_json:
-        click.echo(json.dumps(_document(facts, manifest, found, told), indent=2, ensure_ascii=False))
+        print_json(_document(facts, manifest, found, told))
     else:
         for line in page(facts, manifest, found, told):
             click.echo(line)

@@ -19,7 +19,7 @@ from pnseg_runtime.cli.group import Failure, show_error, show_warning
 from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
-from pnseg_runtime.cli.report import Done, Failed, print_json, print_table
+from pnseg_runtime.cli.report import Done, Failed, print_json, print_table, summary
 from pnseg_runtime.errors import ImageError, OutputError, PnsegError
 from pnseg_runtime.images import RgbImage, read_image
 from pnseg_runtime.nuclei import Nuclei
@@ -99,7 +99,7 @@ def predict(
     done = [result for result in results if isinstance(result, Done)]
     failed = [result for result in results if isinstance(result, Failed)]
     if as_json:
-        print_json(bundle, done, failed)
+        print_json(summary(bundle, done, failed))
     elif done:
         print_table(done)
     if failed:

@@ -78,9 +78,8 @@ def print_table(done: Sequence[Done]) -> None:
         )
 
 
-def print_json(bundle: str, done: Sequence[Done], failed: Sequence[Failed]) -> None:
-    """Print the run as one JSON document on standard output, in escapes if its encoding has not all characters."""
-    document = summary(bundle, done, failed)
+def print_json(document: Any) -> None:
+    """Print a JSON document on standard output, in escapes if its encoding has not all characters."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from rich.text import Text
 from pnseg_runtime.cli.group import Failure, show_error, show_warning
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
+from pnseg_runtime.cli.report import print_json
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.params import Microns
@@ -133,7 +133,7 @@ def slide(
 
             results, failed = _run_all(jobs, run, display)
     if as_json:
-        click.echo(printable(json.dumps(summary(results, failed), indent=2, ensure_ascii=False)))
+        print_json(summary(results, failed))
     elif results:
         print_table(results)
     for result in results:

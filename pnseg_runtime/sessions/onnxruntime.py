@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import Bundle
-from pnseg_runtime.errors import BackendError, BundleError
+from pnseg_runtime.errors import BackendError, BundleError, one_line
 from pnseg_runtime.sessions import Opening, Runner
 from pnseg_runtime.sessions.cache import cached
 from pnseg_runtime.sessions.cpu import physical_cores
@@ -56,7 +56,7 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
         except BundleError as error:
             # ONNX Runtime does not tell a graph that it cannot read from one that it cannot write, on a full disk say.
             # The former is told when it is opened without the cache.
-            raise OSError(first_line(error.__cause__ or error)) from error
+            raise OSError(one_line(error.__cause__ or error)) from error
 
     parts = ("onnxruntime", onnxruntime.__version__, QUANTISED, entry.sha256, *sorted(leave_out))
     optimised = cached(bundle.folder, parts, f".{path.stem}.onnx", optimise)
@@ -122,7 +122,7 @@ def _open(
         return onnxruntime.InferenceSession(network, options, providers=[CPU])
     except Exception as error:  # ONNX Runtime's exceptions have no public common class
         raise BundleError(
-            f"{path}: ONNX Runtime cannot read this network ({first_line(error)}); export the bundle again."
+            f"{path}: ONNX Runtime cannot read this network ({one_line(error)}); export the bundle again."
         ) from error
 
 
@@ -157,7 +157,7 @@ def runner(session: onnxruntime.InferenceSession, path: Path) -> Runner:
             session.run_with_iobinding(binding)
             arrays = arrays or binding.copy_outputs_to_cpu()
         except Exception as error:
-            raise BackendError(f"{path}: ONNX Runtime failed to run this network ({first_line(error)}).") from error
+            raise BackendError(f"{path}: ONNX Runtime failed to run this network ({one_line(error)}).") from error
         known[key] = tuple(array.shape for array in arrays)
         return dict(zip(names, arrays, strict=True))
 
@@ -175,8 +175,3 @@ _TYPES: dict[str, type[np.generic]] = {
     "tensor(int64)": np.int64,
     "tensor(uint8)": np.uint8,
 }
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says first, without the full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

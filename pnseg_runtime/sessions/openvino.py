@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle
-from pnseg_runtime.errors import BackendError, BundleError
+from pnseg_runtime.errors import BackendError, BundleError, one_line
 from pnseg_runtime.sessions import Opening, Runner
 from pnseg_runtime.sessions.cache import cached
 from pnseg_runtime.sessions.cpu import has_bfloat16, has_vnni, physical_cores
@@ -244,4 +244,4 @@ def reason(error: Exception) -> str:
     """What an exception says, behind the lines that only name OpenVINO's source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith("Exception from")]
-    return (telling or lines or [type(error).__name__])[0][:300].rstrip(".")
+    return telling[0][:300].rstrip(".") if telling else one_line(error)

@@ -14,12 +14,12 @@ from pathlib import Path
 import onnxruntime
 
 from pnseg_runtime.bundle import Bundle, GraphName, Manifest
-from pnseg_runtime.errors import BackendError
+from pnseg_runtime.errors import BackendError, one_line
 from pnseg_runtime.limits import USUAL
 from pnseg_runtime.options import COARSEST_STRIDE
 from pnseg_runtime.sessions import BACKENDS, Opening, Runner
 from pnseg_runtime.sessions.cache import writable
-from pnseg_runtime.sessions.onnxruntime import CPU, first_line, runner, session_options
+from pnseg_runtime.sessions.onnxruntime import CPU, runner, session_options
 
 #: Providers that have to leave something to the CPU: shapes, which are a few numbers. The others take all or nothing.
 SHAPES_ON_CPU = {"CUDAExecutionProvider"}
@@ -110,7 +110,7 @@ def open_network(bundle: Bundle, graph: GraphName, opening: Opening) -> Runner:
             os.fspath(path), options, providers=[(backend.provider, settings)], enable_fallback=0
         )
     except Exception as error:
-        raise BackendError(not_started(backend.name, first_line(error))) from error
+        raise BackendError(not_started(backend.name, one_line(error))) from error
     if (first := (session.get_providers() or [CPU])[0]) != backend.provider:
         raise BackendError(not_started(backend.name, f"ONNX Runtime chose {first} instead"))
     return runner(session, path)

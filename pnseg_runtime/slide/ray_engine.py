@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from pnseg_runtime.errors import BackendError, PnsegError
+from pnseg_runtime.errors import BackendError, PnsegError, one_line
 from pnseg_runtime.slide import done_before, finish
 from pnseg_runtime.slide.core import find_nuclei
 from pnseg_runtime.slide.job import Job, Model, at_work, plan_slide, prepare
@@ -246,7 +246,7 @@ class RayEngine:
         except RayError as error:
             self._failed += 1
             if self._failed > TRIES:
-                raise BackendError(f"ray: workers do not start ({str(error).splitlines()[0]}).") from error
+                raise BackendError(f"ray: workers do not start ({one_line(error)}).") from error
             self._actors[place] = self._start(place)
             return
         self._answered.add(place)

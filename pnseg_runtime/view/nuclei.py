@@ -62,13 +62,14 @@ class NucleiTable:
         for index in range(self._file.num_row_groups):
             part = self._file.read_row_group(index, columns=["id", "class", *_BOX])
             box = np.stack([part[name].to_numpy() for name in _BOX], axis=1)
-            boxes.append([*box[:, :2].min(axis=0), *box[:, 2:].max(axis=0)])
+            # A result without nuclei has a group without rows, whose bounds and numbers hold nothing.
+            boxes.append([*box[:, :2].min(axis=0, initial=np.inf), *box[:, 2:].max(axis=0, initial=-np.inf)])
             number = part["id"].to_numpy()
-            ids.append([number.min(), number.max()])
+            ids.append([number.min(), number.max()] if len(number) else [1, 0])
             names = part["class"].to_pylist()
             self.counts.update(names)
             centres = (box[:, :2] + box[:, 2:]) / 2 / self._cell
-            kinds = np.array([self._classes.index(name) for name in names])
+            kinds = np.array([self._classes.index(name) for name in names], np.intp)
             rows, columns = self._grid.shape[1:]
             x, y = np.clip(centres.astype(np.intp), 0, (columns - 1, rows - 1)).T
             np.add.at(self._grid, (kinds, y, x), 1)

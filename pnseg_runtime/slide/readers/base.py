@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pnseg_runtime.errors import one_line
+
 Box = tuple[int, int, int, int]
 Pixels = NDArray[np.uint8]
 
@@ -95,7 +97,7 @@ class SlideReader(ABC):
         except (UnreadableRegion, MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # decoders of damaged files raise anything
-            raise UnreadableRegion(" ".join(str(error).split()) or type(error).__name__) from error
+            raise UnreadableRegion(one_line(error)) from error
 
     @abstractmethod
     def _read(self, level: int, box: Box) -> Pixels:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from pnseg_runtime.errors import one_line
 from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader
 from pnseg_runtime.tiff import credible_mpp
 
@@ -33,7 +34,7 @@ def open_slide(path: Path) -> SlideReader:
     except NotMine:
         raise
     except Exception as error:
-        raise NotMine(" ".join(str(error).split()) or type(error).__name__) from error
+        raise NotMine(one_line(error)) from error
 
 
 def _scales_of(group: Any) -> dict[str, Any] | None:

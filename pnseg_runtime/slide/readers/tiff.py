@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 
 from pnseg_runtime.colour import TO_RGB, UnsupportedImage
+from pnseg_runtime.errors import one_line
 from pnseg_runtime.slide.readers.base import (
     Box,
     Facts,
@@ -41,7 +42,7 @@ def open_slide(path: Path) -> SlideReader:
     try:
         handle = tifffile.TiffFile(path)
     except Exception as error:
-        raise NotMine(str(error)) from error
+        raise NotMine(one_line(error)) from error
     try:
         return TiffReader(path, handle)
     except NotMine:
@@ -49,7 +50,7 @@ def open_slide(path: Path) -> SlideReader:
         raise
     except Exception as error:  # whatever a damaged directory makes tifffile raise
         handle.close()
-        raise NotMine(" ".join(str(error).split()) or type(error).__name__) from error
+        raise NotMine(one_line(error)) from error
 
 
 class TiffReader(SlideReader):
@@ -150,7 +151,7 @@ def _check(page: Any) -> None:
     try:
         normalise_samples(np.zeros((1, 1, page.samplesperpixel), page.dtype), page)
     except UnsupportedImage as error:
-        raise NotMine(str(error)) from error
+        raise NotMine(one_line(error)) from error
 
 
 def _mpp_of(handle: tifffile.TiffFile, page: Any) -> tuple[float | None, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tiffslide
 
+from pnseg_runtime.errors import one_line
 from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader, downsample_of
 from pnseg_runtime.tiff import credible_mpp
 
@@ -21,12 +22,12 @@ def open_slide(path: Path) -> SlideReader:
     try:
         handle = tiffslide.TiffSlide(path)
     except Exception as error:  # it raises what the file makes tifffile raise
-        raise NotMine(_first_line(error)) from error
+        raise NotMine(one_line(error)) from error
     try:
         return TiffSlideReader(path, handle)
     except Exception as error:
         handle.close()
-        raise NotMine(_first_line(error)) from error
+        raise NotMine(one_line(error)) from error
 
 
 class TiffSlideReader(SlideReader):
@@ -64,7 +65,3 @@ def _facts_of(path: Path, handle: tiffslide.TiffSlide) -> Facts:
         hint=f"states {float(mpp_x):.4g}" if mpp_x else (f"names an objective of {power}×" if power else ""),
         files=(path,),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pyvips
 
 from pnseg_runtime.colour import rgba_on_white
+from pnseg_runtime.errors import one_line
 from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader
 
 
@@ -23,7 +24,7 @@ def open_slide(path: Path) -> SlideReader:
             raise NotMine(f"it has {image.bands} channels of type {image.format}")
         return VipsReader(path, image.colourspace("srgb").cast("uchar"))
     except pyvips.Error as error:
-        raise NotMine((str(error).strip().splitlines() or ["unknown"])[-1].strip()) from error
+        raise NotMine(one_line(error)) from error
 
 
 class VipsReader(SlideReader):

@@ -187,6 +187,15 @@ def test_geojson_of_predict_is_shown_with_its_image(result: Path, mosaic: Path, 
         open_view(Path(copied))
 
 
+def test_a_result_without_nuclei_is_shown(tmp_path: Path) -> None:
+    save_image(tmp_path / "blank.png", np.full((300, 200, 3), 255, np.uint8))
+    (tmp_path / "blank.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    view = open_view(tmp_path / "blank.geojson", tmp_path / "blank.png")
+    assert view.summary()["nuclei"] == 0
+    assert view.nuclei.within((0, 0, 200, 300)) == {"nuclei": [], "left_out": 0}
+    assert view.nuclei.row(1) is None
+
+
 def test_a_result_is_found_by_any_file_of_a_slide_with_dots_in_its_name(result: Path, tmp_path: Path) -> None:
     for stem in ("TCGA-A1.01Z", "TCGA-A1"):
         for suffix in (".geojson", ".parquet", ".thumbnail.png"):
