@@ -1,4 +1,4 @@
-"""Masks: from mask logits to what is visible of each nucleus in the image (§3.3).
+"""Masks: from mask logits to one whole mask a point, in the image (§3.3).
 
 Boxes are (N, 4) int32, (x0, y0, x1, y1) with x1 and y1 exclusive, in image px. A mask is a boolean
 array of its box's size.
@@ -12,11 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
-from pnseg_runtime.atlas import Atlas
 from pnseg_runtime.nuclei import Mask
-from pnseg_runtime.suppress import descending, greedy_suppress
 
 Boxes = NDArray[np.int32]
 
@@ -177,21 +174,6 @@ def tighten(mask: Mask, offset: tuple[int, int]) -> tuple[tuple[int, int, int, i
     return (x, y, x + wide, y + tall), mask[top : top + tall, left : left + wide]
 
 
-def largest_piece(mask: Mask, fill: bool = False) -> Mask:
-    """The connected piece of the largest area of a mask, of the same shape; with its holes, or filled.
-
-    A piece is what one outline encloses, islands in its holes with it. Of equally large ones it is the one whose first
-    pixel, row by row, comes first.
-    """
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not outlines or (len(outlines) == 1 and not fill):
-        return mask
-    outlines = sorted(outlines, key=lambda outline: (outline[0, 0, 1], outline[0, 0, 0]))  # they begin there
-    filled = [cv2.drawContours(np.zeros(mask.shape, np.uint8), [outline], 0, 1, cv2.FILLED) > 0 for outline in outlines]
-    largest = max(filled, key=lambda piece: int((piece & mask).sum()))
-    return largest if fill else largest & mask
-
-
 def touches_inner_border(
     boxes: Boxes, origins: NDArray[np.integer], window: int, shape: tuple[int, int], margin: int = 7
 ) -> NDArray[np.bool_]:
@@ -257,148 +239,3 @@ def best_whole_masks(found: MaskLogits, window: int, shape: tuple[int, int], mar
         settled = np.isin(found.points[left], best.points[whole])
         left = left[~settled & ~np.isin(left, tried)]
     return DecodedMasks.joined(kept)
-
-
-def box_iou(first: Boxes, second: Boxes) -> NDArray[np.float64]:
-    """(…) IoU of boxes (…, 4) and (…, 4), 0 for two empty ones."""
-    first, second = first.astype(np.int64), second.astype(np.int64)
-    intersection = _shared_sides(first, second).prod(axis=-1)
-    union = sum((box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (first, second)) - intersection
-    return intersection / np.maximum(union, 1)
-
-
-def _shared_sides(first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.int64]:
-    """(…, 2) width and height of what boxes (…, 4) and (…, 4) share, 0 for nothing."""
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    return np.maximum(sides, 0).astype(np.int64)
-
-
-def suppress_boxes(boxes: Boxes, ious: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """Box NMS over all classes by predicted IoU: a kept box removes those that overlap it by more.
-
-    Args:
-        boxes: (N, 4).
-        ious: (N,) float32, predicted IoU of the masks.
-        threshold: of the boxes' IoU, 0–1.
-
-    Returns:
-        (N,) bool, true for the boxes that stay.
-    """
-    pairs = _near_pairs(boxes, threshold)
-    overlap = box_iou(boxes[pairs[:, 0]], boxes[pairs[:, 1]])
-    return greedy_suppress(ious, pairs[overlap > threshold])
-
-
-def suppress_masks(boxes: Boxes, masks: list[Mask], ious: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """Mask NMS over all classes by predicted IoU: a kept mask removes those that it shares too many pixels with.
-
-    What two masks share is measured by the smaller of them, so that a piece of a nucleus goes, and neighbours whose
-    boxes overlap stay (not of the paper, which suppresses boxes).
-
-    Args:
-        boxes: (N, 4).
-        masks: N masks.
-        ious: (N,) float32, predicted IoU.
-        threshold: of the shared pixels as a part of the smaller mask, 0–1.
-
-    Returns:
-        (N,) bool, true for the masks that stay.
-    """
-    areas = np.array([np.count_nonzero(mask) for mask in masks], np.int64)
-    pairs = _near_pairs(boxes, 0.0)
-    allowed = threshold * np.minimum(areas[pairs[:, 0]], areas[pairs[:, 1]])
-    likely = _shared_sides(boxes[pairs[:, 0]], boxes[pairs[:, 1]]).prod(axis=-1) > allowed
-    pairs, allowed = pairs[likely], allowed[likely]
-    rows = boxes.tolist()
-    shared = [_shared_pixels(rows[i], masks[i], rows[j], masks[j]) for i, j in pairs.tolist()]
-    return greedy_suppress(ious, pairs[np.array(shared, np.int64) > allowed])
-
-
-def _shared_pixels(box: list[int], mask: Mask, other_box: list[int], other: Mask) -> int:
-    x, y, x0, y0 = *box[:2], *other_box[:2]
-    left, top = max(x, x0), max(y, y0)
-    right, bottom = min(box[2], other_box[2]), min(box[3], other_box[3])
-    own, theirs = (
-        mask[top - y : bottom - y, left - x : right - x],
-        other[top - y0 : bottom - y0, left - x0 : right - x0],
-    )
-    return int(np.count_nonzero(own & theirs))
-
-
-def suppress_overlaps(found: DecodedMasks, nms_iou: float, nms_overlap: float | None) -> NDArray[np.bool_]:
-    """(P,) bool: of nuclei that overlap too much only the most certain stays; by their boxes, or by their masks."""
-    if nms_overlap is None:
-        return suppress_boxes(found.boxes, found.ious, nms_iou)
-    return suppress_masks(found.boxes, found.masks, found.ious, nms_overlap)
-
-
-def _near_pairs(boxes: Boxes, threshold: float) -> NDArray[np.intp]:
-    """(M, 2) every pair whose IoU can exceed the threshold t, and some more.
-
-    Along an axis with sides a ≥ b and centres d apart, IoU > t needs an overlap over t·a; it is at
-    most (a + b)/2 − d ≤ a − d, so d < (1 − t)·a. Each box looks as far as its own longer side allows;
-    the larger one of a pair sees the other.
-    """
-    if not len(boxes):
-        return np.empty((0, 2), np.intp)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    reach = (1 - threshold) * (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    found = cKDTree(centres).query_ball_point(centres, reach, p=np.inf)
-    first = np.repeat(np.arange(len(boxes)), [len(near) for near in found])
-    second = np.concatenate(found).astype(np.intp)
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    numbers = np.unique((low * len(boxes) + high)[low < high])
-    return np.stack(np.divmod(numbers, len(boxes)), axis=1)
-
-
-def tidied(found: DecodedMasks) -> DecodedMasks:
-    """Every mask cut to its largest piece, holes filled, in a box that fits."""
-    boxes, masks = found.boxes.copy(), list(found.masks)
-    for index in pieced(masks).tolist():
-        x0, y0 = boxes[index, :2].tolist()
-        boxes[index], masks[index] = tighten(largest_piece(masks[index], fill=True), (x0, y0))
-    return DecodedMasks(found.points, found.ious, boxes, masks, found.classes)
-
-
-def pieced(masks: list[Mask]) -> NDArray[np.intp]:
-    """Indices of the masks that are not one piece without holes."""
-    owner, _ = Atlas.of(masks).borders(cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    return np.flatnonzero(np.bincount(owner, minlength=len(masks)) != 1)
-
-
-def paint(
-    boxes: Boxes, masks: list[Mask], ious: NDArray[np.float32], shape: tuple[int, int], tidy: bool = False
-) -> tuple[NDArray[np.intp], Boxes, list[Mask]]:
-    """Paint masks in ascending predicted IoU, so that a more confident one covers a less confident one.
-
-    Args:
-        boxes: (N, 4), inside the image.
-        masks: N masks.
-        ious: (N,) float32, predicted IoU; of equal ones the lower index covers.
-        shape: (height, width) of the image, px.
-        tidy: of a nucleus that others cut into pieces only the largest is kept.
-
-    Returns:
-        Indices of the nuclei of which something is visible, by descending predicted IoU, and the
-        boxes and masks of what is visible of them.
-    """
-    order = descending(ious)
-    labels = np.zeros(shape, np.int32)
-    for index in order[::-1]:
-        x0, y0, x1, y1 = boxes[index]
-        labels[y0:y1, x0:x1][masks[index]] = index + 1
-    broken = set(pieced(masks).tolist()) if tidy else set()
-    kept: list[int] = []
-    visible_boxes: list[tuple[int, int, int, int]] = []
-    visible_masks: list[Mask] = []
-    for index in order:
-        x0, y0, x1, y1 = boxes[index].tolist()
-        box, mask = (x0, y0, x1, y1), masks[index]
-        left = labels[y0:y1, x0:x1] == index + 1
-        if not np.array_equal(left, mask) or index in broken:
-            box, mask = tighten(largest_piece(left) if tidy else left, (x0, y0))
-        if mask.size:
-            kept.append(index)
-            visible_boxes.append(box)
-            visible_masks.append(mask)
-    return np.array(kept, np.intp), np.array(visible_boxes, np.int32).reshape(-1, 4), visible_masks

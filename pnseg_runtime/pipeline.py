@@ -26,17 +26,11 @@ from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.clock import Clock
 from pnseg_runtime.consensus import NEARNESS, agreed_points, judged_points
-from pnseg_runtime.masks import (
-    DecodedMasks,
-    MaskLogits,
-    best_per_point,
-    best_whole_masks,
-    paint,
-    suppress_overlaps,
-    tidied,
-)
+from pnseg_runtime.masks import DecodedMasks, MaskLogits, best_per_point, best_whole_masks
+from pnseg_runtime.nms import suppress_overlaps
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import Options, Settings
+from pnseg_runtime.painting import paint, tidied
 from pnseg_runtime.pixels import Pixels, normalise, padded_shape
 from pnseg_runtime.prompts import PointPrompts, decode_points, filter_by_region, image_anchors, suppress_points
 from pnseg_runtime.sessions import Sessions

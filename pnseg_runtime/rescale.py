@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pnseg_runtime.errors import ImageError
-from pnseg_runtime.masks import largest_piece, tighten
+from pnseg_runtime.masks import tighten
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.options import LEAST_MPP, MOST_MPP
+from pnseg_runtime.painting import largest_piece
 from pnseg_runtime.pixels import MAX_PIXELS
 from pnseg_runtime.prompts import PointPrompts
 

@@ -1,4 +1,4 @@
-"""From records of masks to nuclei on the GPU: the device twin of :mod:`pnseg_runtime.masks`."""
+"""From records of masks to nuclei on the GPU: the device twin of nms.py and painting.py."""
 
 from __future__ import annotations
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pnseg_runtime.masks import DecodedMasks, paint, suppress_overlaps
+from pnseg_runtime.masks import DecodedMasks
+from pnseg_runtime.nms import suppress_overlaps
 from pnseg_runtime.nuclei import Mask
 from pnseg_runtime.options import Settings
+from pnseg_runtime.painting import paint
 from pnseg_runtime.prompts import suppress_points
 from pnseg_runtime.slide.core import Found
 from pnseg_runtime.slide.readers.base import Box

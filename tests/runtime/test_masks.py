@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
@@ -9,18 +9,13 @@ from pnseg_runtime.masks import (
     MaskLogits,
     best_per_point,
     best_whole_masks,
-    box_iou,
     crop_masks,
-    largest_piece,
-    paint,
-    suppress_boxes,
-    suppress_masks,
-    tidied,
     tighten,
     touches_inner_border,
     upsample,
 )
 from tests import golden
+from tests.runtime.drawn import full_size
 
 WINDOW = 256
 
@@ -40,13 +35,6 @@ def blobs(seed, size, count=4):
     """Smooth random logits with a few positive regions, also at the borders."""
     noise = np.random.default_rng(seed).normal(size=(count, size, size))
     return np.stack([gaussian_filter(n, size / 16) * size / 8 - 0.2 for n in noise]).astype(np.float32)
-
-
-def full_size(boxes, masks, shape):
-    maps = np.zeros((len(masks), *shape), bool)
-    for canvas, (x0, y0, x1, y1), mask in zip(maps, boxes, masks, strict=True):
-        canvas[y0:y1, x0:x1] = mask
-    return maps
 
 
 def test_upsampled_logits_are_those_of_the_reference_implementation():
@@ -193,154 +181,6 @@ def test_a_mask_is_cropped_only_if_those_that_are_more_certain_are_cut_or_empty(
     assert dict(zip(best.points.tolist(), best.ious.tolist(), strict=True)) == pytest.approx({0: 0.5, 1: 0.5, 2: 0.6})
 
 
-@st.composite
-def random_boxes(draw):
-    count = draw(st.integers(0, 30))
-    side = st.one_of(st.integers(1, 12), st.integers(1, 80))
-    rows = [
-        (x, y, x + w, y + h)
-        for x, y, w, h in draw(
-            st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), side, side), min_size=count, max_size=count)
-        )
-    ]
-    scores = draw(st.lists(st.sampled_from([0.2, 0.5, 0.7, 0.9]), min_size=count, max_size=count))
-    return np.array(rows, np.int32).reshape(-1, 4), np.array(scores, np.float32)
-
-
-@given(random_boxes(), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]))
-def test_box_nms_agrees_with_the_full_matrix_of_overlaps(boxes_and_scores, threshold):
-    boxes, scores = boxes_and_scores
-    overlap = box_iou(boxes[:, None], boxes[None])
-    expected = np.ones(len(boxes), bool)
-    for index in np.argsort(-scores, kind="stable"):
-        if expected[index]:
-            expected[overlap[index] > threshold] = False
-            expected[index] = True
-    np.testing.assert_array_equal(suppress_boxes(boxes, scores, threshold), expected)
-
-
-@st.composite
-def random_masks(draw):
-    """Masks in boxes that fit, on one small canvas, and scores with ties."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    boxes, masks = [], []
-    for _ in range(draw(st.integers(0, 12))):
-        (x, y), (width, height) = rng.integers(0, 20, 2).tolist(), rng.integers(1, 18, 2).tolist()
-        mask = rng.random((height, width)) < rng.choice([0.2, 0.6, 1.0])
-        mask[0, 0] = True
-        box, mask = tighten(mask, (x, y))
-        boxes.append(box)
-        masks.append(mask)
-    scores = rng.choice(np.array([0.2, 0.5, 0.7, 0.9], np.float32), len(boxes))
-    return np.array(boxes, np.int32).reshape(-1, 4), masks, scores
-
-
-@given(random_masks(), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]))
-def test_mask_nms_agrees_with_the_full_matrix_of_shared_pixels(found, threshold):
-    boxes, masks, scores = found
-    canvases = np.zeros((len(masks), 40, 40), bool)
-    for canvas, (x0, y0, x1, y1), mask in zip(canvases, boxes.tolist(), masks, strict=True):
-        canvas[y0:y1, x0:x1] = mask
-    shared = np.einsum("iyx,jyx->ij", canvases.astype(int), canvases.astype(int))
-    smaller = np.minimum(shared.diagonal()[:, None], shared.diagonal()[None])
-    expected = np.ones(len(masks), bool)
-    for index in np.argsort(-scores, kind="stable"):
-        if expected[index]:
-            expected[shared[index] > threshold * smaller[index]] = False
-            expected[index] = True
-    np.testing.assert_array_equal(suppress_masks(boxes, masks, scores, threshold), expected)
-
-
-def test_mask_nms_keeps_neighbours_whose_boxes_overlap_and_drops_a_piece_whose_box_does_not():
-    diagonal = np.eye(20, dtype=bool) | np.eye(20, k=1, dtype=bool)
-    piece = np.ones((1, 2), bool)
-    boxes = np.array([[0, 0, 20, 20], [4, 0, 24, 20], [5, 5, 7, 6]], np.int32)
-    masks, scores = [diagonal, diagonal, piece], np.array([0.9, 0.8, 0.7], np.float32)
-    assert suppress_boxes(boxes, scores, 0.35).tolist() == [True, False, True]
-    assert suppress_masks(boxes, masks, scores, 0.35).tolist() == [True, True, False]
-
-
-def test_box_iou_counts_pixels():
-    first, second = np.array([0, 0, 4, 4], np.int32), np.array([2, 0, 6, 4], np.int32)
-    assert box_iou(first, second) == pytest.approx(8 / 24)
-    assert box_iou(first, np.array([4, 0, 8, 4], np.int32)) == 0
-
-
-@given(random_boxes())
-def test_painting_shows_the_most_confident_nucleus_of_every_pixel(boxes_and_scores):
-    boxes, scores = boxes_and_scores
-    masks = [np.ones((y1 - y0, x1 - x0), bool) for x0, y0, x1, y1 in boxes]
-    order, visible_boxes, visible = paint(boxes, masks, scores, (130, 130))
-    assert (np.diff(scores[order]) <= 0).all()
-    shown = full_size(visible_boxes, visible, (130, 130))
-    assert shown.sum(axis=0).max(initial=0) <= 1
-    assert all(mask.any() for mask in visible)
-    winner = np.full((130, 130), -1)
-    for index in sorted(range(len(boxes)), key=lambda i: (scores[i], -i)):
-        x0, y0, x1, y1 = boxes[index]
-        winner[y0:y1, x0:x1] = index
-    for index, mask in zip(order, shown, strict=True):
-        np.testing.assert_array_equal(mask, winner == index)
-    assert set(order) == set(np.unique(winner)) - {-1}
-
-
-def test_a_nucleus_that_is_covered_completely_goes():
-    boxes = np.array([[2, 2, 4, 4], [0, 0, 9, 9]], np.int32)
-    masks = [np.ones((2, 2), bool), np.ones((9, 9), bool)]
-    kept, _, _ = paint(boxes, masks, np.array([0.1, 0.9], np.float32), (10, 10))
-    assert kept.tolist() == [1]
-
-
 def test_joining_no_masks_gives_an_empty_table():
     empty = DecodedMasks.joined([])
     assert (empty.points.shape, empty.ious.shape, empty.boxes.shape, empty.masks) == ((0,), (0,), (0, 4), [])
-
-
-def pieces_of(seed: int) -> np.ndarray:
-    return gaussian_filter(np.random.default_rng(seed).standard_normal((24, 30)), 1.5) > 0.05
-
-
-@given(st.integers(0, 2**32 - 1))
-@example(757)  # there is an island in a hole
-def test_the_largest_piece_is_the_largest_that_an_outline_encloses(seed):
-    from scipy.ndimage import binary_fill_holes, label
-
-    mask = pieces_of(seed)
-    # What lies inside an outline belongs to its piece, an island in a hole too.
-    outlined, count = label(binary_fill_holes(mask), np.ones((3, 3)))
-    areas = np.bincount(outlined[mask], minlength=count + 1)[1:]
-    kept = largest_piece(mask)
-    assert kept.sum() == areas.max(initial=0)
-    assert not (kept & ~mask).any()
-    assert label(binary_fill_holes(kept), np.ones((3, 3)))[1] <= 1
-    filled = largest_piece(mask, fill=True)
-    # OpenCV joins pieces that touch at a corner, so a hole is what 4-connected background encloses.
-    assert (filled >= largest_piece(mask)).all()
-    assert np.array_equal(filled, binary_fill_holes(filled))
-
-
-def test_of_equally_large_pieces_the_first_one_stays():
-    mask = np.zeros((9, 12), bool)
-    mask[4:6, 1:3] = mask[1:3, 8:10] = mask[1:3, 4:6] = True
-    assert np.argwhere(largest_piece(mask)).tolist() == [[1, 4], [1, 5], [2, 4], [2, 5]]
-
-
-def test_a_tidied_mask_has_one_piece_without_holes_in_a_box_that_fits():
-    mask = np.zeros((10, 20), bool)
-    mask[2:9, 3:10] = True
-    mask[5, 6] = False
-    mask[0, 15:18] = True
-    found = tidied(DecodedMasks(np.array([4]), np.array([0.5], np.float32), np.array([[100, 50, 120, 60]]), [mask]))
-    assert found.boxes.tolist() == [[103, 52, 110, 59]]
-    assert found.masks[0].all()
-    assert found.points.tolist() == [4]
-
-
-def test_a_nucleus_that_another_cuts_in_two_keeps_its_larger_piece_when_tidy():
-    boxes = np.array([[0, 0, 10, 3], [3, 0, 5, 3]], np.int32)
-    masks = [np.ones((3, 10), bool), np.ones((3, 2), bool)]
-    ious = np.array([0.5, 0.9], np.float32)
-    _, whole, _ = paint(boxes, masks, ious, (3, 10))
-    _, tidy, _ = paint(boxes, masks, ious, (3, 10), tidy=True)
-    assert whole.tolist() == [[3, 0, 5, 3], [0, 0, 10, 3]]
-    assert tidy.tolist() == [[3, 0, 5, 3], [5, 0, 10, 3]]

@@ -1,5 +1,5 @@
-// NMS over all classes by predicted IoU, of boxes or of masks (suppress.descending, masks.box_iou, masks.suppress_boxes,
-// masks.suppress_masks).
+// NMS over all classes by predicted IoU, of boxes or of masks (suppress.descending, nms.box_iou, nms.suppress_boxes,
+// nms.suppress_masks).
 #include "common.cuh"
 
 // rank[i]: how many of the *count values come before value i, the highest first, equal ones by index, those that are no

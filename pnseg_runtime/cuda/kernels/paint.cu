@@ -1,4 +1,4 @@
-// Painting by predicted IoU (masks.paint): every pixel belongs to the most confident mask that holds it.
+// Painting by predicted IoU (painting.paint): every pixel belongs to the most confident mask that holds it.
 #include "common.cuh"
 
 // canvas: (FRAME_HEIGHT, FRAME_WIDTH), every value as high as it gets before; the lowest rank of each pixel after.

@@ -1,4 +1,4 @@
-// A mask cut to its largest piece, its holes filled or not, in a box that fits (masks.largest_piece, masks.tighten).
+// A mask cut to its largest piece, its holes filled or not, in a box that fits (painting.largest_piece, masks.tighten).
 //
 // Pieces are connected at sides and corners; a hole is background that no path along sides leads out of. All regions
 // are bits, grown a word at a time until nothing changes.

@@ -13,17 +13,9 @@ from numpy.typing import NDArray
 from pnseg_runtime import metrics
 from pnseg_runtime.assign import batches, window_prompts
 from pnseg_runtime.bundle import Normalisation
-from pnseg_runtime.masks import (
-    DecodedMasks,
-    best_per_point,
-    crop_masks,
-    largest_piece,
-    paint,
-    suppress_boxes,
-    suppress_masks,
-    tighten,
-    touches_inner_border,
-)
+from pnseg_runtime.masks import DecodedMasks, best_per_point, crop_masks, tighten, touches_inner_border
+from pnseg_runtime.nms import suppress_boxes, suppress_masks
+from pnseg_runtime.painting import largest_piece, paint
 from pnseg_runtime.pixels import normalise
 from pnseg_runtime.prompts import decode_points, filter_by_region, image_anchors, suppress_points
 from pnseg_runtime.windows import MacroTile, cut, mirror, windows
