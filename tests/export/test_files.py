@@ -35,6 +35,22 @@ def test_large_weights_go_into_a_file_of_their_own_and_are_found_again(tiny_limi
     assert all(not tensor.external_data for tensor in read_graph(tmp_path / "a" / "made.onnx").graph.initializer)
 
 
+def test_only_large_weights_leave_the_graph(tiny_limit, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SMALLEST", 100)
+    written(tmp_path / "a", made.layers())
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in made.layers().graph.initializer}
+    there = read_graph(tmp_path / "a" / "made.onnx", weights=False).graph.initializer
+    assert {tensor.name for tensor in there if tensor.external_data} == {n for n, size in sizes.items() if size >= 100}
+    assert min(sizes.values()) < 100
+
+
+def test_a_graph_that_breaks_the_rules_is_refused(tmp_path):
+    model = made.layers()
+    model.graph.node[0].op_type = "Nonesuch"
+    with pytest.raises(onnx.checker.ValidationError, match="Nonesuch"):
+        written(tmp_path / "a", model)
+
+
 def open_session_of(model, folder):
     onnx.save(model, folder / "whole.onnx")
     return open_session(folder / "whole.onnx")

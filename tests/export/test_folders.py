@@ -118,6 +118,28 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, m
     assert everything_in(tmp_path) == before
 
 
+def test_what_has_come_under_the_name_meanwhile_is_left_alone(tmp_path):
+    def write():
+        with new_folder(tmp_path / "mine", True, "bundle", is_bundle) as folder:
+            (folder / MANIFEST_NAME).write_text("{}")
+            (tmp_path / "mine").mkdir()
+            (tmp_path / "mine" / "notes.txt").write_text("of years")
+
+    with pytest.raises(PnsegError, match="is not a bundle"):
+        write()
+    assert everything_in(tmp_path) == {"mine/notes.txt": b"of years"}
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [('{"format_version": 99}', True), ("{}", False), ('["format_version"]', False), ("{half", False)],
+)
+def test_a_bundle_of_any_version_is_known_by_its_manifest(text, known, tmp_path):
+    assert not is_bundle(tmp_path)
+    (tmp_path / MANIFEST_NAME).write_text(text)
+    assert is_bundle(tmp_path) == known
+
+
 def test_a_body_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path):
     shutil.copytree(NANO, tmp_path / "mine")
     before = everything_in(tmp_path)

@@ -14,6 +14,7 @@ from benchmarks import macs
 from benchmarks.macs import module_macs
 from pnseg_export.graphs.rewrites import CPU, PLAIN
 from pnseg_export.macs import file_cost, graph_cost, torch_macs
+from pnseg_export.shapes import bytes_of
 from pnseg_runtime.errors import PnsegError
 
 
@@ -91,6 +92,24 @@ def test_shapes_that_are_computed_from_sizes_are_followed():
     weights = {"rest": np.array([-1], np.int64), "w": weight(35, 2)}
     model = graph_of(nodes, {"x": ["batch", 5, 7]}, ["y"], weights)
     assert graph_cost(model, {"batch": 4}).macs == 4 * 35 * 2
+
+
+def test_shapes_are_followed_through_inputs_that_are_left_out():
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"], start=0, end=1),
+        helper.make_node("Clip", ["size", "", "most"], ["capped"]),
+        helper.make_node("Concat", ["capped", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["y"]),
+    ]
+    weights = {"most": np.array(2, np.int64), "rest": np.array([-1], np.int64), "w": weight(70, 2)}
+    model = graph_of(nodes, {"x": ["batch", 5, 7]}, ["y"], weights)
+    assert graph_cost(model, {"batch": 4}).macs == 2 * 70 * 2
+
+
+@pytest.mark.parametrize(("kind", "size"), [("FLOAT16", 2), ("FLOAT", 4), ("INT64", 8), ("BOOL", 1)])
+def test_elements_take_the_memory_of_their_type(kind, size):
+    assert bytes_of(helper.make_tensor_type_proto(TensorProto.DataType.Value(kind), [2, 3])) == 6 * size
 
 
 def test_memory_is_that_of_the_tensors_alive_together():

@@ -52,5 +52,13 @@ def test_no_more_unused_blocks_are_kept_than_allowed():
     assert buffers.bytes >= 1 << 23
 
 
+def test_of_too_many_unused_blocks_the_smallest_go():
+    buffers = Buffers(idle=1)
+    held = [buffers.take((1 << size,), np.uint8) for size in (16, 18)]
+    held.clear()
+    held.append(buffers.take((1 << 20,), np.uint8))
+    assert buffers.bytes == (1 << 18) + (1 << 20)
+
+
 def test_an_empty_array_can_be_taken():
     assert Buffers().take((0, 3), np.float32).shape == (0, 3)

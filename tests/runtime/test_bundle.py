@@ -81,10 +81,27 @@ def masking(**changes: Any) -> dict[str, Any]:
     return {"masking": document["masking"] | changes}
 
 
+def prompting(**changes: Any) -> dict[str, Any]:
+    document = json.loads((SHIPPED / "nano" / "manifest.json").read_text())
+    return {"prompting": document["prompting"] | changes}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"graphs": {}}, "names no graphs"),
+        ({"mpp": 0}, "mpp: .*greater than 0"),
+        ({"colour": "blue"}, "colour: .*not permitted"),
+        ({"colour_blur": -1}, "colour_blur"),
+        (prompting(anchor_spacing=0), r"prompting.anchor_spacing"),
+        (prompting(levels=0), r"prompting.levels"),
+        (prompting(pad_multiple=0), r"prompting.pad_multiple"),
+        (prompting(nms_radius=-1), r"prompting.nms_radius"),
+        (prompting(negatives=-1), r"prompting.negatives"),
+        (masking(border=-1), r"masking.border"),
+        (masking(overlap=-1), r"masking.overlap"),
+        (masking(nms_iou=1.5), r"masking.nms_iou"),
+        (masking(nms_overlap=1.5), r"masking.nms_overlap"),
         ({"normalisation": {"std": [0.2, 0.0, 0.2]}}, r"normalisation.std.1: .*greater than 0"),
         (masking(iou_threshold=2), r"masking.iou_threshold"),
         (masking(score_threshold=float("nan")), r"masking.score_threshold: .*finite"),
@@ -118,9 +135,10 @@ def test_what_is_not_even_a_path_or_a_document_is_one_sentence(bundle):
     edit(bundle, graphs=graphs)
     with pytest.raises(BundleError, match="cannot be read"):
         Bundle.open(bundle)
-    (bundle / "manifest.json").write_text("[" * 200_000)
-    with pytest.raises(BundleError, match="the manifest cannot be read"):
-        Bundle.open(bundle)
+    for text, says in (("[" * 200_000, "the manifest cannot be read"), ("[]", r"not a valid manifest \(manifest: ")):
+        (bundle / "manifest.json").write_text(text)
+        with pytest.raises(BundleError, match=says):
+            Bundle.open(bundle)
 
 
 def test_paths_are_those_of_the_precision_asked_for(bundle):
@@ -169,6 +187,23 @@ def test_a_precision_that_lacks_a_graph_is_refused(bundle):
     edit(bundle, variants=variants)
     with pytest.raises(BundleError, match="float16 graphs lack prompter"):
         Bundle.open(bundle)
+
+
+def test_a_folder_that_is_called_like_a_shipped_bundle_is_not_that_bundle(tmp_path):
+    assert Bundle.open("nano").folder == SHIPPED / "nano"
+    (tmp_path / "nano").mkdir()
+    for place in (tmp_path / "nano", tmp_path / "none" / "nano"):
+        with pytest.raises(BundleError, match=f"{place}: no bundle here"):
+            Bundle.open(place)
+
+
+def test_engines_compute_in_the_most_exact_precision_that_they_were_built_in(bundle):
+    manifest = Bundle.open(bundle).manifest
+    half = manifest.engines[0]
+    quantised = half.model_copy(update={"precision": "int8"})
+    assert manifest.model_copy(update={"engines": [quantised, half]}).engine_precision == "float16"
+    assert manifest.model_copy(update={"engines": [quantised]}).engine_precision == "int8"
+    assert manifest.model_copy(update={"engines": []}).engine_precision is None
 
 
 def test_a_new_field_of_the_manifest_raises_its_version():

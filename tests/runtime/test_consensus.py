@@ -87,9 +87,14 @@ def test_what_most_views_see_stays_at_the_mean_place_with_the_class_of_most():
     np.testing.assert_allclose(agreed.scores, 1 / (1 + np.exp(-2.0)), rtol=1e-6)
 
 
+def test_a_class_that_the_first_view_does_not_see_may_have_most_of_the_views():
+    views = [points_of((10, 20, kind, 2.0)) for kind in (0, 1, 1)]
+    assert agreed_points(views, radius=3).classes.tolist() == [1, 1, 1]
+
+
 def test_what_one_view_sees_and_the_others_do_not_goes_unless_that_one_is_sure():
     absent = points_of((90, 90, 0, 5.0))
-    for judgement, stays in ((1.9, False), (2.1, True)):  # with two silent views at −1 each
+    for judgement, stays in ((1.9, False), (2.0, False), (2.1, True)):  # with two silent views at −1 each
         found = agreed_points([points_of((10, 10, 0, judgement)), absent, absent], radius=3)
         assert ([10, 10] in found.coords.tolist()) == stays
 
@@ -130,3 +135,17 @@ def test_one_view_that_sees_nothing_takes_away_no_sure_nucleus(monkeypatch):
     image = marked_image((200, 260), [(x, y, 8, 0, 200) for x in (40, 120, 200) for y in (50, 150)])
     found, _ = segment(image, Options(tta_points=True))
     assert len(found) == 6
+
+
+@pytest.mark.parametrize(("moved", "place"), [(2, 40 + 2 / 6), (3, 40)])
+def test_views_mean_one_nucleus_by_points_nearer_than_two_thirds_of_the_radius_of_the_nms(moved, place, monkeypatch):
+    class Shifted(FakeNetworks):
+        def prompter(self, inputs):
+            raw = super().prompter(inputs)
+            if len(self.prompter_shapes) == 1:
+                raw["points"][..., 0] += moved
+            return raw
+
+    monkeypatch.setattr("tests.runtime.test_pipeline.FakeNetworks", Shifted)
+    found, _ = segment(marked_image((96, 96), [(40, 50, 8, 0, 200)]), Options(tta_points=True))
+    np.testing.assert_allclose(found.points, [[place, 50]], rtol=1e-6)

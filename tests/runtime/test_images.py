@@ -16,7 +16,7 @@ from PIL import Image
 from pnseg_runtime import images
 from pnseg_runtime.colour import cmyk_to_rgb, premultiplied_on_white, rgba_on_white, to_8_bit
 from pnseg_runtime.errors import ImageError
-from pnseg_runtime.images import read_image
+from pnseg_runtime.images import image_size, read_image
 from pnseg_runtime.tiff import credible_mpp
 from tests.runtime.made import SAMPLES, sample
 
@@ -30,6 +30,11 @@ def with_fourth(value: int) -> np.ndarray:
     return np.dstack([RGB, np.full(GREY.shape, value, np.uint8)])
 
 
+HALF = np.full(GREY.shape, 128, np.uint8)
+HALF_GLASS = ((RGB.astype(int) * 128 + 255 * 127 + 127) // 255).astype(np.uint8)
+SMALL_NUMBERS = np.stack([np.arange(256, dtype=np.uint16)] * 3)
+TWELVE_BITS = np.rint(GREY * (4095 / 255)).astype(np.uint16)
+
 LOSSLESS_TIFFS: dict[str, tuple[np.ndarray, dict[str, Any], np.ndarray]] = {
     "plain": (RGB, {"photometric": "rgb"}, RGB),
     "lzw": (RGB, {"photometric": "rgb", "compression": "lzw"}, RGB),
@@ -39,15 +44,34 @@ LOSSLESS_TIFFS: dict[str, tuple[np.ndarray, dict[str, Any], np.ndarray]] = {
     "16-bit": (RGB.astype(np.uint16) * 257, {"photometric": "rgb"}, RGB),
     "big-endian 16-bit": (RGB.astype(np.uint16) * 257, {"photometric": "rgb", "byteorder": ">"}, RGB),
     "bigtiff": (RGB, {"photometric": "rgb", "bigtiff": True}, RGB),
+    "big-endian bigtiff": (RGB, {"photometric": "rgb", "bigtiff": True, "byteorder": ">"}, RGB),
     "grey": (GREY, {"photometric": "minisblack"}, GREY_RGB),
+    "12-bit grey": (TWELVE_BITS, {"photometric": "minisblack", "bitspersample": 12}, GREY_RGB),
     "16-bit grey": (GREY.astype(np.uint16) * 257, {"photometric": "minisblack"}, GREY_RGB),
     "white is zero": (GREY, {"photometric": "miniswhite"}, 255 - GREY_RGB),
     "one bit": (GREY > 128, {"photometric": "minisblack"}, np.where(GREY_RGB > 128, 255, 0)),
     "palette": (GREY, {"photometric": "palette", "colormap": LINEAR}, GREY_RGB),
+    "palette of 8 bits": (GREY, {"photometric": "palette", "colormap": SMALL_NUMBERS}, GREY_RGB),
     "opaque": (with_fourth(255), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, RGB),
     "transparent": (with_fourth(0), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, np.full_like(RGB, 255)),
+    "half transparent": (with_fourth(128), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, HALF_GLASS),
+    "multiplied by alpha": (
+        np.dstack([RGB // 2, HALF]),
+        {"photometric": "rgb", "extrasamples": ["assocalpha"]},
+        RGB // 2 + 127,
+    ),
+    "grey multiplied by alpha": (
+        np.dstack([GREY // 2, HALF]),
+        {"photometric": "minisblack", "extrasamples": ["assocalpha"]},
+        GREY_RGB // 2 + 127,
+    ),
     "unused fourth sample": (with_fourth(0), {"photometric": "rgb", "extrasamples": ["unspecified"]}, RGB),
     "cmyk": (with_fourth(0), {"photometric": "separated"}, 255 - RGB),
+    "cmyk with alpha": (
+        np.dstack([with_fourth(0), HALF]),
+        {"photometric": "separated", "extrasamples": ["unassalpha"]},
+        255 - RGB,
+    ),
     "float": ((RGB / 255).astype(np.float32), {"photometric": "rgb"}, RGB),
 }
 
@@ -121,6 +145,15 @@ def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels[50:], RGB[50:])
 
 
+def test_the_transparent_colour_of_a_palette_becomes_white(tmp_path: Path) -> None:
+    image = Image.fromarray(RGB).convert("P", palette=Image.Palette.ADAPTIVE)
+    image.save(tmp_path / "image.png", transparency=3)
+    clear = (np.asarray(image) == 3)[..., None]
+    assert clear.any()
+    expected = np.where(clear, 255, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png").pixels, expected)
+
+
 def test_an_exif_orientation_does_not_turn_the_pixels(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -181,9 +214,11 @@ UNSUPPORTED: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
     "stack of RGB": (np.stack([RGB] * 2), {"photometric": "rgb"}, "stack"),
     "ImageJ stack": (np.stack([GREY] * 3), {"imagej": True, "metadata": {"axes": "ZYX"}}, "stack"),
     "NaN": (np.where(RGB > 200, np.nan, 0.5).astype(np.float32), {"photometric": "rgb"}, "NaN"),
+    "float below 0": (RGB / np.float32(255) - np.float32(0.5), {"photometric": "rgb"}, "0–1"),
     "float beyond 1": (RGB.astype(np.float32), {"photometric": "rgb"}, "0–1"),
     "32-bit": (RGB.astype(np.int32), {"photometric": "rgb"}, "int32"),
     "CIELAB": (RGB, {"photometric": "cielab"}, "CIELAB"),
+    "YCbCr that no JPEG holds": (RGB, {"photometric": "ycbcr"}, "YCBCR"),
 }
 
 
@@ -305,19 +340,51 @@ def test_pillows_own_limit_neither_stops_an_image_nor_is_changed(
 
 def test_programs_posing_as_images_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
-    with pytest.raises(ImageError, match="not an image"):
-        read_image(tmp_path / "image.png")
+    for look in (read_image, image_size):
+        with pytest.raises(ImageError, match="not an image"):
+            look(tmp_path / "image.png")
+
+
+def test_the_size_of_an_image_is_its_height_and_width() -> None:
+    assert image_size(SAMPLES / "he_pink.png") == (256, 320)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "does not fit into memory"),
+        (ValueError("two\n  lines"), r"\(two lines\)"),
+        (ValueError(), r"\(ValueError\)"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_one_sentence(
+    error: Exception, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    tifffile.imwrite(tmp_path / "image.tif", RGB)
+    monkeypatch.setattr(images.tiff, "read_tiff", fail)
+    with pytest.raises(ImageError, match=words):
+        read_image(tmp_path / "image.tif")
 
 
 OME = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
 MPP_TIFFS: dict[str, tuple[dict[str, Any], float | None]] = {
     "OME": ({"ome": True, "metadata": OME | {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}}, 0.25),
     "OME in mm": ({"ome": True, "metadata": OME | {"PhysicalSizeXUnit": "mm", "PhysicalSizeYUnit": "mm"}}, None),
+    "OME in mm one way": (
+        {"ome": True, "metadata": OME | {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "mm"}},
+        None,
+    ),
+    "OME without a unit": ({"ome": True, "metadata": OME}, 0.25),
+    "OME nearly square": ({"ome": True, "metadata": OME | {"PhysicalSizeY": 0.252}}, 0.251),
     "OME not square": ({"ome": True, "metadata": OME | {"PhysicalSizeY": 0.5}}, None),
     "OME absurd": ({"ome": True, "metadata": OME | {"PhysicalSizeX": 350.0, "PhysicalSizeY": 350.0}}, None),
     "ImageJ": ({"imagej": True, "resolution": (2, 2), "metadata": {"unit": "um", "axes": "YXS"}}, 0.5),
     "ImageJ in inches": ({"imagej": True, "resolution": (2, 2), "metadata": {"unit": "inch", "axes": "YXS"}}, None),
     "Aperio": ({"description": "Aperio Image\r\n320x256|AppMag = 20|MPP = 0.4990", "metadata": None}, 0.499),
+    "not Aperio": ({"description": "scanned at MPP = 0.4990", "metadata": None}, None),
     "DPI": ({"resolution": (101600, 101600), "resolutionunit": "INCH", "metadata": None}, None),
 }
 
@@ -380,3 +447,7 @@ def test_premultiplied_alpha_agrees_with_straight_alpha(color: list[int], alpha:
     multiplied[..., :3] = (straight[..., :3].astype(int) * alpha + 127) // 255
     difference = premultiplied_on_white(multiplied).astype(int) - rgba_on_white(straight)
     assert np.abs(difference).max() <= 1
+
+
+def test_colours_brighter_than_their_alpha_allows_are_white() -> None:
+    assert premultiplied_on_white(np.array([[[255, 9, 0, 0]]], np.uint8)).tolist() == [[[255, 255, 255]]]

@@ -40,6 +40,11 @@ def test_options_within_limits_are_options_and_no_larger_than_asked_for(windows,
         assert (options.macro_tile, options.macro_margin) == (asked.macro_tile, asked.macro_margin)
 
 
+def test_macro_tiles_within_limits_are_the_largest_that_fit_with_a_quarter_for_the_context():
+    options = Limits(windows=8, prompts=64, side=1000).within(Options())
+    assert (options.macro_tile, options.macro_margin) == (992, 224)
+
+
 @pytest.mark.parametrize("limits", [None, Limits(windows=1, prompts=2, side=64)])
 def test_a_segmenter_keeps_to_what_its_networks_take(limits):
     bundle = fake_bundle()

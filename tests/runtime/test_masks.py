@@ -100,6 +100,13 @@ def test_a_mask_without_a_positive_logit_is_empty():
     assert masks[0].size == 0
 
 
+def test_a_mask_keeps_no_memory_of_what_lies_around_it():
+    logits = np.full((1, 64, 64), -1, np.float32)
+    logits[0, 10:12, 20:50] = 1
+    _, (mask,) = crop_masks(logits, np.zeros((1, 2), int), WINDOW, (WINDOW, WINDOW))
+    assert mask.base is None
+
+
 def test_tightening_keeps_the_true_pixels_in_their_place():
     mask = np.zeros((5, 6), bool)
     mask[1, 2] = mask[3, 4] = True
@@ -114,6 +121,7 @@ def test_tightening_keeps_the_true_pixels_in_their_place():
         ((60, 60, 200, 200), False),
         ((0, 60, 40, 200), False),  # at the image's left border
         ((60, 60, 248, 200), False),
+        ((60, 200, 200, 256), False),  # at its lower border
         ((60, 60, 256, 200), True),
         ((60, 0, 250, 200), True),
     ],
@@ -184,3 +192,10 @@ def test_a_mask_is_cropped_only_if_those_that_are_more_certain_are_cut_or_empty(
 def test_joining_no_masks_gives_an_empty_table():
     empty = DecodedMasks.joined([])
     assert (empty.points.shape, empty.ious.shape, empty.boxes.shape, empty.masks) == ((0,), (0,), (0, 4), [])
+
+
+def test_masks_that_are_moved_keep_the_type_of_their_boxes():
+    boxes = np.array([[1, 2, 3, 4]], np.int32)
+    moved = DecodedMasks(np.zeros(1, np.intp), np.ones(1, np.float32), boxes, [np.ones((2, 2), bool)]).shifted((10, 20))
+    assert moved.boxes.tolist() == [[11, 22, 13, 24]]
+    assert moved.boxes.dtype == np.int32

@@ -44,6 +44,11 @@ def test_a_rectangle_has_the_documented_values():
     assert values.eccentricity[0] == pytest.approx(np.sqrt(1 - 4**2 / 10**2))
 
 
+def test_values_have_the_documented_types():
+    types = {name: values.dtype for name, values in vars(measure(nuclei_of((full(4, 10), (20, 30))))).items()}
+    assert types == {"centroids": np.float32, "area": np.int64, "perimeter": np.float32, "eccentricity": np.float32}
+
+
 def test_a_single_pixel_is_round_and_a_line_is_almost_not():
     values = measure(nuclei_of((full(1, 1), (3, 4)), (full(1, 50), (0, 0))))
     assert values.centroids[0].tolist() == [3, 4]

@@ -16,6 +16,7 @@ from pnseg_runtime.metrics import (
     match_points,
     overlaps,
     panoptic_quality,
+    panoptic_quality_of_classes,
 )
 from tests import golden
 
@@ -64,11 +65,19 @@ def test_an_iou_of_exactly_one_half_is_no_match():
     assert panoptic_quality(truth, prediction)["pq"] == 0
 
 
+def test_nuclei_match_in_their_class_alone_and_above_an_iou_of_one_half():
+    truth, prediction = np.arange(1, 4).repeat(4).reshape(3, 4), np.arange(1, 4).repeat(4).reshape(3, 4)
+    prediction[1, 2:] = 0
+    table, kinds, found = overlaps(truth, prediction), np.array([0, 0, 1]), np.array([0, 0, 2])
+    assert panoptic_quality_of_classes(table, kinds, found) == {0: 0.5, 1: 0.0}
+
+
 def test_maps_of_different_shapes_and_negative_labels_are_refused():
     with pytest.raises(ValueError, match="shape"):
         evaluate_pair(EMPTY, np.zeros((3, 4), int))
-    with pytest.raises(ValueError, match="negative"):
-        evaluate_pair(EMPTY, np.full((4, 4), -1))
+    for labels in (np.full((4, 4), -1), np.where(ONE, 10**9, -1)):
+        with pytest.raises(ValueError, match="must not have negative labels"):
+            evaluate_pair(EMPTY, labels)
 
 
 @given(label_maps)

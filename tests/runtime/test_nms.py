@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pnseg_runtime.masks import tighten
-from pnseg_runtime.nms import box_iou, suppress_boxes, suppress_masks
+from pnseg_runtime.masks import DecodedMasks, tighten
+from pnseg_runtime.nms import box_iou, suppress_boxes, suppress_masks, suppress_overlaps
 from tests.runtime.drawn import random_boxes
 
 
@@ -65,3 +65,11 @@ def test_box_iou_counts_pixels():
     first, second = np.array([0, 0, 4, 4], np.int32), np.array([2, 0, 6, 4], np.int32)
     assert box_iou(first, second) == pytest.approx(8 / 24)
     assert box_iou(first, np.array([4, 0, 8, 4], np.int32)) == 0
+
+
+def test_masks_that_may_share_nothing_are_suppressed_by_their_pixels():
+    diagonal = np.eye(20, dtype=bool)
+    boxes = np.array([[0, 0, 20, 20], [4, 0, 24, 20], [0, 0, 20, 20]], np.int32)
+    found = DecodedMasks(np.arange(3), np.array([0.9, 0.8, 0.7], np.float32), boxes, [diagonal] * 3)
+    assert suppress_overlaps(found, 0.35, 0.0).tolist() == [True, True, False]
+    assert suppress_overlaps(found, 0.35, None).tolist() == [True, False, False]

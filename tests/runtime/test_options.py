@@ -36,6 +36,7 @@ def test_masks_are_suppressed_by_what_was_chosen_last():
     manifest = fake_bundle(masking={"nms_iou": 0.3, "nms_overlap": 0.4}).manifest
     assert Settings.of(manifest, Options()).nms_overlap == 0.4
     assert Settings.of(manifest, Options(nms_iou=0.5)).nms_overlap is None
+    assert Settings.of(manifest, Options(nms_iou=0.0)).nms_overlap is None
     assert Settings.of(manifest, Options(nms_iou=0.5, nms_overlap=0.2)).nms_overlap == 0.2
     assert Settings.of(fake_bundle().manifest, Options(nms_overlap=0.2)).nms_overlap == 0.2
 
@@ -60,12 +61,25 @@ def test_masks_are_suppressed_by_what_was_chosen_last():
         ({"negatives": 65}, "at most 64"),
         ({"assignment": "nearest"}, "assignment"),
         ({"macro_tile": 1000}, "multiples of 32"),
+        ({"macro_margin": 100}, "multiples of 32"),
+        ({"macro_margin": -32}, "macro_margin must not be negative"),
         ({"macro_tile": 256, "macro_margin": 128}, "twice"),
+        ({"workers": 0}, "workers"),
+        ({"queue": 0}, "queue"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(choice, says):
     with pytest.raises(ValueError, match=says):
         Options(**choice)
+
+
+def test_the_most_negatives_can_be_chosen():
+    assert Options(negatives=64).negatives == 64
+
+
+def test_the_usual_context_is_a_quarter_of_small_macro_tiles_in_whole_strides():
+    assert [Options(macro_tile=side).context for side in (2048, 1280, 1024, 352, 32)] == [320, 320, 256, 64, 0]
+    assert Options(macro_margin=0).context == 0
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,15 @@ def test_a_rename_that_fails_takes_the_earlier_ones_back(tmp_path: Path, monkeyp
     assert names(tmp_path) == []
 
 
-@pytest.fixture(params=["hard links", "no hard links"])
+@pytest.fixture(params=[None, PermissionError(1, "Operation not permitted"), NotImplementedError()], ids=repr)
 def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hard links, a file system without them, and an operating system without them."""
+
     def refuse(self: Path, target: Path) -> None:
         target.stat()  # what is not there is told first
-        raise PermissionError(1, "Operation not permitted")
+        raise request.param
 
-    if request.param == "no hard links":
+    if request.param is not None:
         monkeypatch.setattr(Path, "hardlink_to", refuse)
 
 
@@ -109,6 +111,24 @@ def test_an_overwrite_leaves_the_new_files_and_nothing_of_the_old(tmp_path: Path
         for stream in streams:
             stream.write(b"new")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "new", "b.txt": "new"}
+
+
+def test_one_file_replaces_another_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    for step in ("hardlink_to", "rename"):
+        monkeypatch.setattr(Path, step, lambda *_: pytest.fail("that is a step more"))
+    with all_or_none([tmp_path / "a.txt"]) as (stream,):
+        stream.write(b"new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "new"}
+
+
+def test_what_is_not_complete_yet_lies_in_the_folder_that_is_named_for_it(tmp_path: Path) -> None:
+    (tmp_path / "drafts").mkdir()
+    with all_or_none([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "drafts"):
+        assert names(tmp_path) == ["drafts"]
+        assert len(names(tmp_path / "drafts")) == 2
+    assert names(tmp_path) == ["a.txt", "b.txt", "drafts"]
+    assert names(tmp_path / "drafts") == []
 
 
 def test_the_file_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,14 @@ def test_measurements_have_units_and_microns_only_with_a_pixel_size() -> None:
     assert scaled["Perimeter µm"] == pytest.approx(plain["Perimeter px"] / 2, rel=1e-4)
 
 
+def test_measurements_have_six_decimals() -> None:
+    nuclei = square_ring_and_pair()
+    nuclei.scores[0] = 0.123456789
+    measurements = written(Prediction(WHITE, nuclei))["features"][0]["properties"]["measurements"]
+    assert measurements["Score"] == 0.123457
+    assert measurements["Predicted IoU"] == 0.95
+
+
 def test_a_measurement_that_is_not_finite_is_left_out() -> None:
     nuclei = square_ring_and_pair()
     nuclei.scores[1] = np.nan

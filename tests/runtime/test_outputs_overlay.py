@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -47,6 +48,12 @@ def test_a_nucleus_is_drawn_in_the_colour_of_its_class() -> None:
         absent = np.array(kind.color) == 0
         assert strongest[absent].max() < 160
         assert strongest[~absent].min() > strongest[absent].max()
+
+
+def test_lines_lie_around_the_middle_of_their_nucleus() -> None:
+    white = np.full((40, 50, 3), 255, np.uint8)
+    drawn = draw_outlines(Prediction(white, nuclei_of([(10, 5, np.ones((20, 30), bool))], (40, 50))))
+    assert ndimage.center_of_mass(255.0 - drawn.mean(axis=2)) == pytest.approx((14.5, 24.5), abs=0.15)
 
 
 @given(st.integers(1, 60), st.integers(1, 60))

@@ -46,6 +46,20 @@ def test_columns_have_their_documented_names_and_units() -> None:
     schema = table_of(Prediction(WHITE, square_ring_and_pair())).schema
     assert schema.names == NAMES
     assert schema.field("area_px").metadata == {b"unit": "px²".encode()}
+    schema = table_of(Prediction(WHITE, square_ring_and_pair(mpp=0.5))).schema
+    units = {field.name: field.metadata[b"unit"].decode() for field in schema}
+    of_px = ("centroid_x", "centroid_y", "bbox_x0", "bbox_y0", "bbox_x1", "bbox_y1", "perimeter_px")
+    assert units == dict.fromkeys(of_px, "px") | {
+        "id": "label",
+        "class": "",
+        "score": "probability",
+        "predicted_iou": "IoU",
+        "area_px": "px²",
+        "eccentricity": "",
+        "area_um2": "µm²",
+        "perimeter_um": "µm",
+    }
+    assert not any(field.nullable for field in schema)
 
 
 def test_microns_appear_only_with_a_known_pixel_size() -> None:

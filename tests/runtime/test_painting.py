@@ -81,3 +81,34 @@ def test_a_nucleus_that_another_cuts_in_two_keeps_its_larger_piece_when_tidy():
     _, tidy, _ = paint(boxes, masks, ious, (3, 10), tidy=True)
     assert whole.tolist() == [[3, 0, 5, 3], [0, 0, 10, 3]]
     assert tidy.tolist() == [[3, 0, 5, 3], [5, 0, 10, 3]]
+
+
+def test_more_nuclei_than_16_bits_hold_are_all_painted():
+    place = np.arange(66_000)
+    boxes = np.stack([place % 300, place // 300, place % 300 + 1, place // 300 + 1], axis=1).astype(np.int32)
+    kept, _, _ = paint(boxes, [np.ones((1, 1), bool)] * len(boxes), np.ones(len(boxes), np.float32), (220, 300))
+    np.testing.assert_array_equal(kept, place)
+
+
+def test_tidying_leaves_the_masks_that_were_given_alone():
+    ring = np.ones((5, 5), bool)
+    ring[2, 2] = ring[:, 0] = False
+    given_ = DecodedMasks(np.array([0]), np.ones(1, np.float32), np.array([[10, 20, 15, 25]], np.int32), [ring])
+    assert tidied(given_).boxes.tolist() == [[11, 20, 15, 25]]
+    assert given_.boxes.tolist() == [[10, 20, 15, 25]]
+    assert given_.masks[0] is ring
+
+
+def test_a_nucleus_of_two_pieces_that_nothing_covers_keeps_its_larger_one_when_tidy():
+    mask = np.ones((3, 10), bool)
+    mask[:, 3:5] = False
+    boxes, ious = np.array([[0, 0, 10, 3]], np.int32), np.ones(1, np.float32)
+    for tidy, expected in ((False, [0, 0, 10, 3]), (True, [5, 0, 10, 3])):
+        assert paint(boxes, [mask], ious, (3, 10), tidy)[1].tolist() == [expected]
+
+
+def test_a_nucleus_that_another_lies_in_gives_it_its_pixels_when_tidy():
+    boxes = np.array([[0, 0, 9, 9], [3, 3, 6, 6]], np.int32)
+    masks = [np.ones((9, 9), bool), np.ones((3, 3), bool)]
+    _, _, (inner, outer) = paint(boxes, masks, np.array([0.5, 0.9], np.float32), (9, 9), tidy=True)
+    assert (inner.sum(), outer.sum()) == (9, 72)

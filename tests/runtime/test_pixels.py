@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pnseg_runtime.errors import ImageError
-from pnseg_runtime.pixels import check_image, normalise
+from pnseg_runtime.pixels import check_image, normalise, padded_shape
 from tests.fakes import fake_bundle
 
 
@@ -31,3 +31,8 @@ def test_normalised_images_have_the_documented_values():
     assert result.shape == (1, 3, 1, 1)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[0, :, 0, 0], expected, rtol=1e-6)
+
+
+def test_the_prompter_sees_whole_multiples_and_at_least_one_cell_of_its_coarsest_features():
+    assert padded_shape((5, 41), 8) == (32, 48)
+    assert padded_shape((64, 65), 32) == (64, 96)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pnseg_runtime.cli import cli
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
-from pnseg_runtime.plausible import LEAST, Diameters, at_likely_mpp, likely_mpp
+from pnseg_runtime.plausible import LEAST, Diameters, at_likely_mpp, likely_mpp, seen_at
 from tests.runtime.made import SAMPLES
 
 
@@ -30,13 +30,18 @@ def test_the_median_is_that_of_all_nuclei_however_they_came(diameters):
     assert whole.median == parts.median == pytest.approx(np.median(diameters), abs=0.051)
 
 
+def test_nuclei_larger_than_any_are_counted_with_the_largest():
+    assert of([2.0, 500.0, 90_000.0]).median == pytest.approx(100, abs=0.051)
+
+
 def test_without_nuclei_there_is_no_median_and_no_doubt():
     assert Diameters().median is None
     assert Diameters().doubt(0.25) is None
 
 
 @pytest.mark.parametrize(("diameter", "number", "doubted"), [
-    (2.2, 871, True), (2.2, LEAST - 1, False), (5.0, 871, False), (12.0, 871, False), (25.0, 871, True)
+    (2.2, 871, True), (2.2, LEAST, True), (2.2, LEAST - 1, False), (2.8, 871, True), (3.2, 871, False),
+    (5.0, 871, False), (12.0, 871, False), (17.8, 871, False), (18.2, 871, True), (25.0, 871, True)
 ])  # fmt: skip
 def test_sizes_that_no_tissue_has_are_doubted_if_there_are_enough(diameter, number, doubted):
     sentence = of([diameter] * number).doubt(0.25)
@@ -99,3 +104,12 @@ def test_large_nuclei_and_images_that_would_be_too_large_are_looked_at_once():
         assert asked.mpps == mpps
         assert enlarged == 1.0
         assert nuclei.timings == {"total": 1.0}
+
+
+@pytest.mark.parametrize(("mpp", "guess", "mpps", "enlarged"), [
+    (0.5, "auto", [0.5], 1.0), (None, "model", [None], 1.0), (None, "auto", [None, 0.375], 1.5)
+])  # fmt: skip
+def test_a_resolution_is_guessed_only_where_it_is_unknown_and_a_guess_is_asked_for(mpp, guess, mpps, enlarged):
+    asked = Asked(18)
+    assert seen_at(asked, mpp, guess, 0.25)[1] == enlarged
+    assert asked.mpps == mpps

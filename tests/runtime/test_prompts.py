@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 
 from pnseg_runtime.prompts import (
     PointPrompts,
+    _sum,
     decode_points,
     filter_by_region,
     image_anchors,
@@ -80,6 +81,12 @@ def test_nearest_negatives_agree_with_the_sorted_distance_matrix(coords, negativ
     np.testing.assert_array_equal(
         labels, np.tile([1] + [0] * (found - 1) + [-1] * (1 + negatives - found), (len(coords), 1))
     )
+
+
+def test_neighbours_whose_distances_are_one_number_in_float32_are_told_apart():
+    coords = np.array([[0, 0], [1000, 0.1], [1000, 0]], np.float32)
+    assert np.linalg.norm(coords[1]) == np.linalg.norm(coords[2])
+    assert nearest_negatives(coords, 2)[0][0, 1:].tolist() == coords[[2, 1]].tolist()
 
 
 @given(coordinates, st.integers(0, 12), st.randoms(use_true_random=False))
@@ -158,6 +165,12 @@ def test_scores_are_those_of_the_softmax_to_the_last_places_of_float32():
     foreground = logits.argmax(axis=1) < 5
     np.testing.assert_array_equal(found.classes, logits.argmax(axis=1)[foreground])
     np.testing.assert_allclose(found.scores, exact.max(axis=1)[foreground].astype(np.float64), rtol=1.3e-7)
+
+
+def test_the_sum_of_many_classes_goes_from_the_first_to_the_last():
+    values = np.random.default_rng(0).random((500, 20)) ** 9
+    np.testing.assert_array_equal(_sum(values), np.cumsum(values, axis=1)[:, -1])
+    assert (values.sum(axis=1) != _sum(values)).any()
 
 
 def test_anchors_whose_point_is_no_number_are_dropped():

@@ -45,7 +45,16 @@ def nuclei_of(labels) -> Nuclei:
 
 
 @pytest.mark.parametrize(
-    ("mpp", "work"), [(None, (100, 60)), (0.25, (100, 60)), (0.24, (100, 60)), (0.5, (200, 120)), (0.125, (50, 30))]
+    ("mpp", "work"),
+    [
+        (None, (100, 60)),
+        (0.25, (100, 60)),
+        (0.24, (100, 60)),
+        (0.239, (100, 60)),
+        (0.237, (95, 57)),
+        (0.5, (200, 120)),
+        (0.125, (50, 30)),
+    ],
 )
 def test_an_image_is_taken_as_it_is_if_it_fits_or_nothing_is_known_of_it(mpp, work):
     rescaling = Rescaling.between((100, 60), mpp, 0.25)
@@ -60,7 +69,7 @@ def test_an_image_that_would_be_too_large_at_the_models_resolution_is_refused_wi
         Rescaling.between((side, side), mpp, 0.25)
 
 
-@pytest.mark.parametrize(("side", "mpp"), [(5_000, 1.0), (40_000, 0.125), (30_000, 0.25)])
+@pytest.mark.parametrize(("side", "mpp"), [(5_000, 1.0), (40_000, 0.125), (30_000, 0.25), (10, 0.05), (10, 5.0)])
 def test_what_is_small_enough_at_the_models_resolution_or_seen_as_it_is_is_taken(side, mpp):
     assert Rescaling.between((side, side), mpp, 0.25).shape == (side, side)
 
@@ -130,6 +139,15 @@ def test_boxes_fit_the_masks_that_come_back(shape, work, seed):
         assert all(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
         assert 0 <= x0 < x1 <= shape[1]
         assert 0 <= y0 < y1 <= shape[0]
+
+
+@pytest.mark.parametrize("work", [(20, 30), (40, 60)])
+def test_nuclei_that_come_back_have_the_types_of_others_and_the_images_resolution(work):
+    nuclei = nuclei_of(np.ones(work, np.int32))
+    back = Rescaling((20, 30), work, mpp=0.5).back(nuclei)
+    assert back.mpp == 0.5
+    for name in ("points", "classes", "scores", "ious", "boxes"):
+        assert getattr(back, name).dtype == getattr(nuclei, name).dtype, name
 
 
 @given(shapes, shapes)

@@ -61,6 +61,12 @@ def test_images_smaller_than_the_blur_are_softened_too(shape):
     assert soften(rgb, COLOUR).shape == rgb.shape
 
 
+def test_a_blur_reaches_three_deviations_far():
+    reaches = [blur.reach for blur in (Blur(), Blur(0.5), Blur(colour=2.0), Blur(1.0, 3.7), Blur(3.7, 1.0))]
+    assert reaches == [0, 2, 6, 12, 12]
+    assert Blurs(Blur(1.0), COLOUR).reach == Blurs(COLOUR, Blur(1.0)).reach == 6
+
+
 def test_no_blur_leaves_the_image_as_it_is():
     rgb = sample("he_pink")
     assert soften(rgb, Blur()) is rgb

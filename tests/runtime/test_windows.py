@@ -3,7 +3,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pnseg_runtime.windows import Part, cut, macro_tiles, memberships, mirror, most_central, windows
+from pnseg_runtime.windows import (
+    Part,
+    cut,
+    from_first_centres,
+    macro_tiles,
+    memberships,
+    mirror,
+    most_central,
+    windows,
+)
 from tests import golden
 
 shapes = st.tuples(st.integers(1, 700), st.integers(1, 700))
@@ -85,6 +94,17 @@ def test_memberships_are_all_pairs_of_a_window_and_a_point_inside(shape, seed):
     expected = np.argwhere(inside)
     points, holders = memberships(coords, origins, 100)
     np.testing.assert_array_equal(np.stack([holders, points], axis=1), expected)
+
+
+def test_a_window_holds_the_points_from_its_first_pixel_to_its_last():
+    coords = np.array([[100, 5], [199, 5], [199.5, 5], [200, 5], [150, 99.5], [150, 100]], np.float32)
+    points, _ = memberships(coords, np.array([[100, 0]]), 100)
+    assert points.tolist() == [0, 1, 2, 4]
+
+
+def test_points_on_the_outer_half_of_the_first_pixels_come_to_their_centres_and_those_beyond_stay():
+    coords = np.array([[-0.5, 3], [2, -0.25], [-0.75, 4], [5, 6]], np.float32)
+    assert from_first_centres(coords).tolist() == [[0, 3], [2, 0], [-0.75, 4], [5, 6]]
 
 
 @given(shapes, st.integers(0, 1000))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from torchvision.transforms import v2
 
-from pnseg_train.augment import StainJitter, as_tv, colour, geometry, separate
-from pnseg_train.crops import Crops, item_seed, normalise
+from pnseg_train.augment import StainJitter, ZoomCrop, as_tv, colour, geometry, separate
+from pnseg_train.crops import Crops, item_seed, loader, normalise
 from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.recipes import Augment
 from tests import golden
@@ -61,6 +61,39 @@ def test_crops_stay_upright_only_if_they_are_not_turned(turns):
     assert all(upright) if not turns else 0 < sum(upright) < 10
 
 
+def test_crops_are_turned_and_mirrored_in_all_eight_ways():
+    image = np.array([[0, 80], [160, 240]], np.uint8).repeat(32, 0).repeat(32, 1)
+    sample = Sample("quarters", np.repeat(image[..., None], 3, axis=2), np.zeros((64, 64), np.int32), image // 255)
+    ways = set()
+    for seed in range(120):
+        torch.manual_seed(seed)
+        crop = geometry(0.0, 64, 0.0, 0.0, (1.0, 1.0))(*as_tv(sample))[0]
+        ways.add(tuple(crop[0, 16::32, 16::32].flatten().tolist()))
+    assert len(ways) == 8
+
+
+def test_a_crop_lies_anywhere_in_an_image_and_is_mirrored_no_farther_than_it_must_be():
+    torch.manual_seed(0)
+    zoom, image = ZoomCrop(128, 0.0, 0.0, 0.5, (0.55, 2.5)), torch.zeros(3, 100, 300)
+    places = [zoom.make_params([image]) for _ in range(300)]
+    for place in places:
+        left, above, right, below = place["padding"]
+        assert min(place["padding"]) >= 0
+        assert place["side"] <= 150
+        assert (left + right, above + below) == (0, max(place["side"] - 100, 0))
+        assert place["top"] + place["side"] <= 100 + above + below
+        assert place["left"] + place["side"] <= 300
+    for found in ({p["top"] for p in places}, {p["left"] for p in places}, {p["padding"][1] for p in places}):
+        assert len(found) > 15
+
+
+def test_half_of_the_crops_are_seen_at_their_own_scale_and_half_at_that_of_usual_nuclei():
+    torch.manual_seed(0)
+    scales = [ZoomCrop(128, 10.0, 20.0, 0.0, (0.5, 4.0))._scale() for _ in range(400)]
+    assert set(scales) == {1.0, 2.0}
+    assert 150 < scales.count(2.0) < 250
+
+
 def _interior(labels: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
@@ -77,6 +110,13 @@ def test_separate_gives_consecutive_ids_to_connected_pieces():
     assert sorted(result.unique().tolist()) == [0, 1, 2, 3]
     assert result[0, 0] != result[12, 12]
     assert result[19, 19] == 0
+
+
+def test_pieces_of_fewer_than_sixteen_pixels_are_dropped():
+    instances = torch.zeros(20, 20, dtype=torch.int32)
+    instances[0:4, 0:4] = 2
+    instances[10:13, 10:15] = 1
+    assert torch.equal(separate(instances) > 0, instances == 2)
 
 
 def test_stain_jitter_leaves_maps_alone_and_changes_colours():
@@ -103,6 +143,18 @@ def test_a_crop_depends_on_seed_and_number_alone():
     b = second[3]
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not torch.equal(a.image, first[4].image)
+
+
+def test_samples_are_drawn_in_proportion_to_their_pixels():
+    small, large = drawn_sample(50, 60), drawn_sample(100, 120)
+    assert Crops([small, large], Augment(), seed=0, length=1).weights.tolist() == [3000, 12_000]
+
+
+def test_batches_are_whole_begin_where_a_run_goes_on_and_are_divided_among_processes():
+    crops = Crops([golden_tile()], Augment(crop=96), seed=0, length=25)
+    loaders = [loader(crops, 4, first_step=1, rank=rank, world=2) for rank in (0, 1)]
+    assert [list(each.sampler) for each in loaders] == [list(range(8, 25, 2)), list(range(9, 25, 2))]
+    assert [len(each) for each in loaders] == [2, 2]
 
 
 @pytest.mark.parametrize("index", range(6))

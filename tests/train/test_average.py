@@ -15,7 +15,7 @@ def steps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
     for seed, (name, part) in enumerate({"best": "prompter", "last": "prompter", "other": "segmentor"}.items()):
         torch.manual_seed(seed)
-        card = Card(network=part, recipe=read_recipe("nano"), step=seed)
+        card = Card(network=part, recipe=read_recipe("nano"), step=seed, metrics={"pq": 0.5})
         network = build(card)
         for counter, value in network.state_dict().items():
             if "num_batches_tracked" in counter:
@@ -29,6 +29,7 @@ def run(*arguments):
 
 
 def test_every_weight_is_the_mean_and_the_card_names_both(steps, tmp_path):
+    (tmp_path / "mean").mkdir()  # empty, so there is nothing to lose
     result = run(steps / "best", steps / "last", "--out", tmp_path / "mean")
     assert result.exit_code == 0, result.output
     (first, _), (second, _), (mean, card) = (
@@ -36,6 +37,7 @@ def test_every_weight_is_the_mean_and_the_card_names_both(steps, tmp_path):
     )
     assert card.averaged == [weights_digest(steps / name) for name in ("best", "last")]
     assert card.step == 1
+    assert card.metrics == {}, "nobody has measured it"
     for name, tensor in mean.state_dict().items():
         a, b = first.state_dict()[name], second.state_dict()[name]
         expected = (a + b) / 2 if a.is_floating_point() else b

@@ -1,13 +1,15 @@
 """Copies of nuclei laid against others keep image and labels together."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from pnseg_train import clumps
 from pnseg_train.augment import separate
-from pnseg_train.clumps import OVERLAP, add_clumps, cut_out, resting_place, short_axis, whole_nuclei
+from pnseg_train.clumps import OVERLAP, _lay, add_clumps, cut_out, resting_place, short_axis, turned, whole_nuclei
 from pnseg_train.crops import Crops
 from pnseg_train.datasets import Sample
 from pnseg_train.recipes import Augment
@@ -97,11 +99,75 @@ def test_a_copy_rests_where_it_overlaps_no_more_than_allowed_and_touches(angle, 
     assert (grown & (labels > 0)).any()
 
 
+def test_a_copy_that_would_lie_mostly_beyond_the_crop_has_no_place():
+    host = np.zeros((40, 40), bool)
+    host[10:22, 2:14] = True
+    mask = np.ones((12, 12), bool)
+    assert resting_place(host, host, mask, np.pi, 0.0) is None
+    assert resting_place(host, host, mask, 0.0, 0.0) is not None
+
+
+def test_copies_find_their_places_among_earlier_copies_too(monkeypatch):
+    occupied = []
+
+    def noted(taken, *rest):
+        occupied.append(int(taken.sum()))
+        return resting_place(taken, *rest)
+
+    monkeypatch.setattr(clumps, "resting_place", noted)
+    torch.manual_seed(0)
+    image, labels, classes = discs(9, side=200)
+    add_clumps(image, labels, classes)
+    assert occupied[0] == (labels > 0).sum() < max(occupied)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 37])
+def test_a_nucleus_is_turned_whole_with_its_pixels(degrees):
+    image, mask = np.full((6, 24, 3), BACKGROUND, np.uint8), np.zeros((6, 24), bool)
+    mask[1:5, 2:22] = True
+    image[mask] = 9
+    copy, inside = turned(image, mask, degrees)
+    assert inside.sum() == pytest.approx(mask.sum(), rel=0.1)
+    assert (copy[ndimage.binary_erosion(inside)] == 9).all()
+    rows, columns = np.nonzero(inside)
+    assert abs(rows.mean() - (len(inside) - 1) / 2) < 0.6
+    assert abs(columns.mean() - (len(inside) - 1) / 2) < 0.6
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_copy_lies_over_or_under_what_is_there_and_leaves_equal_colours_alone(over):
+    image = np.random.default_rng(0).integers(50, 250, (20, 30, 3), np.uint8)
+    labels, classes = np.zeros((20, 30), np.int32), np.zeros((20, 30), np.int32)
+    labels[5:15, 5:15] = classes[5:15, 5:15] = 1
+    before, mask = image.copy(), np.ones((10, 10), bool)
+    _lay(image, labels, classes, image[5:15, 12:22].copy(), mask, (5, 12), 2, 3, over)
+    assert np.unique(labels[5:15, 12:15]).tolist() == [1 + over]
+    assert np.unique(classes[5:15, 12:15]).tolist() == [3 if over else 1]
+    assert (labels[5:15, 15:22] == 2).all()
+    assert (image == before).all()
+    _lay(image, labels, classes, np.zeros((10, 10, 3), np.uint8), mask, (5, 20), 4, 3, over)
+    assert (image[labels == 1] == before[labels == 1]).all()
+    assert (image[5:15, 20:22] != before[5:15, 20:22]).any() == over
+    assert (image[7:13, 24:28] == 0).all()
+
+
 def test_the_short_axis_of_a_bar_is_across_it():
     bar = np.zeros((50, 50), bool)
     bar[5:45, 20:26] = True
     assert abs(np.cos(short_axis(bar))) > 0.99
     assert abs(np.sin(short_axis(bar.T))) > 0.99
+
+
+def test_nuclei_that_copies_hide_or_cut_in_two_are_numbered_anew(monkeypatch):
+    def cut(image, labels, classes):
+        labels = np.zeros_like(labels)
+        labels[10:20, 10:20] = labels[10:20, 40:50] = 5
+        return image, labels, classes
+
+    monkeypatch.setattr("pnseg_train.crops.add_clumps", cut)
+    image, labels, classes = discs(9, side=200)
+    crops = Crops([Sample("discs", image, labels, classes.astype(np.uint8))], Augment(crop=128, clumps=1.0), 0, 1)
+    assert crops[0].instances.unique().tolist() == [0, 1, 2]
 
 
 def test_crops_with_clumps_have_consecutive_nuclei_and_are_the_same_every_time():

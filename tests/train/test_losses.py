@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pnseg_train.checkpoints import Card, build
 from pnseg_train.crops import Crop
 from pnseg_train.losses import (
+    class_focal_loss,
     dice_loss,
     focal_loss,
     prompter_losses,
@@ -30,6 +31,25 @@ def test_focal_loss_without_focus_is_cross_entropy():
 def test_focal_loss_of_one_pixel_is_the_formula():
     p = 1 / (1 + math.exp(-0.8))
     assert float(focal_loss(torch.tensor([0.8]), torch.tensor([1.0]))) == pytest.approx(-((1 - p) ** 2) * math.log(p))
+
+
+def test_focal_loss_of_classes_is_the_formula():
+    logits, target = torch.tensor([[0.8, 0.0, -1.0], [0.3, 0.2, 2.0]]), torch.tensor([0, 1])
+    right = logits.softmax(-1)[[0, 1], target]
+    expected = -((1 - right) ** 2 * right.log()).mean()
+    assert float(class_focal_loss(logits, target)) == pytest.approx(float(expected))
+
+
+def test_the_iou_of_two_empty_masks_is_a_number():
+    assert soft_iou(torch.zeros(2, 4, 4), torch.zeros(2, 4, 4)).tolist() == [0, 0]
+
+
+def test_the_predicted_iou_learns_from_the_mask_and_not_the_mask_from_it():
+    logits, iou = torch.randn(3, 8, 8, requires_grad=True), torch.rand(3, requires_grad=True)
+    loss = segmentor_losses(logits, iou, (torch.rand(3, 8, 8) > 0.5).float(), False)["iou"]
+    of_logits, of_iou = torch.autograd.grad(loss, (logits, iou), allow_unused=True)
+    assert of_logits is None
+    assert of_iou.abs().sum() > 0
 
 
 def test_perfect_masks_have_no_dice_loss_and_unit_iou():
@@ -113,6 +133,15 @@ def test_prompter_losses_follow_equation_four():
     assert float(terms["region"]) == pytest.approx(0.25 * math.log(2))
 
 
+def test_the_error_of_points_is_a_mean_over_the_nuclei_of_all_images():
+    points = torch.tensor([[[10.0, 10.0], [90.0, 90.0]], [[20.0, 20.0], [60.0, 60.0]]])
+    output = PrompterOutput(points, torch.zeros(2, 2, 2), torch.zeros(2, 1, 4, 4))
+    centroids = [torch.tensor([[13.0, 14.0]]), torch.tensor([[60.0, 62.0], [21.0, 20.0]])]
+    classes = [torch.zeros(1).long(), torch.zeros(2).long()]
+    terms = prompter_losses(output, centroids, classes, torch.zeros(2, 1, 4, 4), background_weight=0.4)
+    assert float(terms["point"]) == pytest.approx(5e-3 * (25 + 4 + 1) / 3)
+
+
 def test_an_image_without_nuclei_has_a_finite_loss():
     output = PrompterOutput(
         torch.rand(1, 5, 2, requires_grad=True), torch.randn(1, 5, 2, requires_grad=True), torch.randn(1, 1, 8, 8)
@@ -150,3 +179,14 @@ def test_votes_outside_nuclei_cost_nothing():
     assert float(vote_losses(votes, torch.zeros(1, 4, 4), targets)["vote"]) == 0
     votes[0, :, 0, 0] = 9.0
     assert float(vote_losses(votes, torch.zeros(1, 4, 4), targets)["vote"]) > 0
+
+
+def test_votes_are_off_by_a_mean_over_the_cells_of_nuclei_and_the_region_learns_the_share_of_each_cell():
+    owned = torch.zeros(1, 4, 4)
+    owned[0, 0, :2] = 1
+    targets = VoteTargets(torch.zeros(1, 2, 4, 4), owned, 0.5 * owned)
+    votes, logits = torch.zeros(1, 2, 4, 4), torch.full((1, 4, 4), 2.0)
+    votes[0, :, 0, 0] = torch.tensor([8.0, 1.0])  # in units of 8 px, beyond and below a quarter
+    terms = vote_losses(votes, logits, targets)
+    assert float(terms["vote"]) == pytest.approx(((1 - 0.125) + 0.5 * 0.125**2 / 0.25) / 2)
+    assert float(terms["region"]) == pytest.approx(math.log(1 + math.exp(2)) - 2 * 0.5 * 2 / 16, rel=1e-6)

@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +8,7 @@ from pnseg_train.models.segmentor import Prompts
 from pnseg_train.targets import (
     centroids,
     contacts,
+    label_centroids,
     mask_targets,
     pixels_by_nucleus,
     random_points,
@@ -34,6 +37,8 @@ def test_random_points_lie_inside_their_nuclei(seed):
     for averaged in (1, 6):  # these nuclei are convex, so a mean of pixels stays inside, too
         x, y = random_points(pixels_by_nucleus(instances), averaged).long().T
         assert instances[y, x].tolist() == [1, 2, 3]
+        drawn = random_points(pixels_by_nucleus(instances), averaged)
+        assert torch.equal(drawn, drawn.round())
 
 
 @given(st.integers(0, 2**31), st.integers(0, 3), st.integers(1, 4))
@@ -53,6 +58,29 @@ def test_prompts_name_their_nucleus_and_the_nearest_others(seed, negatives, limi
         assert int(nucleus) not in others
         assert len(set(others)) == len(others)
         assert -1 not in others
+
+
+@given(st.integers(0, 2**31), st.integers(1, 2))
+def test_negatives_are_the_nearest_points_of_the_other_nuclei(seed, negatives):
+    torch.manual_seed(seed)
+    prompts, _ = random_prompts(pixels_by_nucleus(label_map()), 0, 3, negatives, drop=0.0, central=0.5)
+    points = prompts.coords[:, 0]
+    apart = torch.cdist(points, points).fill_diagonal_(torch.inf)
+    given_, _ = (prompts.coords[:, 1:] - points[:, None]).norm(dim=2).sort(dim=1)
+    assert torch.allclose(given_, apart.sort(dim=1).values[:, :negatives])
+
+
+@pytest.mark.parametrize(("central", "least", "most"), [(0.0, 5.2, 6.4), (1.0, 1.8, 3.0)])
+def test_central_points_lie_closer_about_the_middle_of_their_nuclei(central, least, most):
+    torch.manual_seed(0)
+    instances = torch.arange(1, 101).reshape(10, 10).repeat_interleave(20, 0).repeat_interleave(20, 1)
+    pixels = pixels_by_nucleus(instances)
+    prompts, chosen = random_prompts(pixels, 0, 100, 0, drop=0.0, central=central)
+    assert least < float((prompts.coords[:, 0] - centroids(pixels)[chosen]).std()) < most
+
+
+def test_a_nucleus_without_any_background_has_its_centroid():
+    assert label_centroids(np.full((4, 6), 7, np.int32)).tolist() == [[2.5, 1.5]]
 
 
 def test_dropped_negatives_are_missing_points():

@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.options import Options
 from pnseg_runtime.outputs import wkb
+from pnseg_runtime.slide import plan
 from pnseg_runtime.slide.area import Area, Roi, _edges_at, read_roi
 from pnseg_runtime.slide.job import Model
 from pnseg_runtime.slide.options import SlideOptions
-from pnseg_runtime.slide.plan import changes, facts_of, grid, plan_of
+from pnseg_runtime.slide.plan import changes, facts_of, grid, plan_of, slide_hash
+from pnseg_runtime.slide.readers.base import Facts
 from pnseg_runtime.slide.resolution import Resolution
 
 SIDES = st.integers(1, 9000)
@@ -72,6 +75,37 @@ def test_whatever_is_tissue_lies_in_a_core(seed: int, scale: float) -> None:
     assert owners.max() <= 1
 
 
+def test_a_core_of_little_tissue_is_seen_with_twice_the_margin_before_it() -> None:
+    tissue = np.zeros((40, 40), bool)
+    tissue[10:15, 29] = True
+    for mask in (tissue, tissue.T):
+        plan = plan_of(
+            resolution_of(4000, 4000, 1.0),
+            Area(mask, 100.0),
+            SlideOptions(core=1920, margin=320),
+            window=256,
+            overlap=64,
+            facts={},
+        )
+        (core,) = plan.cores
+        sides = [core.core[2] - core.core[0], core.core[3] - core.core[1]]
+        assert min(sides) < 320 < max(sides)
+        before = [core.core[axis] - core.view[axis] for axis in (0, 1)]
+        assert before == [640 if side < 320 else 320 for side in sides]
+
+
+def test_the_last_cells_of_tissue_stand_for_the_sliver_behind_them() -> None:
+    area = Area(np.eye(3, 4, 1, dtype=bool), 10.0)
+    assert area.holds(np.array([[44, 36], [39, 29], [44, 19], [9, 9.0]])).tolist() == [True, True, False, False]
+    assert area.bounds_within((0, 0, 45, 36)) == (10, 0, 45, 36)
+
+
+def test_where_tissue_and_region_lie_apart_nothing_is_looked_at() -> None:
+    tissue = np.array([[True, False]])
+    assert Area(tissue, 50.0, read_roi("60,0,40,50")).bounds_within((0, 0, 100, 50)) is None
+    assert Area(tissue.T, 50.0, read_roi("0,60,50,40")).bounds_within((0, 0, 50, 100)) is None
+
+
 @pytest.mark.parametrize("overlap", [0, 32, 64, 128, 192])
 @pytest.mark.parametrize("core", [64, 192, 1000, 1920])
 def test_the_margin_holds_the_most_central_window_of_every_point_of_a_core(overlap: int, core: int) -> None:
@@ -95,13 +129,19 @@ def test_the_margin_holds_the_most_central_window_of_every_point_of_a_core(overl
 def test_regions_of_interest_are_read_as_rectangles_and_geojson(tmp_path: Path) -> None:
     assert read_roi("10,20,30,40").holds(np.array([[10.5, 20.5], [39.5, 59.5], [40.5, 30]])).tolist() == [1, 1, 0]
     square = [[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]
+    polygon = {"type": "Polygon", "coordinates": [square]}
     path = tmp_path / "roi.geojson"
     for document in (
-        {"type": "Polygon", "coordinates": [square]},
+        polygon,
+        {"type": "Polygon", "coordinates": [square[:-1]]},
+        {"type": "Polygon", "coordinates": [[[x, y, 5] for x, y in square]]},
+        {"type": "GeometryCollection", "geometries": [{"type": "Point", "coordinates": [20, 4]}, polygon]},
+        [{"type": "Feature", "geometry": None}, {"type": "Feature", "geometry": polygon}],
         [{"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": [[square]]}}],
     ):
         path.write_text(json.dumps(document))
-        assert read_roi(str(path)).holds(np.array([[4.0, 4.0], [10.0, 4.0]])).tolist() == [True, False]
+        holds = read_roi(str(path)).holds(np.array([[4.0, 4.0], [10.0, 4.0], [-1.0, 4.0]]))
+        assert holds.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(("side", "tissue"), [(60, True), (60, False), (4000, True)])
@@ -150,7 +190,16 @@ def test_the_area_is_that_of_the_union_of_polygons_where_they_hold_tissue(seed: 
 
 
 @pytest.mark.parametrize(
-    "text", ["{", '{"type": "Point"}', '{"type": "Polygon"}', '{"type": "Polygon", "coordinates": [[[0, 0]]]}', "5"]
+    "text",
+    [
+        "{",
+        '{"type": "Point"}',
+        '{"type": "Polygon"}',
+        '{"type": "Polygon", "coordinates": 5}',
+        '{"type": "Polygon", "coordinates": [[[0, 0]]]}',
+        '{"type": "Polygon", "coordinates": [[[0, 0], [9, 9], [0, 9], [NaN, 5]]]}',
+        "5",
+    ],
 )
 def test_a_file_without_polygons_is_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "roi.geojson").write_text(text)
@@ -165,6 +214,16 @@ def test_a_point_in_a_region_lies_in_a_cell_that_its_raster_marks(x: float, y: f
     roi = Roi(((ring,),))
     if roi.holds(np.array([[x, y]]))[0]:
         assert roi.raster((100, 100), 30.0)[int(y // 30), int(x // 30)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_raster_marks_every_cell_that_an_edge_of_a_region_goes_through(seed: int) -> None:
+    corners = np.random.default_rng(seed).uniform(0, 300, (7, 2))
+    ring = np.concatenate([corners, corners[:1]])
+    cells = Roi(((ring,),)).raster((30, 30), 10.0)
+    along = np.linspace(ring[:-1], ring[1:], 2000).reshape(-1, 2)
+    x, y = (along // 10).astype(int).T
+    assert cells[y, x].all()
 
 
 def test_of_a_ring_only_the_edges_at_the_height_of_points_are_looked_at() -> None:
@@ -193,6 +252,49 @@ def test_other_tissue_is_another_plan() -> None:
     ]
     assert facts[0] == facts[1]
     assert changes(facts[0], facts[2]) == ["tissue"]
+
+
+def test_whatever_the_result_depends_on_is_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(**changed: Any) -> dict[str, Any]:
+        usual = {
+            "reader": SimpleNamespace(name="tiff"),
+            "resolution": resolution_of(40, 50, 1.0),
+            "options": SlideOptions(),
+            "area": Area(),
+            "model": {"sha256": "a"},
+        }
+        return facts_of("a" * 64, **usual | changed)
+
+    before = told()
+    assert changes(before, told()) == []
+    assert changes(before, told(reader=SimpleNamespace(name="openslide"))) == ["reader (tiff → openslide)"]
+    assert changes(before, told(model={"sha256": "b"})) == ["model.sha256 (a → b)"]
+    assert changes(before, told(area=Area(roi=read_roi("0,0,9,9")))) == ["roi"]
+    assert changes(told(area=Area(roi=read_roi("0,0,9,9"))), told(area=Area(roi=read_roi("0,0,9,8")))) == ["roi"]
+    coarse = changes(before, told(resolution=resolution_of(40, 50, 2.0)))
+    assert [each.split()[0] for each in coarse] == ["resolution.scale", "resolution.slide_mpp"]
+    for name, value in {"tissue": False, "core": 960, "margin": 192}.items():
+        (said,) = changes(before, told(options=SlideOptions(**{name: value})))
+        assert said.startswith(f"options.{name} ")
+    monkeypatch.setattr(plan, "__version__", "0.0")
+    monkeypatch.setattr(plan, "WORK_FORMAT", 0)
+    assert [each.split()[0] for each in changes(before, told())] == ["pnseg", "work_format"]
+
+
+def test_a_slide_is_known_by_its_files_with_their_names_and_by_what_identifies_it_beside_them(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+
+    def digest(identity: str = "", *, one: bytes = b"12", other: bytes = b"3") -> str:
+        first.write_bytes(one)
+        second.write_bytes(other)
+        return slide_hash(SimpleNamespace(facts=Facts((), identity=identity, files=(first, second))))
+
+    told = digest()
+    assert told == digest()
+    assert len({told, digest("page 2"), digest(one=b"1", other=b"23"), digest(one=b"13"), digest(other=b"2")}) == 5
+    first.rename(tmp_path / "c")
+    renamed = SimpleNamespace(facts=Facts((), files=(tmp_path / "c", second)))
+    assert slide_hash(renamed) != digest(other=b"2")
 
 
 def test_changes_are_told_in_words() -> None:

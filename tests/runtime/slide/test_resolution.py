@@ -169,6 +169,16 @@ def test_damage_is_white_and_told_and_the_rest_is_read() -> None:
     assert y0 <= 576 < y1
 
 
+def test_damage_of_a_coarser_level_is_told_in_px_of_the_full_resolution() -> None:
+    slide = _Levels((Level((2000, 2800), 1.0), Level((1000, 1400), 2.0)))
+    slide.damage = frozenset({(10, 9)})
+    reading = read_work(slide, resolve(slide, 0.5, mpp=0.25), (100, 50, 1300, 950))
+    ((x0, y0, x1, y1), _) = reading.unreadable[0]
+    assert x0 <= 2 * 640 < 2 * 703 < x1
+    assert y0 <= 2 * 576 < 2 * 639 < y1
+    assert (reading.pixels == 255).all(axis=2).sum() == (x1 - x0) * (y1 - y0) / 4
+
+
 def test_both_sides_of_a_seam_meet_the_same_damage() -> None:
     slide = _Flat((1000, 1400), frozenset({(10, 9)}))
     resolution = resolve(slide, 0.25)

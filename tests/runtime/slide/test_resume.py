@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -29,13 +30,13 @@ from pnseg_runtime.errors import BackendError, OutputError
 from pnseg_runtime.options import Options
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
-from pnseg_runtime.slide import Busy, Model, SlideOptions, SlideResult, networks, run_slide
+from pnseg_runtime.slide import Busy, Model, SlideOptions, SlideResult, join, networks, run_slide
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, load, save
 from pnseg_runtime.slide.job import Job, prepare
-from pnseg_runtime.slide.join import hashes
-from pnseg_runtime.slide.plan import Core
-from pnseg_runtime.slide.store import Store
+from pnseg_runtime.slide.join import current_result, hashes
+from pnseg_runtime.slide.plan import Core, Plan
+from pnseg_runtime.slide.store import Store, earlier_plans
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone, Settler
 from tests.runtime.slide.local import local_segmenter, run_local
@@ -447,7 +448,7 @@ def test_the_same_command_started_twice_leaves_damaged_cores_alone_while_the_fir
         assert said == []
     with second.store.at_work(said.append):
         assert not second.store.has_found(cores[0])
-        assert not second.store.has_settled(cores[0])
+        assert not any(map(second.store.has_settled, cores[:2])), "a neighbour was settled in the light of it"
         assert second.store.has_found(cores[-1])
     assert said == ["doing 1 cores with unreadable parts or damaged files again"]
 
@@ -548,6 +549,56 @@ def test_results_that_cannot_be_joined_are_let_go_of_in_silence(
     gc.collect()
     assert noise == []
     assert (out / "slide.parquet").read_bytes() == undisturbed.outputs[".parquet"].read_bytes()
+
+
+def test_a_label_image_that_cannot_be_written_leaves_nothing_of_itself(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
+    (out / "slide.run.json").unlink()
+
+    def fail(draft: Path, *_: object, **__: object) -> None:
+        (draft / "0").mkdir(parents=True)
+        raise OutputError("no room")
+
+    monkeypatch.setattr(join, "write_labels", fail)
+    with pytest.raises(OutputError, match="no room"):
+        run_local(slide, out, bundle, ("labels",), OPTIONS)
+    assert not list(out.glob("*.work/*/drafts/*"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{half", '{"fingerprint": "f", "unreadable": []}', '{"fingerprint": "f", "unreadable": [], "nuclei": 3}'],
+)
+def test_a_run_json_that_does_not_tell_a_whole_result_tells_none(text: str, tmp_path: Path) -> None:
+    plan = Plan((), 192, 512, "f", {})
+    job = SimpleNamespace(folder=tmp_path, stem="slide", plan=plan, slide=tmp_path / "slide.png", started_anew=None)
+    (tmp_path / "slide.run.json").write_text(text)
+    assert current_result(job, ()) is None
+
+
+def test_of_an_area_of_nothing_there_are_no_nuclei_in_a_square_millimetre(tmp_path: Path) -> None:
+    assert SlideResult(tmp_path, tmp_path, {}, 0, {}, 0.0, 0, []).per_mm2 == 0
+
+
+def test_a_region_that_several_cores_cannot_read_is_told_once() -> None:
+    boxes = [(256, 0, 512, 256), (0, 0, 256, 256), (256, 0, 512, 256)]
+    told = join._regions([(box, "bad block") for box in boxes])
+    assert told == [{"box": list(box), "reason": "bad block"} for box in sorted(set(boxes))]
+
+
+def test_work_of_an_older_format_is_removed_and_told_and_what_was_to_be_removed_is_not(tmp_path: Path) -> None:
+    facts = {"slide": "a" * 64}
+    store = Store(tmp_path, Plan((), 192, 512, "new", facts))
+    (tmp_path / ".removed-another" / "found").mkdir(parents=True)
+    assert store.open() is None
+    (tmp_path / "old" / "found").mkdir(parents=True)
+    (tmp_path / "old" / "plan.json").write_text(json.dumps(facts | {"path": "slide.svs"}))
+    (tmp_path / "new" / "plan.json").write_text("[]")
+    assert earlier_plans(tmp_path) == [("new", {}), ("old", facts | {"path": "slide.svs"})]
+    assert store.open() == "an older format"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_auto_goes_on_with_the_backend_of_the_work_that_is_there_if_it_starts(
