@@ -16,7 +16,7 @@ from pnseg_runtime.prompts import PointPrompts, decode_points, foreground
 #: How far below the threshold a view's judgement of a nucleus still counts, in log odds. A view that sees none counts
 #: as that.
 SLACK = 1.0
-#: Points of two views nearer than this share of the point NMS's radius are of one nucleus.
+#: Points of two views at most this share of the point NMS's radius are of one nucleus.
 NEARNESS = 2 / 3
 
 
@@ -45,7 +45,7 @@ def agreed_points(views: list[PointPrompts], radius: float) -> PointPrompts:
 
     Args:
         views: of each the :func:`judged_points` after its point NMS, all in px of the image.
-        radius: points of two views nearer than this are of one nucleus, px.
+        radius: points of two views at most this far apart are of one nucleus, px.
 
     Returns:
         Every view's idea of every such nucleus, so several of each: the mean place, the class that has most of the

@@ -7,10 +7,9 @@ from importlib import import_module
 from typing import Any
 
 from pnseg_export.engines.targets import Target
+from pnseg_runtime.cuda.flavours import FLAVOURS
 from pnseg_runtime.errors import BackendError
 
-PACKAGES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
-INSTALL = {"rtx": 'pip install "pnseg[rtx]"', "tensorrt": 'pip install "pnseg[tensorrt]"'}
 OLDEST_CLASSIC = 11
 
 
@@ -20,11 +19,11 @@ def load(flavour: str) -> Any:
     Raises:
         BackendError: it is not installed, or is TensorRT 10, whose precision is a flag of the builder.
     """
-    package = PACKAGES[flavour]
+    library = FLAVOURS[flavour]
     try:
-        trt = import_module(package)
+        trt = import_module(library.module)
     except ImportError as error:
-        raise BackendError(f"{package} does not import ({error}); run: {INSTALL[flavour]}") from error
+        raise BackendError(f"{library.module} does not import ({error}); run: {library.install}") from error
     if flavour == "tensorrt" and int(trt.__version__.partition(".")[0]) < OLDEST_CLASSIC:
         raise BackendError(f"TensorRT {trt.__version__} is too old; install TensorRT {OLDEST_CLASSIC} or newer.")
     return trt

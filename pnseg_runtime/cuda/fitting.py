@@ -9,8 +9,9 @@ from typing import get_args
 
 from pnseg_runtime.bundle import Bundle, EngineFile, GraphName
 from pnseg_runtime.cuda.engines import Engines
+from pnseg_runtime.cuda.flavours import FLAVOURS, Flavour
 from pnseg_runtime.cuda.nvidia import architecture
-from pnseg_runtime.cuda.tensorrt import FLAVOURS, Flavour, TensorRTEngine
+from pnseg_runtime.cuda.tensorrt import TensorRTEngine
 from pnseg_runtime.errors import BackendError
 from pnseg_runtime.sessions import require_engines
 from pnseg_runtime.sessions.cache import writable

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,36 +17,11 @@ from typing import Any
 import numpy as np
 
 from pnseg_runtime.cuda.engines import Profile, Scratch, Shape, profile_of
+from pnseg_runtime.cuda.flavours import Flavour
 from pnseg_runtime.errors import BackendError
 from pnseg_runtime.sessions.cache import is_sound, keep
 
 LOGGER = logging.getLogger("pnseg.tensorrt")
-
-
-@dataclass(frozen=True)
-class Flavour:
-    """A library that runs engines.
-
-    Attributes:
-        name: in a bundle's manifest.
-        module: what is imported.
-        install: what gives it.
-        compiles: whether it compiles kernels when an engine runs.
-    """
-
-    name: str
-    module: str
-    install: str
-    compiles: bool = False
-
-
-FLAVOURS = {
-    flavour.name: flavour
-    for flavour in [
-        Flavour("tensorrt", "tensorrt", "pip install 'pnseg[tensorrt]'"),
-        Flavour("rtx", "tensorrt_rtx", "pip install 'pnseg[rtx]'", compiles=True),
-    ]
-}
 
 
 @cache

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from pnseg_runtime.cuda.flavours import FLAVOURS
 from pnseg_runtime.cuda.nvidia import Driver, find_driver
 from pnseg_runtime.sessions.cpu import cpu_told
 
@@ -22,12 +23,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
-    "tensorrt",
-    "tensorrt-cu12",
-    "tensorrt-cu13",
-    "tensorrt-rtx",
-    "tensorrt-rtx-cu12",
-    "tensorrt-rtx-cu13",
+    *(name for flavour in FLAVOURS.values() for name in flavour.packages),
     "pycuda",
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pnseg_runtime.bundle import EngineFile, Manifest
+from pnseg_runtime.cuda.flavours import FLAVOURS
 from pnseg_runtime.cuda.nvidia import DRIVER_ERRORS, OLD_DRIVER, RTX_ARCHITECTURES
 from pnseg_runtime.doctor.facts import Facts
 from pnseg_runtime.doctor.probe import Attempt
@@ -134,7 +135,7 @@ def cudnn_missing(case: Case) -> Iterator[Finding]:
 def provider_missing(case: Case) -> Iterator[Finding]:
     """There is a GPU, and nothing that uses it."""
     gpus, packages = case.facts.driver.gpus, case.facts.packages
-    users = {"onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx"}
+    users = {"onnxruntime-gpu", *(name for flavour in FLAVOURS.values() for name in flavour.packages)}
     if gpus and not users & set(packages):
         yield Finding(
             "hint",
@@ -275,22 +276,16 @@ def target(flavour: str, facts: Facts) -> str:
 
 def library_version(flavour: str, facts: Facts) -> str | None:
     """Version of the library that runs a flavour of engines."""
-    names = (
-        ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
-        if flavour == "rtx"
-        else ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
-    )
-    return next((facts.packages[name] for name in names if name in facts.packages), None)
+    return next((facts.packages[name] for name in FLAVOURS[flavour].packages if name in facts.packages), None)
 
 
 def misfit(engine: EngineFile, facts: Facts) -> str | None:
     """Why an engine does not run here, None if it should."""
-    library = "TensorRT for RTX" if engine.flavour == "rtx" else "TensorRT"
-    extra = "rtx" if engine.flavour == "rtx" else "tensorrt"
+    flavour = FLAVOURS[engine.flavour]
     if (found := library_version(engine.flavour, facts)) is None:
-        return f'{library} is not installed (pip install "pnseg[{extra}]")'
+        return f"{flavour.label} is not installed ({flavour.install})"
     if found != engine.version:
-        return f"they were built by {library} {engine.version}, installed is {found}"
+        return f"they were built by {flavour.label} {engine.version}, installed is {found}"
     if not facts.driver.gpus:
         return f"they are for {', '.join(engine.architectures)}, and there is no GPU here"
     first, *others = facts.driver.gpus

@@ -16,8 +16,9 @@ from pnseg_runtime.cli import cli
 from pnseg_runtime.cuda import driver, engines, tensorrt
 from pnseg_runtime.cuda.driver import Device
 from pnseg_runtime.cuda.fitting import open_engines
+from pnseg_runtime.cuda.flavours import FLAVOURS
 from pnseg_runtime.cuda.nvidia import Driver, Gpu
-from pnseg_runtime.cuda.tensorrt import FLAVOURS, TensorRTEngine
+from pnseg_runtime.cuda.tensorrt import TensorRTEngine
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.sessions.cache import keep
 from tests.fakes import fake_bundle

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from pnseg_runtime.bundle import EngineFile
+from pnseg_runtime.cuda.flavours import FLAVOURS
 from pnseg_runtime.cuda.nvidia import OLD_DRIVER, Driver, Gpu
-from pnseg_runtime.doctor.facts import Facts
+from pnseg_runtime.doctor.facts import PACKAGES, Facts
 from pnseg_runtime.doctor.probe import Attempt, tries
 from pnseg_runtime.doctor.rules import RULES, Case, findings, misfit
 from tests.fakes import fake_bundle
@@ -236,3 +237,10 @@ def test_problems_come_first():
     levels = [finding.level for finding in findings(Case(facts))]
     assert levels == sorted(levels, key=lambda level: level != "problem")
     assert {"problem", "hint"} <= set(levels)
+
+
+@pytest.mark.parametrize("package", [name for flavour in FLAVOURS.values() for name in flavour.packages])
+def test_under_whatever_name_tensorrt_is_installed_it_runs_networks_on_a_gpu(package):
+    facts = replace(WITH_GPU, packages={"onnxruntime": "1.32.0", package: "1.7.1.116"})
+    assert not any("no package that runs networks" in each for each in told(facts))
+    assert package in PACKAGES
