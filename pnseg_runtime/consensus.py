@@ -16,7 +16,7 @@ from pnseg_runtime.prompts import PointPrompts, decode_points, foreground
 #: How far below the threshold a view's judgement of a nucleus still counts, in log odds. A view that sees none counts
 #: as that.
 SLACK = 1.0
-#: Points of two views at most this share of the point NMS's radius are of one nucleus.
+#: Points of two views that lie at most this share of the point NMS's radius apart are of one nucleus.
 NEARNESS = 2 / 3
 
 

@@ -46,7 +46,6 @@ class Backend:
         install: what gives that package.
         device: where it computes.
         precisions: what it computes in. ``bfloat16`` is made of the float32 graphs by the backend.
-        label: one line for people.
         provider: the execution provider, of a backend that is one of ONNX Runtime's.
         engines: whether it runs a bundle's engines, not its graphs.
         limits: the largest inputs that it opens graphs for; None for inputs of any size.
@@ -58,7 +57,6 @@ class Backend:
     install: str
     device: str
     precisions: tuple[str, ...]
-    label: str
     provider: str = ""
     engines: bool = False
     limits: Limits | None = None
@@ -73,65 +71,60 @@ BACKENDS = {
     backend.name: backend
     for backend in [
         Backend(
-            "onnxruntime-tensorrt",
-            "pnseg_runtime.sessions.providers",
-            "onnxruntime",
-            GPU_INSTALL,
-            "gpu",
-            _GRAPHS,
-            "ONNX Runtime, TensorRT execution provider",
-            "TensorrtExecutionProvider",
+            name="onnxruntime-tensorrt",
+            module="pnseg_runtime.sessions.providers",
+            needs="onnxruntime",
+            install=GPU_INSTALL,
+            device="gpu",
+            precisions=_GRAPHS,
+            provider="TensorrtExecutionProvider",
             limits=USUAL,
         ),
         Backend(
-            "onnxruntime-rtx",
-            "pnseg_runtime.sessions.providers",
-            "onnxruntime",
-            "an ONNX Runtime that is built with it, which onnxruntime-gpu is not; or take engines: --backend tensorrt",
-            "gpu",
-            _GRAPHS,
-            "ONNX Runtime, TensorRT for RTX execution provider",
-            "NvTensorRTRTXExecutionProvider",
+            name="onnxruntime-rtx",
+            module="pnseg_runtime.sessions.providers",
+            needs="onnxruntime",
+            install="an ONNX Runtime that is built with it, which onnxruntime-gpu is not; "
+            "or take engines: --backend tensorrt",
+            device="gpu",
+            precisions=_GRAPHS,
+            provider="NvTensorRTRTXExecutionProvider",
             limits=USUAL,
         ),
         Backend(
-            "onnxruntime-cuda",
-            "pnseg_runtime.sessions.providers",
-            "onnxruntime",
-            GPU_INSTALL,
-            "gpu",
-            _GRAPHS,
-            "ONNX Runtime, CUDA execution provider",
-            "CUDAExecutionProvider",
+            name="onnxruntime-cuda",
+            module="pnseg_runtime.sessions.providers",
+            needs="onnxruntime",
+            install=GPU_INSTALL,
+            device="gpu",
+            precisions=_GRAPHS,
+            provider="CUDAExecutionProvider",
         ),
         Backend(
-            "tensorrt",
-            "pnseg_runtime.sessions.tensorrt",
-            "pycuda",
-            "pip install 'pnseg[tensorrt]'  (it needs a CUDA toolkit)",
-            "gpu",
-            _GRAPHS,
-            "the bundle's engines, TensorRT or TensorRT for RTX",
+            name="tensorrt",
+            module="pnseg_runtime.sessions.tensorrt",
+            needs="pycuda",
+            install="pip install 'pnseg[tensorrt]'  (it needs a CUDA toolkit)",
+            device="gpu",
+            precisions=_GRAPHS,
             engines=True,
         ),
         Backend(
-            "openvino",
-            "pnseg_runtime.sessions.openvino",
-            "openvino",
-            'pip install "pnseg[openvino]"',
-            "cpu",
-            ("float32", "bfloat16", "int8"),
-            "OpenVINO on the CPU",
+            name="openvino",
+            module="pnseg_runtime.sessions.openvino",
+            needs="openvino",
+            install='pip install "pnseg[openvino]"',
+            device="cpu",
+            precisions=("float32", "bfloat16", "int8"),
         ),
         Backend(
-            "onnxruntime",
-            "pnseg_runtime.sessions.onnxruntime",
-            "onnxruntime",
-            "pip install pnseg",
-            "cpu",
-            _GRAPHS,
-            "ONNX Runtime on the CPU",
-            "CPUExecutionProvider",
+            name="onnxruntime",
+            module="pnseg_runtime.sessions.onnxruntime",
+            needs="onnxruntime",
+            install="pip install pnseg",
+            device="cpu",
+            precisions=_GRAPHS,
+            provider="CPUExecutionProvider",
         ),
     ]
 }

@@ -52,7 +52,7 @@ def provider_settings(provider: str, cache: Path | None, ranges: Mapping[str, st
         ranges: from :func:`shape_ranges`.
     """
     if provider not in PREFIXES:
-        return CUDA_SETTINGS
+        return dict(CUDA_SETTINGS)
     prefix = PREFIXES[provider]
     settings = {f"{prefix}_profile_{end}_shapes": shapes for end, shapes in ranges.items()}
     if cache is None:

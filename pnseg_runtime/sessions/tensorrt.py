@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from math import prod
+from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,6 +31,7 @@ from pnseg_runtime.sessions import BACKENDS, Opening
 
 #: The GPU in use: the three networks of a bundle share its context and let go of it together.
 _DEVICES: WeakValueDictionary[int, Device] = WeakValueDictionary()
+_OPENING = Lock()  # threads that open bundles at the same time share it too
 
 
 def problem(opening: Opening) -> str | None:
@@ -48,9 +50,10 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Network:
         BundleError: the bundle has no engines.
         BackendError: none that fit this GPU and the installed libraries, or they do not load.
     """
-    device = _DEVICES.get(0)
-    if device is None:
-        device = _DEVICES[0] = Device(kernels=False)
+    with _OPENING:
+        device = _DEVICES.get(0)
+        if device is None:
+            device = _DEVICES[0] = Device(kernels=False)
     with device.current():
         fit = find_engines(bundle, device.capability, opening.precision)
         return Network(device, fit.open(bundle, graph))

@@ -2,7 +2,11 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
+from threading import Barrier
+from time import sleep
 
 import pytest
 from hypothesis import given
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 
 from pnseg_runtime.cuda.nvidia import Driver, Gpu
 from pnseg_runtime.errors import BackendError, BundleError
-from pnseg_runtime.sessions import CUDA, default_precision, open_sessions, tensorrt
+from pnseg_runtime.sessions import CUDA, Opening, default_precision, open_sessions, tensorrt
 from pnseg_runtime.sessions.auto import candidates
 from pnseg_runtime.sessions.tensorrt import filled_shapes, places
 from pnseg_runtime.slide import Model, Options
@@ -137,3 +141,34 @@ def test_a_slides_result_depends_on_the_engines_precision():
 def test_a_slide_refuses_cuda_and_names_the_engines_backend():
     with pytest.raises(BackendError, match=r"whole images.*choose tensorrt"):
         Model("mine", Options(), CUDA)
+
+
+def test_networks_that_threads_open_at_the_same_time_share_one_context(monkeypatch):
+    made, ready = [], Barrier(2)
+
+    class SlowDevice:
+        capability = (8, 6)
+
+        def __init__(self, kernels):
+            made.append(self)
+            sleep(0.1)
+
+        def current(self):
+            return nullcontext()
+
+    class Fit:
+        def open(self, bundle, graph):
+            return graph
+
+    monkeypatch.setattr(tensorrt, "Device", SlowDevice)
+    monkeypatch.setattr(tensorrt, "find_engines", lambda *_: Fit())
+    monkeypatch.setattr(tensorrt, "Network", lambda device, _: device)
+
+    def open_one(_):
+        ready.wait(10)
+        return tensorrt.open_network(with_engines("float16"), "encoder", Opening(backend="tensorrt"))
+
+    with ThreadPoolExecutor(2) as pool:
+        opened = list(pool.map(open_one, range(2)))
+    assert opened[0] is opened[1]
+    assert len(made) == 1
