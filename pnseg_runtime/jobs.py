@@ -117,6 +117,7 @@ class Jobs(Generic[T]):
         self._places = BoundedSemaphore(workers + queue)
         self._ahead = workers + queue
         self._closed = Event()
+        self._process = os.getpid()
 
     def submit(self, work: Work[T], timeout: float | None = None) -> Job[T]:
         """Take on a job, waiting for a place in the queue.
@@ -127,8 +128,9 @@ class Jobs(Generic[T]):
 
         Raises:
             QueueFullError: no place was free in time.
-            BackendError: the jobs are closed.
+            BackendError: the jobs are closed, or those of the process that this one was forked from.
         """
+        require_own_process(self._process)  # before the locks, which a fork may have left closed
         if not self._places.acquire(timeout=timeout):
             raise QueueFullError(
                 f"All {self._ahead} places for images are taken; wait for a result, or open the segmenter with a "

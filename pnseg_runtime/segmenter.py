@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from threading import Lock
 from types import TracebackType
 
 from pnseg_runtime.bundle import Bundle
@@ -60,9 +59,7 @@ class Segmenter:
         if sessions.limits is not None:
             self.options = sessions.limits.within(self.options)
         self._pipeline: Pipeline | None = Pipeline(bundle.manifest, self.options, sessions)
-        self._jobs: Jobs[Nuclei] | None = None
-        self._accepts_jobs = True
-        self._lock = Lock()
+        self._jobs: Jobs[Nuclei] = Jobs(self.options.workers, self.options.queue)
         self._process = os.getpid()
 
     def __enter__(self) -> Segmenter:
@@ -119,9 +116,9 @@ class Segmenter:
         """Of ``auto``: why each backend that was tried does not work, a sentence each."""
         return self.sessions.passed_over
 
-    def explained(self, passed_over: str) -> Segmenter:
-        """Add a sentence to :attr:`passed_over`; returns the segmenter."""
-        self.pipeline.sessions = replace(self.sessions, passed_over=(passed_over, *self.sessions.passed_over))
+    def explained(self, reason: str, passed_over: tuple[str, ...]) -> Segmenter:
+        """Say why it is this backend, and why others are not; returns the segmenter."""
+        self.pipeline.sessions = replace(self.sessions, reason=reason, passed_over=passed_over)
         return self
 
     def close(self) -> None:
@@ -129,11 +126,7 @@ class Segmenter:
 
         Jobs that wait are called off, those that run come to their end first.
         """
-        with self._lock:
-            self._accepts_jobs = False
-            jobs, self._jobs = self._jobs, None
-        if jobs is not None:
-            jobs.close()
+        self._jobs.close()
         self._pipeline = None
 
     def predict(
@@ -187,7 +180,7 @@ class Segmenter:
             BackendError: the segmenter is closed.
         """
         check_image(rgb)
-        return self._workers().submit(self._work(rgb, mpp), timeout)
+        return self._jobs.submit(self._work(rgb, mpp), timeout)
 
     def predict_many(self, images: Iterable[Pixels], mpp: float | None = None) -> Iterator[Nuclei]:
         """Predict one image after another, in order, the next ones being worked on meanwhile.
@@ -198,7 +191,7 @@ class Segmenter:
             ImageError, BackendError: as :meth:`predict`, when it is that image's turn; the images
                 behind it are not predicted.
         """
-        yield from self._workers().in_order(self._work(rgb, mpp) for rgb in images)
+        yield from self._jobs.in_order(self._work(rgb, mpp) for rgb in images)
 
     def warm_up(self, shape: tuple[int, int] | None = None) -> None:
         """Run all networks once, so that the first image does not pay for what is done only once.
@@ -214,11 +207,3 @@ class Segmenter:
 
     def _work(self, rgb: Pixels, mpp: float | None) -> Work[Nuclei]:
         return lambda cancelled: self.predict(rgb, mpp, cancelled)
-
-    def _workers(self) -> Jobs[Nuclei]:
-        require_own_process(self._process)  # before the lock, which a fork may have left closed
-        with self._lock:
-            if not self._accepts_jobs:
-                raise BackendError(CLOSED)
-            jobs = self._jobs = self._jobs or Jobs(self.options.workers, self.options.queue)
-            return jobs

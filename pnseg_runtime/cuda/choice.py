@@ -85,13 +85,12 @@ def predict_seconds(segmenter: Segmenter | DeviceSegmenter, image: Pixels) -> fl
 
 def chosen(device: DeviceSegmenter, why: str, *passed_over: str) -> DeviceSegmenter:
     """The path that is all on the GPU, with the reason for it."""
-    device.reason = f"{CUDA} ({device.precision} engines) is the fastest that works here ({why})."
-    device.passed_over = passed_over
-    LOGGER.info("auto: %s", device.reason)
-    return device
+    reason = f"{CUDA} ({device.precision} engines) is the fastest that works here ({why})."
+    LOGGER.info("auto: %s", reason)
+    return device.explained(reason, passed_over)
 
 
 def noted(plain: Segmenter, passed_over: str) -> Segmenter:
     """Another backend, with the reason why it is not this path."""
     LOGGER.info("auto: passed over %s", passed_over)
-    return plain.explained(passed_over)
+    return plain.explained(plain.reason, (passed_over, *plain.passed_over))

@@ -95,8 +95,7 @@ class DeviceSegmenter:
         self._use_graphs = use_graphs
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
         self._lock = Lock()
-        self._closed, self._accepts_jobs = False, True
-        self._jobs: Jobs[Nuclei] | None = None
+        self._closed = False
         self._process = os.getpid()
         with self.device.current():
             self._engines: Engines | None = engines or open_engines(bundle, self.device.capability, self.precision)
@@ -104,6 +103,7 @@ class DeviceSegmenter:
             self.options = Limits.of(
                 {name: largest_shapes(getattr(self._engines, name).profiles) for name in get_args(GraphName)}
             ).within(self.options)
+        self._jobs: Jobs[Nuclei] = Jobs(self.options.workers, self.options.queue)
 
     def __enter__(self) -> DeviceSegmenter:
         return self
@@ -113,16 +113,17 @@ class DeviceSegmenter:
     ) -> None:
         self.close()
 
+    def explained(self, reason: str, passed_over: tuple[str, ...]) -> DeviceSegmenter:
+        """Say why it is this path, and why others are not; returns the segmenter."""
+        self.reason, self.passed_over = reason, passed_over
+        return self
+
     def close(self) -> None:
         """Let go of the networks and of the GPU's memory; the segmenter cannot predict any more.
 
         Jobs that wait are called off, those that run come to their end first.
         """
-        with self._lock:
-            self._accepts_jobs = False
-            jobs, self._jobs = self._jobs, None
-        if jobs is not None:
-            jobs.close()
+        self._jobs.close()
         self._closed = True
         with self.device.current():
             self._drop_lanes()
@@ -163,12 +164,7 @@ class DeviceSegmenter:
             ImageError, QueueFullError, BackendError: as there.
         """
         check_image(rgb)
-        require_own_process(self._process)
-        with self._lock:
-            if not self._accepts_jobs:
-                raise BackendError(CLOSED)
-            jobs = self._jobs = self._jobs or Jobs(self.options.workers, self.options.queue)
-        return jobs.submit(lambda cancelled: self.predict(rgb, mpp, cancelled), timeout)
+        return self._jobs.submit(lambda cancelled: self.predict(rgb, mpp, cancelled), timeout)
 
     def warm_up(self, shape: tuple[int, int] | None = None) -> None:
         """Predict a black image full of points, so that the first one does not pay for what is done only once.
