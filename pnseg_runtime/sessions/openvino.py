@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
@@ -35,6 +35,7 @@ LARGE = 1_000_000
 #: Windows that are encoded side by side at most, each on its share of the threads: two threads that work on two windows
 #: need not wait for each other at every layer.
 MOST_SIDE_BY_SIDE = 4
+_PAGE_OUT = 21  # MADV_PAGEOUT: what is not changed is read from the file again when it is looked at
 
 
 def problem(opening: Opening) -> str | None:
@@ -179,17 +180,22 @@ class Network:
         parts = ("openvino", openvino.__version__, self._digest, *sorted(self._leave_out), repr(shape), repr(settings))
         kept = cached(folder, parts, f".{self.path.stem}.openvino", make) if folder else None
         # A network that comes from a file has its weights once in memory, one that was compiled just now twice.
-        weights = mapped(kept) if kept else None
-        network = self._core.import_model(weights, "CPU", settings) if kept else compiled()
+        network, weights = imported(self._core, kept, settings) if kept else (compiled(), None)
         requests = [network.create_infer_request() for _ in range(streams)]
         return Compiled(requests, [output.get_any_name() for output in network.outputs], weights)
 
 
-def mapped(path: Path) -> openvino.Tensor:
-    """A file's bytes, which are read from the disk when they are looked at."""
+def imported(
+    core: openvino.Core, path: Path, settings: dict[str, Any]
+) -> tuple[openvino.CompiledModel, openvino.Tensor]:
+    """A compiled network from a file, and the file's bytes, which it needs for as long as it lives."""
     with path.open("rb") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes no memory that is read-only
-    return openvino.Tensor(np.frombuffer(pages, np.uint8), shared_memory=True)
+    weights = openvino.Tensor(np.frombuffer(pages, np.uint8), shared_memory=True)
+    network = core.import_model(weights, "CPU", settings)
+    with suppress(OSError):  # a kernel before 5.4
+        pages.madvise(_PAGE_OUT)  # most weights lie in another order elsewhere now
+    return network, weights
 
 
 def runner(network: Network, inferences: Inferences) -> Runner:
