@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from pydantic import ValidationError
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -426,17 +427,17 @@ class _Progress:
     # A progress bar on a terminal, a log line now and then elsewhere.
     def __init__(self, fabric: Fabric, plan: Plan):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, disable=not fabric.is_global_zero)
+        console = Console(stderr=True)
+        self.bar = Progress(*columns, console=console, disable=not (fabric.is_global_zero and console.is_terminal))
         self.plan = plan
 
     def __enter__(self) -> Callable[[int, dict[str, float]], None]:
         self.bar.start()
-        shown = self.bar.add_task("training", total=self.plan.steps) if self.bar.console.is_terminal else None
+        shown = self.bar.add_task("training", total=self.plan.steps)
 
         def advance(step: int, losses: dict[str, float]) -> None:
-            if shown is not None:
-                self.bar.update(shown, completed=step, description=f"loss {losses['loss']:.3f}")
-            elif step % 50 == 0:
+            self.bar.update(shown, completed=step, description=f"loss {losses['loss']:.3f}")
+            if self.bar.disable and step % 50 == 0:
                 log.info("step %d/%d: %s", step, self.plan.steps, ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
 
         return advance

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +21,6 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
-from rich.logging import RichHandler
 from torch import nn
 
 from pnseg_runtime.errors import PnsegError
@@ -119,7 +120,8 @@ def train(
     plan = recipe.prompter.plan if network == "prompter" else recipe.segmentor.plan
     fabric = open_fabric(accelerator, devices, plan.precision)
     make_folder(out)
-    _log_to(out / "train.log")
+    if fabric.is_global_zero:
+        click.get_current_context().with_resource(logged_to(out / "train.log"))
     if threads:
         torch.set_num_threads(threads)
     training = _read(folders, recipe.splits.train, recipe, mpp)
@@ -342,10 +344,20 @@ def _refuse_nothing_to_judge_by(network: str, validation: list[Read], splits: Sp
         )
 
 
-def _log_to(path: Path) -> None:
-    plain = logging.FileHandler(path)
-    plain.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[plain, RichHandler(show_path=False)], format="%(message)s")
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """What the training logs goes into a file, too, and its progress is told besides its warnings."""
+    ours = logging.getLogger("pnseg_train")
+    file, level = logging.FileHandler(path, encoding="utf-8"), ours.level
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours.addHandler(file)
+    ours.setLevel(min(ours.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+        ours.removeHandler(file)
+        file.close()
 
 
 def _describe_run(out: Path, recipe: Recipe) -> None:

@@ -1,5 +1,12 @@
 import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -10,7 +17,7 @@ from pnseg_train.cli import train as verb
 from pnseg_train.datasets import read_folder
 from pnseg_train.inference import open_checkpoints
 from tests import golden
-from tests.train.datasets.made import boxes_map, pannuke_masks, picture, write_fold, write_index, write_plain
+from tests.train.datasets.made import boxes_map, pannuke_masks, picture, write_fold, write_index, write_plain, write_png
 from tests.train.datasets.test_layouts import consep
 
 
@@ -190,6 +197,72 @@ def test_a_run_without_validation_keeps_its_last_step(tmp_path):
         assert f"{tmp_path / 'last'}: step 2" in result.stdout.replace("\n", "")
     assert not (tmp_path / "best").exists()
     assert (tmp_path / "curves.png").is_file()
+
+
+def small_settings(**more):
+    return [part for name, value in {**SMALL, **more}.items() for part in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture
+def told_apart(tmp_path):
+    """A plain folder of real tiles, all of whose nuclei are of the first class."""
+    shutil.copytree(golden.TILES, tmp_path / "tiles")
+    for path in (tmp_path / "tiles" / "labels").glob("*.png"):
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        write_png(tmp_path / "tiles" / "classes" / path.name, (labels > 0).astype(np.uint8))
+    return tmp_path / "tiles"
+
+
+TWO_CLASSES = {"classes": "[round, flat]", "colors": "[[1, 2, 3], [4, 5, 6]]"}
+
+
+@pytest.mark.slow
+def test_a_training_tells_what_it_does_on_standard_error_and_in_its_log(told_apart, tmp_path):
+    out = tmp_path / "run"
+    arguments = [*("--data", told_apart, "--out", out, "--no-pretrained", "--threads", "1"), *small_settings()]
+    arguments += [part for name, value in TWO_CLASSES.items() for part in ("--set", f"{name}={value}")]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-m", "pnseg_runtime.cli", "train", "prompter", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for _ in range(2)
+    ]
+    warning = f"WARNING pnseg_train.cli.train: {told_apart}: no nucleus of the split train is of the class flat"
+    assert warning in runs[0].stderr
+    assert re.search(r"^INFO pnseg_train\.\w+: step 2: precision \d\.\d{4}, recall .*, f1 ", runs[0].stderr, re.M)
+    assert f"INFO pnseg_train.fit: resumed {out} at step 2" in runs[1].stderr
+    assert all("step 2" in done.stdout and len(done.stdout.splitlines()) == 1 for done in runs)
+    logged = [line.split(" ", 2)[2] for line in (out / "train.log").read_text().splitlines()]  # without date and time
+    told = [re.findall(r"^(INFO|WARNING) pnseg_train\.\S+: (.*)$", done.stderr, re.M) for done in runs]
+    assert logged == [f"{level} {words}" for part in told for level, words in part]
+
+
+def test_warnings_of_every_package_are_seen_and_libraries_are_not():
+    code = """
+import logging
+from pnseg_runtime.cli.log import configure
+configure(verbose=False)
+for name in ("pnseg.slide", "pnseg_runtime.x", "pnseg_train.inference", "pnseg_export.x", "tifffile"):
+    logging.getLogger(name).warning("of %s", name)
+    logging.getLogger(name).info("not told")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = ("pnseg.slide", "pnseg_runtime.x", "pnseg_train.inference", "pnseg_export.x")
+    assert done.stderr.splitlines() == [f"WARNING {name}: of {name}" for name in names]
+
+
+def test_a_log_ends_with_its_training(tmp_path, caplog):
+    ours = logging.getLogger("pnseg_train")
+    before = (ours.level, list(ours.handlers))
+    with verb.logged_to(tmp_path / "train.log"):
+        logging.getLogger("pnseg_train.fit").info("step %d", 3)
+    logging.getLogger("pnseg_train.fit").warning("later")
+    assert (ours.level, ours.handlers) == before
+    assert (tmp_path / "train.log").read_text().splitlines()[0].endswith(" INFO step 3")
+    assert len((tmp_path / "train.log").read_text().splitlines()) == 1
 
 
 @pytest.mark.slow
