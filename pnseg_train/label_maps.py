@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
+from pnseg_train.datasets.files import read_label
 from pnseg_train.datasets.hovernet_mat import knows_types, read_labels
 from pnseg_train.datasets.sample import Sample, check_size
 from pnseg_train.evaluate import Found
@@ -78,7 +78,7 @@ class LabelMaps:
 
 
 def _read_png(path: Path) -> Maps:
-    return _checked(path, cv2.imread(str(path), cv2.IMREAD_UNCHANGED)), None
+    return _checked(path, read_label(path)), None
 
 
 def _read_tiff(path: Path) -> Maps:
@@ -101,9 +101,7 @@ def _read_mat(path: Path) -> Maps:
     return instances, classes if knows_types(path) else None
 
 
-def _checked(path: Path, labels: object) -> NDArray[np.integer]:
-    if not isinstance(labels, np.ndarray):
-        raise ImageError(f"{path}: not a readable image; export it again.")
+def _checked(path: Path, labels: NDArray[np.generic]) -> NDArray[np.integer]:
     if labels.ndim != 2:
         raise ImageError(f"{path}: has the shape {labels.shape}, but a label map has rows and columns alone.")
     if not np.issubdtype(labels.dtype, np.integer):

@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.images import read_image
-from pnseg_train.datasets.files import find
+from pnseg_train.datasets.files import find, read_label
 from pnseg_train.datasets.sample import Sample, check_size, consecutive
 from pnseg_train.datasets.samples import Samples
 from pnseg_train.datasets.splits import choose
@@ -80,8 +79,6 @@ def _read(folder: Path) -> Sample:
 
 
 def _read_mask(path: Path, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise ImageError(f"{path}: not a readable PNG; download it again.")
+    mask = read_label(path, grey=True)
     check_size(path, mask, image)
     return np.asarray(mask > 127)

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.images import read_image
+from pnseg_train.datasets.files import read_label
 from pnseg_train.datasets.sample import Sample, check_size
 from pnseg_train.datasets.samples import Samples
 
@@ -97,9 +98,9 @@ def _is_positive(number: str) -> bool:
 
 def _read(folder: Path, row: dict[str, str]) -> Sample:
     name = row["id"]
-    image = np.ascontiguousarray(_pixels(folder / "images" / f"{name}.png", cv2.IMREAD_COLOR)[:, :, ::-1], np.uint8)
+    image = read_image(folder / "images" / f"{name}.png").pixels
     label = folder / "labels" / f"{name}.png"
-    instances = _pixels(label, cv2.IMREAD_UNCHANGED)
+    instances = read_label(label)
     check_size(label, instances, image)
     classes = _classes(folder, name, instances)
     check_size(folder / "classes" / label.name, classes, image)
@@ -118,17 +119,10 @@ def _classes(folder: Path, name: str, instances: NDArray[np.generic]) -> NDArray
     # Of a set that tells classes, an image that lacks its own would have all its nuclei in the first.
     path = folder / "classes" / f"{name}.png"
     if path.is_file():
-        return _pixels(path, cv2.IMREAD_UNCHANGED)
+        return read_label(path)
     if path.parent.is_dir() and instances.any():
         raise ImageError(
             f"{path}: missing, but the set tells classes; put it there, take its row out of index.csv, or take the "
             "folder classes/ away from a set of one class."
         )
     return instances != 0
-
-
-def _pixels(path: Path, flags: int) -> NDArray[np.generic]:
-    pixels = cv2.imread(str(path), flags)
-    if pixels is None:
-        raise ImageError(f"{path}: missing or not a readable PNG; put it there or take its row out of index.csv.")
-    return pixels

@@ -6,6 +6,7 @@ from pnseg_runtime.errors import ImageError
 from pnseg_train.datasets import SizeMismatchError, layout_of, open_dataset, read_folder
 from tests import golden
 from tests.train.datasets.made import boxes_map, picture, write_png
+from tests.train.datasets.test_folder import turned
 
 IDS = ("0a1b", "1fff", "2abc", "f00d")
 BOXES = {1: (2, 2, 9, 9), 2: (9, 2, 14, 9), 3: (30, 30, 50, 40)}
@@ -51,6 +52,14 @@ def test_a_mask_of_another_size_is_refused(bowl):
     write_png(bowl / "stage1_train" / "2abc" / "masks" / "002.png", np.zeros((40, 40), np.uint8))
     with pytest.raises(SizeMismatchError, match=r"002\.png"):
         open_dataset(bowl, "train")[0]
+
+
+def test_masks_lie_on_the_pixels_as_stored(bowl):
+    for part in ("images/2abc.png", "masks/001.png"):
+        turned(bowl / "stage1_train" / "2abc" / part, orientation=3)
+    sample = open_dataset(bowl, "train")[0]
+    np.testing.assert_array_equal(sample.image, picture(seed=2))
+    np.testing.assert_array_equal(sample.instances, boxes_map(BOXES))
 
 
 def test_a_broken_mask_and_a_missing_image_are_named(bowl):

@@ -4,8 +4,10 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.images import read_image
 from pnseg_train.datasets import open_dataset, read_folder
 from tests import golden
 from tests.train.datasets.made import boxes_map, picture, write_plain, write_png
@@ -47,6 +49,34 @@ def test_a_broken_label_is_named(fault, tmp_path):
         cv2.imwrite(str(label), np.zeros((10, 10), np.uint16))
     with pytest.raises(ImageError, match=label.stem):
         read_folder(tmp_path)
+
+
+def turned(path, kind="PNG", orientation=6):
+    """The file as a camera held sideways writes it: the same pixels, which viewers turn."""
+    image = Image.open(path)
+    image.load()
+    metadata = Image.Exif()
+    metadata[0x0112] = orientation
+    image.save(path, kind, exif=metadata)
+
+
+def test_pixels_are_those_that_are_predicted_on(tmp_path):
+    labels = boxes_map({1: (1, 1, 9, 9), 2: (20, 20, 30, 30)})
+    for name in ("half_transparent", "turned", "turned_jpeg"):
+        write_plain(tmp_path, name, picture(), labels)
+    opacity = np.linspace(0, 255, 40 * 50).reshape(40, 50).astype(np.uint8)
+    path = tmp_path / "images" / "half_transparent.png"
+    cv2.imwrite(str(path), np.dstack([picture(), opacity]))
+    turned(tmp_path / "images" / "turned.png")
+    turned(tmp_path / "labels" / "turned.png")
+    turned(tmp_path / "images" / "turned_jpeg.png", "JPEG", 3)
+    samples = {sample.name: sample for sample in read_folder(tmp_path)}
+    assert len(samples) == 3
+    for name, sample in samples.items():
+        np.testing.assert_array_equal(sample.image, read_image(tmp_path / "images" / f"{name}.png").pixels)
+        np.testing.assert_array_equal(sample.instances, labels)
+    np.testing.assert_array_equal(samples["turned"].image, picture())
+    assert (samples["half_transparent"].image[0, 0] == 255).all()
 
 
 def test_an_image_without_a_class_map_is_refused_where_others_have_theirs(tmp_path):
