@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +12,7 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.params import Mpp, MppChoice
 from pnseg_train.cli.evaluated import evaluate_run, held_out
-from pnseg_train.cli.options import data_option
+from pnseg_train.cli.options import Finite, data_option
 from pnseg_train.cli.scores import document_of, print_scores, protocol_of
 from pnseg_train.evaluate import RADIUS
 
@@ -75,7 +76,13 @@ Examples:
 )
 @click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window.")
 @click.option("--tta-points", is_flag=True, help="Take points on which six flipped and turned views agree.")
-@click.option("--radius", type=float, default=RADIUS, show_default=True, help="Of a point around a nucleus, px.")
+@click.option(
+    "--radius",
+    type=Finite(0, min_open=True),
+    default=RADIUS,
+    show_default=True,
+    help="Of a point around a nucleus, px.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every image.")
 def evaluate(
     model: tuple[str, ...],
@@ -84,36 +91,16 @@ def evaluate(
     split: str | None,
     folds: tuple[str, ...],
     points: str,
-    threads: int | None,
-    assignment: str,
-    negatives: int | None,
-    overlap: int | None,
-    region_filter: bool | None,
-    sensitivity: float | None,
-    colour_blur: float | None,
-    enlarged_blur: tuple[float, float] | None,
-    tta: bool,
-    tta_points: bool,
     radius: float,
     as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Measure PQ, AJI, detection and classes of MODEL on annotated images.
 
     MODEL is a bundle, a prompter's and a segmentor's checkpoint, or a folder of label maps that any
     other tool has made: one PNG, TIFF, NPY or MAT an image, under the image's name.
     """
-    options = Options(
-        threads=threads,
-        assignment=assignment,  # type: ignore[arg-type]
-        negatives=negatives,
-        overlap=overlap,
-        region_filter=region_filter,
-        sensitivity=sensitivity,
-        colour_blur=colour_blur,
-        enlarged_blur=enlarged_blur,
-        tta=tta,
-        tta_points=tta_points,
-    )
+    options = _options(chosen)
     if bool(model) == bool(folds):
         raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
     named = [_fold(text) for text in folds] or [(split or held_out(model), list(model))]
@@ -123,6 +110,13 @@ def evaluate(
         click.echo(json.dumps(document_of(runs, protocol, options), indent=1))
     else:
         print_scores(runs, protocol)
+
+
+def _options(chosen: dict[str, Any]) -> Options:
+    try:
+        return Options(**chosen)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _fold(text: str) -> tuple[str, list[str]]:

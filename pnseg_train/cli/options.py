@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pnseg_runtime.params import Microns
+
+
+class Finite(click.FloatRange):
+    """A number of a range, and neither NaN nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        return found if math.isfinite(found) else self.fail(f"{value} is no number.", param, ctx)
+
 
 mpp_option = click.option(
     "--mpp",

@@ -187,6 +187,24 @@ def test_the_verb_measures_a_folder_of_label_maps_and_says_so(tmp_path):
     assert "not prompted" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--negatives", "100", "negatives must be at most 64, not 100."),
+        ("--sensitivity", "nan", "sensitivity must be a number, not nan."),
+        ("--colour-blur", "nan", "colour_blur must be a number, not nan."),
+        ("--radius", "-1", "-1.0 is not in the range x>0."),
+        ("--radius", "0", "0.0 is not in the range x>0."),
+        ("--radius", "nan", "nan is no number."),
+        ("--radius", "inf", "inf is no number."),
+    ],
+)
+def test_options_that_make_no_sense_are_wrong_usage(option, value, says):
+    result = run("nano", "--data", golden.TILES, option, value)
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit)
+    assert says in result.stderr
+
+
 def test_missing_label_maps_fail_the_verb(tmp_path):
     np.save(tmp_path / "other.npy", np.zeros((3, 3), np.int32))
     result = run(tmp_path, "--data", golden.TILES)
