@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pnseg_runtime.metrics import match_points
 from pnseg_runtime.pipeline import Pipeline
 from pnseg_runtime.softening import Blurs, see
+from pnseg_runtime.windows import cut, most_central, windows
 from pnseg_train.augment import separate
 from pnseg_train.crops import Crop, normalise
 from pnseg_train.datasets import Sample
@@ -236,22 +237,27 @@ class JudgedWindow(NamedTuple):
 
 
 def judged_windows(sample: Sample) -> Iterator[JudgedWindow]:
-    """Windows without overlap that hold nuclei as large as :func:`~pnseg_train.augment.separate` keeps them."""
-    height, width = sample.instances.shape
-    for top in range(0, max(height - 64, 1), WINDOW):
-        for left in range(0, max(width - 64, 1), WINDOW):
-            place = slice(max(min(top, height - WINDOW), 0), None), slice(max(min(left, width - WINDOW), 0), None)
-            image, labels = sample.image[place][:WINDOW, :WINDOW], sample.instances[place][:WINDOW, :WINDOW]
-            missing = ((0, WINDOW - labels.shape[0]), (0, WINDOW - labels.shape[1]))
-            instances = separate(torch.from_numpy(np.pad(labels, missing)))
-            pixels = pixels_by_nucleus(instances.long())
-            if len(pixels.area):
-                yield JudgedWindow(np.pad(image, (*missing, (0, 0)), mode="reflect"), instances, pixels)
+    """Windows over a sample, each with the nuclei that it holds most centrally, so that every nucleus counts once.
+
+    Connected pieces are nuclei, as large as :func:`~pnseg_train.augment.separate` keeps them; of one that a window
+    cuts, what lies inside counts. Windows without any are left out.
+    """
+    nuclei = separate(torch.from_numpy(sample.instances)).numpy()
+    origins = windows(nuclei.shape, WINDOW, overlap=0)
+    owner = most_central(label_centroids(nuclei), origins, WINDOW, nuclei.shape)
+    beyond = np.pad(nuclei, [(0, max(WINDOW - side, 0)) for side in nuclei.shape])
+    parts = zip(cut(sample.image, origins, WINDOW), cut(beyond, origins, WINDOW), strict=True)
+    for window, (image, labels) in enumerate(parts):
+        owned = np.isin(labels, np.flatnonzero(owner == window) + 1)
+        instances = separate(torch.from_numpy(np.where(owned, labels, 0)))
+        pixels = pixels_by_nucleus(instances.long())
+        if len(pixels.area):
+            yield JudgedWindow(image, instances, pixels)
 
 
 @torch.no_grad()
 def oracle_ious(network: nn.Module, sample: Sample) -> Tensor:
-    """IoU of the masks of prompts on centroids, window by window without overlap: (N,)."""
+    """IoU of the masks of prompts on centroids, of every nucleus in the window that owns it: (N,)."""
     device = next(network.parameters()).device
     ious = [torch.zeros(0)]
     for image, instances, pixels in judged_windows(sample):

@@ -56,6 +56,26 @@ def test_a_segmentor_that_no_nucleus_judges_has_the_score_zero_and_not_none(side
     assert metrics == {"iou": pytest.approx(expected), "oracle_dq": 0.0, "oracle_sq": 0.0}
 
 
+def test_a_nucleus_in_two_windows_is_judged_in_the_one_that_holds_it_most_centrally():
+    labels = boxes_map({1: (100, 190, 120, 210)}, (400, 256))
+    (window,) = judged_windows(Sample("one", picture(400, 256), labels, labels.astype(np.uint8)))
+    assert window.pixels.area.tolist() == [400]
+    np.testing.assert_array_equal(window.image, picture(400, 256)[:256])
+    assert (window.instances[190:210, 100:120] == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(400, 256), (256, 320), (300, 700), (512, 512), (100, 90), (1, 300)])
+def test_every_nucleus_is_judged_once(shape):
+    height, width = shape
+    corners = [(x, y) for y in range(0, height, 20) for x in range(0, width, 20)]
+    boxes = {number: (x, y, x + 8, y + 8) for number, (x, y) in enumerate(corners, start=1)}
+    labels = boxes_map(boxes, shape)
+    seen = list(judged_windows(Sample("many", picture(*shape), labels, (labels > 0).astype(np.uint8))))
+    assert all(window.image.shape == (256, 256, 3) and window.instances.shape == (256, 256) for window in seen)
+    areas = np.bincount(labels.ravel())[1:]
+    assert sum(len(window.pixels.area) for window in seen) == (areas >= 16).sum()
+
+
 def test_points_of_the_padding_do_not_count_and_colours_are_softened_as_in_the_runtime():
     prompter, image = Everywhere(), sample("he_pink")[:50, :77]
     pipeline = points_pipeline(prompter, RECIPE)
