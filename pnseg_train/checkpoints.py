@@ -17,7 +17,7 @@ from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Segmentor
 from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import build_prompter, build_segmentor
-from pnseg_train.recipes import Recipe
+from pnseg_train.recipes import Recipe, same_classes
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
@@ -38,6 +38,12 @@ class Card(BaseModel):
     averaged: list[str] = Field(
         default_factory=list, description="SHA-256 of the weights that these are the mean of, if they are one"
     )
+
+    @property
+    def tells(self) -> list[str]:
+        """Names of the classes that the network tells apart; none if its nuclei are of one class alone."""
+        own = self.recipe.classes if self.network == self.recipe.class_by else []
+        return own if len(own) > 1 else []
 
 
 def build_pair(card: Card, pretrained: bool = False) -> SharedPair:
@@ -109,27 +115,34 @@ def load_checkpoint(folder: Path) -> tuple[Prompter | Segmentor, Card]:
     return network, card
 
 
-# Heads whose shape is a matter of the classes: a network that is tuned to others starts them anew. So does one whose
-# region branch has another width: nano's has, since its second stage of training.
+# Heads that are a matter of the classes: a network that is tuned to others starts them anew, be they as many or not. So
+# does one whose region branch has another width: nano's has, since its second stage of training.
 CLASS_HEADS = ("cls_head.layers.3.", "mask_decoder.class_token.", "mask_decoder.class_head.")
 REGION_BRANCH = ("backbone.neck1.", "mask_head.")
 
 
-def start_from(folder: Path, network: nn.Module) -> list[str]:
+def start_from(folder: Path, network: nn.Module, card: Card) -> list[str]:
     """Copy a checkpoint's weights into a network to be tuned.
 
+    Args:
+        folder: the checkpoint.
+        network: takes its weights.
+        card: what the network is to be.
+
     Returns:
-        the tensors that start fresh, since the checkpoint's classes or the width of its region branch are others.
+        the tensors that start fresh, since the checkpoint's classes, by name and order, or the width of its region
+        branch are others.
 
     Raises:
-        PnsegError: they are not of such a network.
+        PnsegError: no checkpoint, or weights that are not of such a network.
     """
+    others = not same_classes(read_card(folder).tells, card.tells)
     own = network.state_dict()
     given = _read_weights(folder)
     fresh = [
         name
         for name, tensor in own.items()
-        if (name not in given and name.startswith(CLASS_HEADS))
+        if ((name not in given or others) and name.startswith(CLASS_HEADS))
         or (name in given and given[name].shape != tensor.shape and name.startswith(CLASS_HEADS + REGION_BRANCH))
     ]
     kept = {name: tensor for name, tensor in given.items() if name in own or not name.startswith(CLASS_HEADS)}

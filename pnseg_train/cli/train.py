@@ -143,7 +143,7 @@ def train(
     imagenet = pretrained and not init and not (out / STATE).is_file()
     model = build_pair(card, imagenet) if network == "shared" else build(card, imagenet)
     if init:
-        card = card.model_copy(update={"tuned_from": _start_from(init, model)})
+        card = card.model_copy(update={"tuned_from": _start_from(init, model, card)})
     samples, held_out = ([read.sample for read in part] for part in (training, validation))
     describe = partial(_describe_run, out, recipe)
     best = fit(task_of(model, recipe), model, card, samples, held_out, out, fabric, workers=workers, on_start=describe)
@@ -237,7 +237,7 @@ def _refuse_random_sam(network: str, recipe: Recipe) -> None:
         )
 
 
-def _start_from(init: Path, model: nn.Module) -> str:
+def _start_from(init: Path, model: nn.Module, card: Card) -> str:
     """Weights of a checkpoint, or of both of a pair; the SHA-256 of them."""
     if isinstance(model, SharedPair):
         # The segmentor last: the image encoder of both is its.
@@ -245,8 +245,11 @@ def _start_from(init: Path, model: nn.Module) -> str:
         if not folders:
             folders = {"segmentor": init}
         parts = model.parts()
-        return " ".join(_start_from(folder, parts[half]) for half, folder in folders.items())
-    fresh = start_from(init, model)
+        return " ".join(
+            _start_from(folder, parts[half], card.model_copy(update={"network": half}))
+            for half, folder in folders.items()
+        )
+    fresh = start_from(init, model, card)
     if fresh:
         log.info("%s: other classes or widths, so these start anew: %s", init, ", ".join(fresh))
     return weights_digest(init)

@@ -9,6 +9,7 @@ from pathlib import Path
 from pnseg_runtime.errors import ImageError
 from pnseg_train.datasets import consep, cpm17, dsb2018, folder, hovernet_mat, kumar, monuseg, pannuke
 from pnseg_train.datasets.samples import Samples
+from pnseg_train.recipes import same_classes
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,13 @@ def other_classes(path: Path, names: Sequence[str]) -> str:
         ImageError: an unknown layout.
     """
     layout = layout_of(path)
-    if len(names) < 2 or [_plain(name) for name in names] == [_plain(name) for name in layout.classes]:
+    if len(names) < 2 or same_classes(names, layout.classes):
         return ""
     if layout.classes:
         return f"has the classes {', '.join(layout.classes)}, the model {', '.join(names)}"
     if (path / "classes").is_dir():
         return ""
     return f"has no folder classes/ that tells which of its nuclei are {' or '.join(names)}"
-
-
-def _plain(name: str) -> str:
-    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def open_dataset(path: Path, split: str | None = None) -> Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -212,6 +213,15 @@ class Recipe(_Strict):
     def training(self) -> str:
         """The part that determines a training run, as JSON."""
         return self.model_dump_json(exclude={"inference", "splits"})
+
+
+def same_classes(names: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether two models tell the same classes, in the same order; neither capitals nor hyphens count."""
+    return [_plain(name) for name in names] == [_plain(name) for name in others]
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def read_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:
