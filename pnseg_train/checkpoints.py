@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import PnsegError, one_line
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Segmentor
 from pnseg_train.models.shared import SharedPair
@@ -163,9 +163,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
         raise PnsegError(
-            f"{folder / WEIGHTS}: not readable weights ({first}); give a checkpoint's folder, such as runs/mine/best."
+            f"{folder / WEIGHTS}: not readable weights ({one_line(error)}); give a checkpoint's folder, such as "
+            "runs/mine/best."
         ) from error
 
 
@@ -173,9 +173,8 @@ def _fill(folder: Path, network: nn.Module, weights: dict[str, Tensor]) -> None:
     try:
         network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        first = str(error).splitlines()[0]
         raise PnsegError(
-            f"{folder / WEIGHTS}: the weights do not fit the network ({first}); train or import it again."
+            f"{folder / WEIGHTS}: the weights do not fit the network ({one_line(error)}); train or import it again."
         ) from error
 
 
@@ -191,9 +190,8 @@ def read_card(folder: Path, network: str = "") -> Card:
         document: Any = json.loads((folder / CARD).read_text(encoding="utf-8"))
         return Card.model_validate(document)
     except (OSError, ValueError, ValidationError) as error:
-        first = str(error).splitlines()[0]
         raise PnsegError(
-            f"{folder}: not a checkpoint ({first}); expected {WEIGHTS} and {CARD} of a training run."
+            f"{folder}: not a checkpoint ({one_line(error)}); expected {WEIGHTS} and {CARD} of a training run."
         ) from error
 
 

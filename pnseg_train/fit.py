@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pnseg_runtime.errors import OutputError, PnsegError
+from pnseg_runtime.errors import OutputError, PnsegError, one_line
 from pnseg_train.checkpoints import Card, read_card, replace_recipe, save_checkpoint
 from pnseg_train.crops import Crop, Crops, item_seed, loader
 from pnseg_train.datasets import Sample
@@ -320,10 +321,13 @@ def _save_state(
         "origin": origin,
         "scaler": fabric.strategy.precision.state_dict(),  # of 16-mixed; otherwise empty
     }
-    try:
-        torch.save(document, part)
-    except RuntimeError as error:  # what torch makes of a disk that is full
-        raise OSError(f"{part.name} is not written whole") from error
+    with part.open("wb") as stream:
+        try:
+            torch.save(document, stream)
+        except RuntimeError as error:  # what torch makes of a disk that is full
+            raise OSError(f"{part.name} is not written whole") from error
+        stream.flush()
+        os.fsync(stream.fileno())  # or a machine that goes down may leave an empty file under the name
     part.replace(run / STATE)
 
 
@@ -346,7 +350,7 @@ def _resume(
     state: dict[str, float],
     fabric: Fabric,
 ) -> None:
-    document = torch.load(run / STATE, map_location="cpu", weights_only=True)
+    document = _read_state(run)
     if not _same_training(document["recipe"], card.recipe):
         raise PnsegError(
             f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew."
@@ -369,6 +373,22 @@ def _resume(
     if document.get("scaler"):
         fabric.strategy.precision.load_state_dict(document["scaler"])
     state.update(document["state"])
+
+
+def _read_state(run: Path) -> dict[str, Any]:
+    try:
+        document = torch.load(run / STATE, map_location="cpu", weights_only=True)
+        missing = {"network", "optimizer", "average", "state", "recipe"} - document.keys()
+        if missing:
+            raise ValueError(f"it has no {' or '.join(sorted(missing))}")
+    except Exception as error:  # a damaged file raises anything
+        last = run / "last"
+        start = f"start another --out from {last} by --init" if last.is_dir() else "give another --out"
+        raise PnsegError(
+            f"{run / STATE}: cannot be read, so the run does not go on ({one_line(error)}); {start}, or remove the "
+            "folder to start anew."
+        ) from error
+    return document
 
 
 def _same_training(saved: str, recipe: Recipe) -> bool:

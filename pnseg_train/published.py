@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import PnsegError, one_line
 from pnseg_train.checkpoints import Card, build
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
 from pnseg_train.recipes import Recipe, read_recipe
@@ -124,8 +124,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             "keep its state dict alone: torch.save({'model': checkpoint['model']}, ...)."
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PnsegError(f"{path}: cannot be read as a checkpoint ({first}); download it again.") from error
+        raise PnsegError(f"{path}: cannot be read as a checkpoint ({one_line(error)}); download it again.") from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

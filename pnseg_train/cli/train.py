@@ -23,7 +23,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import PnsegError, one_line
 from pnseg_runtime.outputs.atomic import make_folder
 from pnseg_train.checkpoints import Card, build, build_pair, start_from, weights_digest
 from pnseg_train.cli.options import data_option, mpp_option
@@ -172,10 +172,9 @@ def open_fabric(accelerator: str, devices: str, precision: Any) -> Fabric:
     try:
         return Fabric(accelerator=accelerator, devices=here, precision=precision, **(several if everywhere > 1 else {}))
     except (ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
         raise PnsegError(
-            f"--accelerator {accelerator}, --devices {here} and plan.precision {precision} do not go here ({first}); "
-            "--accelerator cpu --devices 1 goes everywhere."
+            f"--accelerator {accelerator}, --devices {here} and plan.precision {precision} do not go here "
+            f"({one_line(error)}); --accelerator cpu --devices 1 goes everywhere."
         ) from error
 
 

@@ -2,8 +2,10 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from pnseg_runtime.errors import PnsegError
+from pnseg_train import checkpoints
 from pnseg_train.checkpoints import (
     CARD,
     WEIGHTS,
@@ -70,6 +72,15 @@ def test_truncated_weights_are_refused(saved):
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
     with pytest.raises(PnsegError, match=WEIGHTS):
         load_checkpoint(folder)
+
+
+def test_an_error_that_says_nothing_is_named_by_its_kind(saved, monkeypatch):
+    def fails(_):
+        raise SafetensorError
+
+    monkeypatch.setattr(checkpoints, "load_file", fails)
+    with pytest.raises(PnsegError, match=r"not readable weights \(SafetensorError\); give"):
+        load_checkpoint(saved[0])
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):

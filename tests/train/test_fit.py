@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -290,6 +291,37 @@ def test_a_disk_that_is_full_is_one_sentence_and_the_run_goes_on_once_there_is_r
     _, card = train_dot(tmp_path, tiles_of(), plan=every)
     assert card.step == 4
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("fault", ["empty", "truncated", "no archive", "no state"])
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_state_that_is_damaged_is_one_sentence_and_nothing_is_touched(fault, validated, tmp_path):
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3, plan={"validate_every": 1 if validated else 9})
+    state, whole = tmp_path / "state.pt", (tmp_path / "state.pt").read_bytes()
+    state.write_bytes({"empty": b"", "truncated": whole[:-100], "no archive": b"\0" * 999, "no state": whole}[fault])
+    if fault == "no state":
+        torch.save({"network": {}}, state)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    start = f"start another --out from {tmp_path / 'last'} by --init" if validated else "give another --out"
+    says = rf"^{re.escape(str(state))}: cannot be read, so the run does not go on \(.+\); {re.escape(start)}, or remove the"
+    with pytest.raises(PnsegError, match=says) as raised:
+        train_dot(tmp_path, tiles_of(), on_start=lambda: pytest.fail("started"))
+    assert "\n" not in str(raised.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_state_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(number):
+        flushed.append((os.fstat(number).st_ino, os.fstat(number).st_size))
+        assert flushed[-1][0] == (tmp_path / "state.pt.part").stat().st_ino
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train_dot(tmp_path, tiles_of())
+    kept = (tmp_path / "state.pt").stat()
+    assert (len(flushed), flushed[-1]) == (2, (kept.st_ino, kept.st_size))
 
 
 class Scaled(Precision):
