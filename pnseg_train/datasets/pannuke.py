@@ -114,12 +114,24 @@ def _read_tile(fold: Fold, index: int) -> Sample:
     instances, classes = merge_channels(np.asarray(_open(fold.masks)[index]))
     return Sample(
         name=f"fold{fold.number}_{index:04d}",
-        image=np.ascontiguousarray(_open(fold.images)[index]).astype(np.uint8),
+        image=_bytes(fold.images, index, np.ascontiguousarray(_open(fold.images)[index])),
         instances=instances,
         classes=classes,
         tissue=str(_open(fold.types)[index]),
         mpp=MPP,
     )
+
+
+def _bytes(path: Path, index: int, pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    # Copies that were scaled to 0–1 are about; as bytes they would be black.
+    least, most = pixels.min(), pixels.max()
+    scaled = np.issubdtype(pixels.dtype, np.floating) and 0 < most <= 1
+    if scaled or least < 0 or most > 255 or not np.array_equal(pixels, np.rint(pixels)):
+        raise ImageError(
+            f"{path}: tile {index} holds {pixels.dtype} from {least:g} to {most:g}, expected whole numbers from 0 to "
+            "255; download the fold again, or scale and round the array."
+        )
+    return pixels.astype(np.uint8)
 
 
 def _open(path: Path) -> NDArray[np.generic]:

@@ -304,8 +304,8 @@ def test_a_state_that_is_damaged_is_one_sentence_and_nothing_is_touched(fault, v
         torch.save({"network": {}}, state)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     start = f"start another --out from {tmp_path / 'last'} by --init" if validated else "give another --out"
-    says = rf"^{re.escape(str(state))}: cannot be read, so the run does not go on \(.+\); {re.escape(start)}, or remove the"
-    with pytest.raises(PnsegError, match=says) as raised:
+    says = rf"cannot be read, so the run does not go on \(.+\); {re.escape(start)}, or remove the"
+    with pytest.raises(PnsegError, match=f"^{re.escape(str(state))}: {says}") as raised:
         train_dot(tmp_path, tiles_of(), on_start=lambda: pytest.fail("started"))
     assert "\n" not in str(raised.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

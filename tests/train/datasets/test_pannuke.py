@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis.extra import numpy as arrays
 
 from pnseg_runtime.errors import ImageError
 from pnseg_train.datasets import SizeMismatchError, layout_of, open_dataset
+from pnseg_train.datasets.check import UNREADABLE, check
 from pnseg_train.datasets.pannuke import merge_channels
 from tests.real_data import real
 from tests.train.datasets.made import pannuke_masks, write_fold
@@ -62,6 +64,37 @@ def test_a_tile_is_8_bit_with_tissue_and_classes(folds):
     assert (sample.image == 32).all()
     assert (sample.name, sample.tissue, sample.mpp) == ("fold3_0002", "Colon", 0.25)
     assert sample.instances.max() == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda images: images / 255, "holds float64 from 0.117647 to 0.117647"),
+        (lambda images: (images > 0).astype(np.float32), "holds float32 from 1 to 1"),
+        (lambda images: images + 0.5, "holds float64 from 30.5 to 30.5"),
+        (lambda images: images * 257, "holds float64 from 7710 to 7710"),
+        (lambda images: (images * 257).astype(np.uint16), "holds uint16 from 7710 to 7710"),
+        (lambda images: images - 99, "holds float64 from -69 to -69"),
+        (lambda images: images * np.nan, "holds float64 from nan to nan"),
+    ],
+)
+def test_images_that_are_no_bytes_are_refused_and_found(change, says, folds):
+    path = folds / "Fold 3" / "images" / "fold3" / "images.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(ImageError, match=re.escape(f"{path}: tile 0 {says}, expected whole numbers from 0 to 255")):
+        open_dataset(folds, "test")[0]
+    report = check(layout_of(folds), folds)
+    assert [finding.kind for finding in report.findings if str(path) in finding.detail] == [UNREADABLE] * 3
+    assert not report.sound
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64, np.float32])
+def test_bytes_are_the_same_in_whichever_type_they_are_stored(kind, folds):
+    path = folds / "Fold 3" / "images" / "fold3" / "images.npy"
+    np.save(path, np.load(path).astype(kind))
+    sample = open_dataset(folds, "test")[2]
+    assert sample.image.dtype == np.uint8
+    assert (sample.image == 32).all()
 
 
 def test_nothing_is_read_before_a_tile_is_asked_for(folds):
