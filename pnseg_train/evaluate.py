@@ -79,6 +79,11 @@ class Result:
     missed: Counter[int]
     invented: Counter[int]
 
+    @property
+    def annotated(self) -> set[int]:
+        """The classes of its nuclei, found or not."""
+        return {truth for truth, _ in self.pairs} | set(self.missed)
+
 
 def measure(sample: Sample, found: Found, radius: float = RADIUS) -> Result:
     """Everything about one image, from one table of overlaps and one matching of points.

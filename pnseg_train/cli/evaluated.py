@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Guess, shipped_bundles
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.params import MppChoice, settled
 from pnseg_runtime.segmenter import Segmenter
@@ -73,7 +73,7 @@ def evaluate_run(
 
     Raises:
         PnsegError: no such model, label maps that do not cover the split, two data sets of one name, or label maps with
-            classes for data sets of different ones.
+            classes for data sets of different ones or for nuclei without any.
     """
     _refuse_namesakes(folders)
     find, classes = open_model(model, options, oracle, mpp)
@@ -82,7 +82,8 @@ def evaluate_run(
     if others:
         click.echo(f"{'; '.join(others)}: nuclei are measured without their classes.", err=True)
         find, classes = _without_classes(find), ()
-    told = _told_by(folders) if isinstance(find, LabelMaps) and find.tells_classes else classes
+    tells = isinstance(find, LabelMaps) and find.tells_classes
+    told = _told_by(folders) if tells else classes
     sets: dict[str, list[Result]] = {}
     for folder in folders:
         samples = open_dataset(folder, None if split == "all" else split)
@@ -90,8 +91,12 @@ def evaluate_run(
         shown = track(samples, description=folder.name, console=console, disable=not console.is_terminal)
         results = sets[folder.resolve().name] = []
         for sample in shown:
-            own = sample.with_classes(len(told)) if len(classes) > 1 else sample
+            if tells:
+                _refuse_classless(sample)
+            own = sample.with_classes(len(classes)) if len(classes) > 1 else sample
             results.append(measure(own, find(sample), radius))
+    if tells and not told:
+        told = _numbered(result for results in sets.values() for result in results)
     return Run("+".join(Path(part).name for part in model), split, find, told, sets, guess)
 
 
@@ -114,6 +119,21 @@ def _told_by(folders: Sequence[Path]) -> tuple[str, ...]:
         names = "; ".join(f"{folder}: {', '.join(classes) or 'unknown'}" for folder, classes in told.items())
         raise PnsegError(f"these data sets have other classes each ({names}); evaluate them one by one.")
     return told[folders[0]]
+
+
+def _refuse_classless(sample: Sample) -> None:
+    without = sample.classless_ids()
+    if len(without):
+        raise ImageError(
+            f"{sample.name}: {len(without)} of its nuclei have no class, by which the label maps are to be measured; "
+            "complete the annotation, or take the classes away from the maps."
+        )
+
+
+def _numbered(results: Iterable[Result]) -> tuple[str, ...]:
+    # Of data that tell no names, the classes up to the highest that is annotated; a single one tells nothing apart.
+    highest = max((kind for result in results for kind in result.annotated), default=0)
+    return tuple(f"class {kind}" for kind in range(1, highest + 1)) if highest > 1 else ()
 
 
 def _without_classes(find: Find) -> Find:

@@ -17,7 +17,9 @@ from pnseg_train.datasets.sample import Sample, SizeMismatchError, image_digest
 # What is found, and whether a set with it must not be trained on.
 MISMATCHED, UNREADABLE, LEAKAGE = "mismatched size", "unreadable", "split leakage"
 EMPTY, GAPS, TWICE, NO_SPLIT = "empty label", "non-consecutive ids", "same image twice", "in no split"
+CLASSLESS = "nuclei without a class"
 FATAL = frozenset({MISMATCHED, UNREADABLE, LEAKAGE})
+SHOWN_IDS = 3  # of nuclei, in a sentence
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,19 @@ def check(layout: Layout, folder: Path, look: Callable[[str, Sample], object] | 
 
 
 def faults_of(sample: Sample) -> Iterator[Finding]:
-    """What a single image shows: no nuclei, or ids with gaps."""
+    """What a single image shows: no nuclei, ids with gaps, or nuclei without a class."""
     ids = nucleus_ids(sample.instances)
     if not len(ids):
         yield Finding(EMPTY, (sample.name,), f"{sample.name}: no nucleus.")
     elif ids[-1] != len(ids):
         yield Finding(GAPS, (sample.name,), f"{sample.name}: {len(ids)} nuclei, ids up to {ids[-1]}.")
+    without = sample.classless_ids().tolist()
+    if without:
+        more = ", …" if len(without) > SHOWN_IDS else ""
+        named = ", ".join(map(str, without[:SHOWN_IDS]))
+        yield Finding(
+            CLASSLESS, (sample.name,), f"{sample.name}: {len(without)} nuclei have no class (ids {named}{more})."
+        )
 
 
 def nucleus_ids(labels: NDArray[np.integer]) -> NDArray[np.integer]:

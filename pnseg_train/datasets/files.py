@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
@@ -19,7 +19,7 @@ def find(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
-def read_label(path: Path, grey: bool = False) -> NDArray[np.integer]:
+def read_label(path: Path, grey: bool = False) -> NDArray[Any]:
     """The samples of a label, (H, W) of the file's own 8 or 16 bits.
 
     An orientation that the file's metadata state is left alone, as that of images is

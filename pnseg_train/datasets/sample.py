@@ -58,6 +58,10 @@ class Sample:
             mpp=mpp,
         )
 
+    def classless_ids(self) -> NDArray[np.int32]:
+        """The ids, ascending, of nuclei any pixel of which has no class."""
+        return np.unique(self.instances[(self.instances != 0) & (self.classes == 0)])
+
     def with_classes(self, number: int) -> Sample:
         """This sample for a model of so many classes; with one, every nucleus is of it.
 

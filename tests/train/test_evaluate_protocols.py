@@ -285,6 +285,47 @@ def test_maps_with_classes_are_not_measured_on_data_sets_of_different_ones_at_on
     assert "evaluate them one by one" in result.stderr
 
 
+def test_an_annotation_without_a_class_is_no_class_of_its_own(consep, tmp_path):
+    maps = tmp_path / "maps"
+    for name, kinds in KINDS_OF.items():
+        write_hovernet(maps, name, kinds)
+    one = sample((2, 0, 4, 2))
+    write_mat(consep / "Test" / "Labels" / "test_1.mat", inst_map=one.instances, type_map=one.classes)
+    result = run(maps, "--data", consep, "--split", "test")
+    assert result.exit_code == 1
+    assert "test_1: 1 of its nuclei have no class, by which the label maps are to be measured" in result.stderr
+    for name in KINDS_OF:  # without classes nobody asks for them
+        (maps / f"{name}.mat").unlink()
+        write_png(maps / f"{name}.png", boxes_map(TWO).astype(np.uint16))
+    assert run(maps, "--data", consep, "--split", "test").exit_code == 0
+
+
+def write_told(folder, kinds, part):
+    """A plain folder's image, or label maps for it, with four nuclei of these classes."""
+    one = sample(kinds)
+    if part == "data":
+        write_png(folder / "images" / "a.png", one.image)
+    write_png(folder / "labels" / "a.png", one.instances.astype(np.uint16))
+    write_png(folder / "classes" / "a.png", one.classes)
+    return folder
+
+
+def test_classes_of_a_plain_folder_are_scored_by_their_numbers(tmp_path):
+    data, maps = write_told(tmp_path / "d", (1, 1, 3, 3), "data"), write_told(tmp_path / "m", (1, 3, 3, 5), "maps")
+    table = run(maps, "--data", data, "--split", "all")
+    assert table.exit_code == 0, table.output
+    assert all(word in table.stdout for word in ("class 1", "class 3", "class 5", "Class F1 as HoVer-Net counts it"))
+    document = json.loads(run(maps, "--data", data, "--split", "all", "--json").stdout)
+    scores = {name: (row["nuclei"], row["f1"]) for name, row in document["classes"].items()}
+    assert scores == {"class 1": (2, 2 / 4), "class 3": (2, 2 / (2 + 4)), "class 5": (0, 0)}
+    assert document["tissues"]["average"]["mpq"] == pytest.approx((2 / 3 + 2 / 4) / 2)
+
+
+def test_a_plain_folder_of_a_single_class_tells_none_apart(tmp_path):
+    data, maps = write_told(tmp_path / "d", (1, 1, 1, 1), "data"), write_told(tmp_path / "m", (1, 1, 1, 1), "maps")
+    assert json.loads(run(maps, "--data", data, "--split", "all", "--json").stdout)["classes"] == {}
+
+
 def test_two_data_sets_of_one_name_are_refused_before_one_hides_the_other(tmp_path):
     (tmp_path / golden.TILES.name).mkdir()
     result = run("nano", "--data", golden.TILES, "--data", tmp_path / golden.TILES.name)

@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 
 from pnseg_train.datasets import layout_of
-from pnseg_train.datasets.check import EMPTY, GAPS, LEAKAGE, MISMATCHED, NO_SPLIT, TWICE, UNREADABLE, border_ids, check
+from pnseg_train.datasets.check import (
+    CLASSLESS,
+    EMPTY,
+    GAPS,
+    LEAKAGE,
+    MISMATCHED,
+    NO_SPLIT,
+    TWICE,
+    UNREADABLE,
+    border_ids,
+    check,
+)
 from tests.train.datasets.made import boxes_map, picture, write_index, write_plain, write_png
 
 LABELS = boxes_map({1: (0, 5, 6, 11), 2: (10, 10, 20, 20), 3: (44, 34, 50, 40)})
@@ -75,6 +86,16 @@ def test_a_class_map_that_is_missing_where_others_are_there_is_found(folder):
     assert kinds(report) == [UNREADABLE]
     assert "d.png: missing, but the set tells classes" in report.findings[0].detail
     assert not report.sound
+
+
+def test_nuclei_without_a_class_are_found_and_do_not_forbid_training(folder):
+    for name in "abcd":
+        told = (1, 3) if name == "c" else (1, 2, 3)
+        write_png(folder / "classes" / f"{name}.png", np.isin(LABELS, told).astype(np.uint8))
+    report = report_of(folder)
+    assert [(finding.kind, finding.images) for finding in report.findings] == [(CLASSLESS, ("c",))]
+    assert report.findings[0].detail == "c: 1 nuclei have no class (ids 2)."
+    assert report.sound
 
 
 def test_a_patient_in_two_splits_is_a_leak(folder):
