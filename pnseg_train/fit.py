@@ -102,7 +102,9 @@ def fit(
         learner = Learner(task, network)
         wrapped, optimizer = fabric.setup(learner, make_optimizer(network, plan))
         average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
-        state = {"step": 0, "best": -math.inf, "seconds": 0.0}
+        judged_by = card.recipe.inference.model_dump(include=set(task.judged_by))
+        best = card
+        state: dict[str, Any] = {"step": 0, "best": -math.inf, "seconds": 0.0, "judged_by": judged_by}
         run.mkdir(parents=True, exist_ok=True)
         origin = origin_of(card, train, validation, fabric.world_size)
         if (run / STATE).is_file():
@@ -113,6 +115,10 @@ def fit(
                 for kept in (run / "best", run / "last", *run.glob("step-*")):
                     replace_recipe(kept, card.recipe)
             log.info("resumed %s at step %d", run, state["step"])
+            if state["best"] > -math.inf:
+                best = read_card(run / "best", card.network)
+            if state["step"] < plan.steps:
+                _compare_like_with_like(run, state, judged_by)
         else:
             _refuse_lost_state(run)
             if fabric.is_global_zero:
@@ -121,7 +127,6 @@ def fit(
             on_start()
         crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
         batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size, workers))
-        best = read_card(run / "best", card.network) if state["best"] > -math.inf else card
         if not validation and (run / "last").is_dir():
             best = read_card(run / "last", card.network)
         board = open_board(run, int(state["step"])) if fabric.is_global_zero else None
@@ -308,7 +313,7 @@ def _save_state(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: AveragedModel,
-    state: dict[str, float],
+    state: dict[str, Any],
     fabric: Fabric,
 ) -> None:
     part = run / (STATE + ".part")
@@ -347,7 +352,7 @@ def _resume(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: AveragedModel,
-    state: dict[str, float],
+    state: dict[str, Any],
     fabric: Fabric,
 ) -> None:
     document = _read_state(run)
@@ -373,6 +378,16 @@ def _resume(
     if document.get("scaler"):
         fabric.strategy.precision.load_state_dict(document["scaler"])
     state.update(document["state"])
+
+
+def _compare_like_with_like(run: Path, state: dict[str, Any], judged_by: dict[str, Any]) -> None:
+    # Scores of other settings say nothing about those to come; the first step that is validated is then the best.
+    was = state["judged_by"]
+    changed = [f"{name} {was[name]}, now {value}" for name, value in judged_by.items() if was.get(name, value) != value]
+    if changed and state["best"] > -math.inf:
+        log.warning("%s: its best step was chosen with inference.%s; it is chosen anew", run, ", ".join(changed))
+        state["best"] = -math.inf
+    state["judged_by"] = judged_by
 
 
 def _read_state(run: Path) -> dict[str, Any]:

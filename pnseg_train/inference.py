@@ -28,6 +28,8 @@ Arrays = dict[str, NDArray[Any]]
 
 # Settings of the prediction that are the prompter's; all others are the segmentor's.
 OF_POINTS = ("sensitivity", "region_filter", "pad_multiple", "nms_radius")
+# Those that the points of an image at the model's resolution depend on: by them a prompter is validated.
+JUDGING_POINTS = (*OF_POINTS, "colour_blur")
 
 
 def torch_sessions(prompter: Prompter, segmentor: Segmentor) -> Sessions:

@@ -18,7 +18,7 @@ from pnseg_runtime.windows import cut, most_central, windows
 from pnseg_train.augment import separate
 from pnseg_train.crops import Crop, normalise
 from pnseg_train.datasets import Sample
-from pnseg_train.inference import points_pipeline
+from pnseg_train.inference import JUDGING_POINTS, points_pipeline
 from pnseg_train.losses import class_focal_loss, disagreement, prompter_losses, segmentor_losses, soft_iou, vote_losses
 from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter, PrompterOutput
@@ -40,9 +40,15 @@ from pnseg_train.targets import (
 
 
 class Task(Protocol):
-    """A network with its loss and its validation; ``score`` names the metric that chooses the best."""
+    """A network with its loss and its validation.
+
+    Attributes:
+        score: the metric that chooses the best.
+        judged_by: settings of the recipe's ``inference`` that the validation follows.
+    """
 
     score: str
+    judged_by: tuple[str, ...]
     plan: Plan
     frozen: tuple[str, ...]
 
@@ -63,6 +69,7 @@ class PrompterTask:
     """Points and classes (Eq. 3 and 4), judged by detection within 12 px."""
 
     score = "f1"
+    judged_by: tuple[str, ...] = JUDGING_POINTS
 
     def __init__(self, recipe: Recipe):
         self.whole, self.recipe, self.plan = recipe, recipe.prompter, recipe.prompter.plan
@@ -112,6 +119,7 @@ class SegmentorTask:
     """Masks of point prompts (Eq. 2), judged by the IoU of prompts on centroids."""
 
     score = "iou"
+    judged_by: tuple[str, ...] = ()
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.plan = recipe.segmentor, recipe.segmentor.plan
@@ -189,6 +197,7 @@ class SharedTask:
     """
 
     score = "both"
+    judged_by: tuple[str, ...] = JUDGING_POINTS
 
     def __init__(self, recipe: Recipe):
         self.points, self.masks = PrompterTask(recipe), SegmentorTask(recipe)

@@ -1,5 +1,6 @@
 """The training loop on real tiles: it learns, it repeats, and it goes on exactly where it stopped."""
 
+import contextlib
 import errno
 import json
 import math
@@ -97,7 +98,7 @@ class Dot(nn.Module):
 class DotTask:
     """Its training."""
 
-    score, frozen = "f1", ()
+    score, judged_by, frozen = "f1", (), ()
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -193,6 +194,33 @@ def test_a_run_that_goes_on_with_another_inference_predicts_by_it(stop_after, tm
         assert card.recipe.training() == before[kept].recipe.training()
     assert read_card(tmp_path / "best").model_copy(update={"recipe": before["best"].recipe}) == before["best"]
     assert best == read_card(tmp_path / "best")
+
+
+class FallingTask(DotTask):
+    """Every step is worse than the one before, whatever the settings."""
+
+    judged_by = ("nms_radius", "sensitivity")
+
+    def validate(self, network, samples):
+        return {"f1": 1 - float(network.value.detach().abs().sum())}
+
+
+@pytest.mark.parametrize(
+    ("inference", "best"),
+    [({}, 1), ({"inference.tidy": True}, 1), ({"inference.nms_radius": 7}, 3), ({"inference.sensitivity": 0.5}, 3)],
+)
+def test_steps_are_compared_by_the_same_settings_alone(inference, best, tmp_path, caplog):
+    asked = {"task": FallingTask, "plan": {"validate_every": 1, "lr": 0.1, "schedule": "constant", "ema": 0}}
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=2, **asked)
+    assert read_card(tmp_path / "best").step == 1
+    for stop_after in (3, None):  # what is chosen anew stays so when the run is stopped again
+        with contextlib.suppress(Stopped):
+            train_dot(tmp_path, tiles_of(), stop_after=stop_after, inference=inference, **asked)
+        assert read_card(tmp_path / "best").step == best
+    named = [name.removeprefix("inference.") for name in inference if best == 3]
+    assert ("its best step was chosen with inference." in caplog.text) == bool(named)
+    assert all(f"inference.{name} " in caplog.text for name in named)
 
 
 def test_steps_that_are_asked_for_are_kept_as_the_run_passed_them(tmp_path):
