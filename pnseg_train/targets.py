@@ -39,10 +39,11 @@ def pixels_by_nucleus(instances: Tensor) -> Pixels:
 
 
 def centroids(pixels: Pixels) -> Tensor:
-    """(N, 2) mean (x, y) of each nucleus, px."""
+    """(N, 2) float32 mean (x, y) of each nucleus, px."""
     owner = torch.repeat_interleave(torch.arange(len(pixels.area)), pixels.area)
-    total = torch.zeros(len(pixels.area), 2).index_add_(0, owner, pixels.xy)
-    return total / pixels.area[:, None]
+    # The sum of millions of coordinates has more digits than float32.
+    total = torch.zeros(len(pixels.area), 2, dtype=torch.float64).index_add_(0, owner, pixels.xy.double())
+    return (total / pixels.area[:, None]).float()
 
 
 def nucleus_classes(pixels: Pixels, classes: Tensor) -> Tensor:

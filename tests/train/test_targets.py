@@ -30,6 +30,12 @@ def test_centroids_are_mean_pixel_coordinates():
     assert torch.equal(centroids(pixels_by_nucleus(label_map())), expected)
 
 
+def test_the_centroid_of_an_instance_of_millions_of_pixels_is_exact():
+    labels = np.ones((2000, 2500), np.int32)
+    assert label_centroids(labels).tolist() == [[1249.5, 999.5]]
+    assert label_centroids(labels).dtype == np.float32
+
+
 @given(st.integers(0, 2**31))
 def test_random_points_lie_inside_their_nuclei(seed):
     torch.manual_seed(seed)
