@@ -33,11 +33,16 @@ class LabelMaps:
         """Find the maps.
 
         Raises:
-            ImageError: there are none.
+            ImageError: there are none, or two of one image.
         """
         self.folder = folder
         labels = folder / "labels" if (folder / "labels").is_dir() else folder
-        self.paths = {path.name[: -len(suffix)]: path for suffix in READERS for path in labels.glob(f"[!.]*{suffix}")}
+        self.paths: dict[str, Path] = {}
+        named = [(path.name[: -len(suffix)], path) for suffix in READERS for path in labels.glob(f"[!.]*{suffix}")]
+        for name, path in named:
+            other = self.paths.setdefault(name, path)
+            if other != path:
+                raise ImageError(f"{labels}: {other.name} and {path.name} are both of the image {name}; take one away.")
         if not self.paths:
             known = ", ".join(READERS)
             raise ImageError(f"{folder}: neither a bundle nor a checkpoint, and no label map in it (*{known}).")

@@ -165,6 +165,20 @@ def test_a_label_map_that_is_missing_or_does_not_fit_is_named(tmp_path):
         LabelMaps(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("pair", [(".png", ".npy"), (".tif", ".labels.tif"), (".mat", ".png"), (".tif", ".tiff")])
+@pytest.mark.parametrize("inside", ["", "labels"])
+def test_two_label_maps_of_one_image_are_refused(pair, inside, tmp_path):
+    (tmp_path / inside).mkdir(exist_ok=True)
+    for name, suffixes in (("a", pair), ("b", pair[:1])):
+        for suffix in suffixes:
+            WRITERS[".tif" if suffix == ".tiff" else suffix](tmp_path / inside / f"{name}{suffix}", sample().instances)
+    with pytest.raises(ImageError, match="are both of the image a; take one away") as raised:
+        LabelMaps(tmp_path)
+    assert all(f"a{suffix}" in str(raised.value) for suffix in pair)
+    (tmp_path / inside / f"a{pair[0]}").unlink()
+    assert measure(sample(), LabelMaps(tmp_path)(sample())).row["pq"] == 1.0
+
+
 def test_an_array_that_needs_unpickling_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(ImageError, match=r"a\.npy"):
