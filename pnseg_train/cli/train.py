@@ -30,6 +30,7 @@ from pnseg_train.cli.options import data_option, mpp_option
 from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
 from pnseg_train.datasets.sample import image_digest
+from pnseg_train.datasets.tcga import patient_of
 from pnseg_train.fit import STATE, fit
 from pnseg_train.models.segmentor import WINDOW
 from pnseg_train.models.shared import SharedPair
@@ -324,11 +325,8 @@ def _refuse_leak(training: list[Read], validation: list[Read], splits: Splits) -
 
 def _groups(samples: list[Read]) -> set[tuple[Path | None, str]]:
     # A data set may number its patients as another does; those of TCGA have the same names in all.
-    return {
-        (None if read.sample.group.startswith("TCGA-") else read.folder.resolve(), read.sample.group)
-        for read in samples
-        if read.sample.group
-    }
+    patients = [(read.folder.resolve(), patient_of(read.sample.group)) for read in samples if read.sample.group]
+    return {(None if patient.startswith("TCGA-") else folder, patient) for folder, patient in patients}
 
 
 def _refuse_nothing_to_judge_by(network: str, validation: list[Read], splits: Splits) -> None:

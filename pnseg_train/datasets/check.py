@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pnseg_runtime.errors import ImageError
 from pnseg_train.datasets.layouts import Layout
 from pnseg_train.datasets.sample import Sample, SizeMismatchError, image_digest
+from pnseg_train.datasets.tcga import patient_of
 
 # What is found, and whether a set with it must not be trained on.
 MISMATCHED, UNREADABLE, LEAKAGE = "mismatched size", "unreadable", "split leakage"
@@ -88,7 +89,7 @@ def check(layout: Layout, folder: Path, look: Callable[[str, Sample], object] | 
                 continue
             _count(held, sample)
             findings.extend(faults_of(sample))
-            seen.append((split or "", sample.name, sample.group, image_digest(sample.image)))
+            seen.append((split or "", sample.name, patient_of(sample.group), image_digest(sample.image)))
             if look is not None:
                 look(split or "", sample)
     findings.extend(_leaks(seen))

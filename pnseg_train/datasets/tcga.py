@@ -53,6 +53,12 @@ MONUSEG_TEST_14 = tuple(patient for patients in MONUSEG_TEST_ORGANS.values() for
 _PATIENT = re.compile(r"TCGA-\w{2}-\w{4}")
 
 
+def patient_of(group: str) -> str:
+    """The patient (``TCGA-XX-XXXX``) of a TCGA barcode, which may go on to sample and slide; any other group itself."""
+    patient = _PATIENT.match(group)
+    return patient[0] if patient else group
+
+
 class Tile(NamedTuple):
     """A tile's files and its patient (``TCGA-XX-XXXX``)."""
 

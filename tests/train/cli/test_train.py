@@ -117,6 +117,10 @@ def test_sets_that_number_their_patients_alike_are_no_leak_but_patients_of_tcga_
     result = run(tmp_path / "A", tmp_path / "run", *options)
     assert isinstance(result.exception, SystemExit if refused else Built)
     assert (f"images of one group ({patient}) stand both" in result.stderr) == refused
+    if refused:  # barcodes that go on to sample and slide are of their patient
+        written = two_sets(tmp_path, *[(*row[:4], f"{patient}-0{number}Z-00-DX1") for number, row in enumerate(rows)])
+        result = run(tmp_path / "A", tmp_path / "run", *written)
+        assert f"images of one group ({patient}) stand both" in result.stderr
     # One set by two names is one set.
     (tmp_path / "link").symlink_to(tmp_path / "A")
     write_index(tmp_path / "A", [("x", "train", "1"), ("y", "val", "1")])

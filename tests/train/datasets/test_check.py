@@ -106,6 +106,14 @@ def test_a_patient_in_two_splits_is_a_leak(folder):
     assert not report.sound
 
 
+def test_two_slides_of_one_patient_of_tcga_are_a_leak(folder):
+    slides = [f"TCGA-A7-A13E-0{number}Z-00-DX1" for number in (1, 2)]
+    write_index(folder, [("a", "train", slides[0]), ("b", "train", "p"), ("c", "val", slides[1]), ("d", "val", "q")])
+    report = report_of(folder)
+    assert [(finding.kind, finding.images) for finding in report.findings] == [(LEAKAGE, ("a", "c"))]
+    assert "group TCGA-A7-A13E stands in" in report.findings[0].detail
+
+
 def test_images_without_a_group_are_no_group(folder):
     write_index(folder, [("a", "train", ""), ("b", "train", ""), ("c", "val", ""), ("d", "val", "")])
     assert report_of(folder).sound

@@ -38,6 +38,21 @@ def test_monuseg_is_divided_into_30_and_14():
     assert set(scheme["test"]).isdisjoint(tcga.KUMAR_30)
 
 
+@pytest.mark.parametrize(
+    ("group", "patient"),
+    [
+        ("TCGA-A7-A13E", "TCGA-A7-A13E"),
+        ("TCGA-A7-A13E-01Z-00-DX1", "TCGA-A7-A13E"),
+        ("TCGA-A7-A13E-01A-11-TSA.2E5C", "TCGA-A7-A13E"),
+        ("17", "17"),
+        ("slide of TCGA-A7-A13E", "slide of TCGA-A7-A13E"),
+        ("TCGA-7", "TCGA-7"),
+    ],
+)
+def test_a_barcode_names_its_patient_first(group, patient):
+    assert tcga.patient_of(group) == patient
+
+
 def test_a_tile_and_its_annotation_may_lie_in_different_folders(tmp_path):
     pixels = write_tile(tmp_path / "Tissue Images", TRAIN)
     (tmp_path / "Annotations").mkdir()
