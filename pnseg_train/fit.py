@@ -2,66 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pnseg_runtime.errors import OutputError, PnsegError, one_line
+from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import Card, read_card, replace_recipe, save_checkpoint
 from pnseg_train.crops import Crop, Crops, item_seed, loader
 from pnseg_train.datasets import Sample
-from pnseg_train.models.sizes import backbone_parameters
-from pnseg_train.recipes import Plan, Recipe
+from pnseg_train.progress import Display, open_board, show
+from pnseg_train.recipes import Plan
+from pnseg_train.run_folder import (
+    METRICS,
+    STATE,
+    append,
+    compare_like_with_like,
+    forget_after,
+    one_sentence,
+    origin_of,
+    refuse_lost_state,
+    resume,
+    save_state,
+)
+from pnseg_train.schedule import learning_rate, make_optimizer
 from pnseg_train.tasks import Task
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 log = logging.getLogger(__name__)
-STATE, METRICS, BOARD = "state.pt", "metrics.jsonl", "tensorboard"
-
-
-def learning_rate(step: int, plan: Plan) -> float:
-    """The rate at a step: linear warm-up, then the plan's schedule."""
-    if step < plan.warmup:
-        return plan.lr * (step + 1) / plan.warmup
-    if plan.schedule == "cosine":
-        progress = (step - plan.warmup) / max(plan.steps - plan.warmup, 1)
-        return plan.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-    return plan.lr * (0.1 if plan.schedule == "step" and step >= plan.step_at else 1.0)
-
-
-def make_optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Adam or AdamW; the pretrained backbone at its own rate; no decay on norms and biases."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    backbone = {id(parameter) for parameter in backbone_parameters(network)}
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            factor = plan.backbone_lr if id(parameter) in backbone else 1.0
-            decay = plan.weight_decay if parameter.ndim > 1 or plan.optimizer == "adam" else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
-    settings = [
-        {"params": params, "factor": factor, "weight_decay": decay} for (factor, decay), params in groups.items()
-    ]
-    kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
-    return kind(settings, lr=plan.lr)
 
 
 def fit(
@@ -93,10 +67,10 @@ def fit(
 
     Raises:
         PnsegError: the folder holds a run of another network or recipe, on other data, from other weights or of other
-            processes, or checkpoints without a run to go on from; the training diverges, which leaves the checkpoints
-            as they were before; or a file cannot be written.
+            processes, checkpoints without a run to go on from, or a state that cannot be read; the training diverges,
+            which leaves the checkpoints as they were before; or a file cannot be written.
     """
-    with _one_sentence(run):
+    with one_sentence(run):
         plan = task.plan
         bare = network.to(fabric.device)
         learner = Learner(task, network)
@@ -108,9 +82,9 @@ def fit(
         run.mkdir(parents=True, exist_ok=True)
         origin = origin_of(card, train, validation, fabric.world_size)
         if (run / STATE).is_file():
-            _resume(run, card, origin, bare, optimizer, average, state, fabric)
+            resume(run, card, origin, bare, optimizer, average, state, fabric)
             if fabric.is_global_zero:
-                _forget_after(run / METRICS, int(state["step"]))
+                forget_after(run / METRICS, int(state["step"]))
                 # The inference may be another, and the cards are what predicts.
                 for kept in (run / "best", run / "last", *run.glob("step-*")):
                     replace_recipe(kept, card.recipe)
@@ -118,9 +92,9 @@ def fit(
             if state["best"] > -math.inf:
                 best = read_card(run / "best", card.network)
             if state["step"] < plan.steps:
-                _compare_like_with_like(run, state, judged_by)
+                compare_like_with_like(run, state, judged_by)
         else:
-            _refuse_lost_state(run)
+            refuse_lost_state(run)
             if fabric.is_global_zero:
                 (run / METRICS).unlink(missing_ok=True)  # of a run that was stopped before its first state
         if on_start and fabric.is_global_zero:
@@ -130,7 +104,7 @@ def fit(
         if not validation and (run / "last").is_dir():
             best = read_card(run / "last", card.network)
         board = open_board(run, int(state["step"])) if fabric.is_global_zero else None
-        with _Progress(fabric, plan) as advance:
+        with Display(fabric, plan) as advance:
             for step in range(int(state["step"]), plan.steps):
                 started = time.perf_counter()
                 for group in optimizer.param_groups:
@@ -162,10 +136,10 @@ def fit(
                     now = card.model_copy(update={"step": step + 1})
                     save_checkpoint(run / f"step-{step + 1}", average.module, now)
                 if board is not None:
-                    _show(board, record)
-                    _append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
+                    show(board, record)
+                    append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
                     if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
-                        _save_state(run, card, origin, bare, optimizer, average, state, fabric)
+                        save_state(run, card, origin, bare, optimizer, average, state, fabric)
                 advance(step + 1, losses)
                 if on_step:
                     on_step(step + 1, losses)
@@ -173,23 +147,6 @@ def fit(
             board.close()
         fabric.barrier()
         return best
-
-
-@contextmanager
-def _one_sentence(run: Path) -> Iterator[None]:
-    """What a disk refuses, as a sentence that names the run.
-
-    Raises:
-        OutputError: a file of the run cannot be read or written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:  # safetensors has its own for a disk that is full
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise OutputError(
-            f"{run}: the training cannot go on ({reason}); make room or mend the folder, and the same command goes on "
-            "from the last state."
-        ) from error
 
 
 class Learner(nn.Module):
@@ -269,213 +226,3 @@ def _is_finite(network: nn.Module) -> bool:
 def _validate(task: Task, network: nn.Module, samples: list[Sample]) -> dict[str, float]:
     network.eval()
     return task.validate(network, samples)
-
-
-# What a run is made of besides its recipe, and what each is called when it is another.
-ORIGIN = {
-    "network": "network",
-    "data": "data sets",
-    "splits": "splits for training and validation",
-    "licences": "licences of the data",
-    "images": "images or labels (SHA-256, as the model sees them)",
-    "tuned_from": "weights to start from (SHA-256)",
-    "processes": "number of processes",
-}
-
-
-def origin_of(card: Card, train: list[Sample], validation: list[Sample], processes: int) -> dict[str, str]:
-    """What a run is made of besides its recipe: the same under each name of ``ORIGIN``, so that it goes on exactly.
-
-    The digest is of the samples at the model's microns per pixel, so another ``--mpp`` changes it, too.
-    """
-    digest = hashlib.sha256()
-    for part in (train, validation):
-        digest.update(f"{len(part)} images".encode())
-        for sample in part:
-            for pixels in (sample.image, sample.instances, sample.classes):
-                digest.update(f"{pixels.shape}".encode())
-                digest.update(np.ascontiguousarray(pixels).data)
-    return {
-        "network": card.network,
-        "data": ", ".join(card.data),
-        "splits": f"{card.recipe.splits.train}, {card.recipe.splits.val}",
-        "licences": ", ".join(card.licences),
-        "images": digest.hexdigest(),
-        "tuned_from": card.tuned_from,
-        "processes": str(processes),
-    }
-
-
-def _save_state(
-    run: Path,
-    card: Card,
-    origin: dict[str, str],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel,
-    state: dict[str, Any],
-    fabric: Fabric,
-) -> None:
-    part = run / (STATE + ".part")
-    document = {
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.state_dict(),
-        "state": state,
-        "recipe": card.recipe.training(),
-        "origin": origin,
-        "scaler": fabric.strategy.precision.state_dict(),  # of 16-mixed; otherwise empty
-    }
-    with part.open("wb") as stream:
-        try:
-            torch.save(document, stream)
-        except RuntimeError as error:  # what torch makes of a disk that is full
-            raise OSError(f"{part.name} is not written whole") from error
-        stream.flush()
-        os.fsync(stream.fileno())  # or a machine that goes down may leave an empty file under the name
-    part.replace(run / STATE)
-
-
-def _refuse_lost_state(run: Path) -> None:
-    kept = [folder.name for folder in (run / "best", run / "last", *sorted(run.glob("step-*"))) if folder.exists()]
-    if kept:
-        raise PnsegError(
-            f"{run}: holds {' and '.join(kept)}, but no {STATE} to go on from, and a run from the start would replace "
-            "them; give another --out, or delete the folder to start anew."
-        )
-
-
-def _resume(
-    run: Path,
-    card: Card,
-    origin: dict[str, str],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel,
-    state: dict[str, Any],
-    fabric: Fabric,
-) -> None:
-    document = _read_state(run)
-    if not _same_training(document["recipe"], card.recipe):
-        raise PnsegError(
-            f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew."
-        )
-    if "origin" not in document:
-        log.warning("%s: its state does not say on which data it was trained; taken to be these", run)
-    for name, was in document.get("origin", origin).items():
-        if was != origin[name]:
-            raise PnsegError(
-                f"{run}: holds a run that differs in the {ORIGIN[name]}: {was or 'none'}, "
-                f"now {origin[name] or 'none'}; give another --out, or remove the folder to start anew."
-            )
-    if document["network"].keys() != network.state_dict().keys():  # of a state that does not say of which network
-        raise PnsegError(
-            f"{run}: holds a run of another network; give another --out, or remove the folder to start anew."
-        )
-    network.load_state_dict(document["network"])
-    optimizer.load_state_dict(document["optimizer"])
-    average.load_state_dict(document["average"])
-    if document.get("scaler"):
-        fabric.strategy.precision.load_state_dict(document["scaler"])
-    state.update(document["state"])
-
-
-def _compare_like_with_like(run: Path, state: dict[str, Any], judged_by: dict[str, Any]) -> None:
-    # Scores of other settings say nothing about those to come; the first step that is validated is then the best.
-    was = state["judged_by"]
-    changed = [f"{name} {was[name]}, now {value}" for name, value in judged_by.items() if was.get(name, value) != value]
-    if changed and state["best"] > -math.inf:
-        log.warning("%s: its best step was chosen with inference.%s; it is chosen anew", run, ", ".join(changed))
-        state["best"] = -math.inf
-    state["judged_by"] = judged_by
-
-
-def _read_state(run: Path) -> dict[str, Any]:
-    try:
-        document = torch.load(run / STATE, map_location="cpu", weights_only=True)
-        missing = {"network", "optimizer", "average", "state", "recipe"} - document.keys()
-        if missing:
-            raise ValueError(f"it has no {' or '.join(sorted(missing))}")
-    except Exception as error:  # a damaged file raises anything
-        last = run / "last"
-        start = f"start another --out from {last} by --init" if last.is_dir() else "give another --out"
-        raise PnsegError(
-            f"{run / STATE}: cannot be read, so the run does not go on ({one_line(error)}); {start}, or remove the "
-            "folder to start anew."
-        ) from error
-    return document
-
-
-def _same_training(saved: str, recipe: Recipe) -> bool:
-    # Validated anew, so that a field that has come since with a default does not tell the two apart.
-    try:
-        earlier = Recipe.model_validate(json.loads(saved) | {"inference": recipe.inference})
-    except ValidationError:
-        return False
-    return earlier.training() == recipe.training()
-
-
-def _forget_after(metrics: Path, step: int) -> None:
-    # What was logged after the state was saved will be done again. Of a process that was killed, or on a disk that was
-    # full, the last line may not be whole; it is behind the state, which was written after all before it.
-    if not metrics.is_file():
-        return
-    lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            logged = int(json.loads(line)["step"])
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
-                break
-            raise PnsegError(
-                f"{metrics}: line {number} is not a step's record; delete the line, and the run goes on."
-            ) from error
-        if logged <= step:
-            kept.append(line + "\n")
-    part = metrics.with_name(metrics.name + ".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(metrics)
-
-
-def open_board(run: Path, step: int) -> SummaryWriter:
-    """A TensorBoard log of the run that goes on behind ``step``; what an earlier process logged later is dropped."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(run / BOARD, purge_step=step + 1, flush_secs=30)
-
-
-def _show(board: SummaryWriter, record: dict[str, Any]) -> None:
-    for name, value in record.items():
-        if name.startswith("val_"):
-            board.add_scalar(f"validation/{name.removeprefix('val_')}", value, record["step"])
-        elif name != "step":
-            board.add_scalar(name if name == "lr" else f"loss/{name}", value, record["step"])
-
-
-def _append(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
-
-
-class _Progress:
-    # A progress bar on a terminal, a log line now and then elsewhere.
-    def __init__(self, fabric: Fabric, plan: Plan):
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        self.bar = Progress(*columns, console=console, disable=not (fabric.is_global_zero and console.is_terminal))
-        self.plan = plan
-
-    def __enter__(self) -> Callable[[int, dict[str, float]], None]:
-        self.bar.start()
-        shown = self.bar.add_task("training", total=self.plan.steps)
-
-        def advance(step: int, losses: dict[str, float]) -> None:
-            self.bar.update(shown, completed=step, description=f"loss {losses['loss']:.3f}")
-            if self.bar.disable and step % 50 == 0:
-                log.info("step %d/%d: %s", step, self.plan.steps, ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
-
-        return advance
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()

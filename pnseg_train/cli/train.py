@@ -31,11 +31,12 @@ from pnseg_train.curves import draw_curves
 from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
 from pnseg_train.datasets.sample import image_digest
 from pnseg_train.datasets.tcga import patient_of
-from pnseg_train.fit import STATE, fit
+from pnseg_train.fit import fit
 from pnseg_train.models.segmentor import WINDOW
 from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
 from pnseg_train.recipes import NO_SPLIT, Part, PrompterPart, Recipe, Splits, read_recipe
+from pnseg_train.run_folder import STATE
 from pnseg_train.tasks import judged_windows, task_of
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from torchvision import tv_tensors
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.augment import colour
 from pnseg_train.cli.train import assignment
-from pnseg_train.fit import learning_rate
 from pnseg_train.recipes import RECIPES, SegmentorRecipe, read_recipe
+from pnseg_train.schedule import learning_rate
 
 
 @pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.yaml")])

@@ -11,8 +11,9 @@ import torch
 from pnseg_train.checkpoints import Card, build
 from pnseg_train.crops import Crop, Crops, item_seed
 from pnseg_train.datasets import read_folder
-from pnseg_train.fit import Learner, learning_rate
+from pnseg_train.fit import Learner
 from pnseg_train.recipes import read_recipe
+from pnseg_train.schedule import learning_rate
 from pnseg_train.tasks import task_of
 from tests import golden
 from tests.train import two_processes

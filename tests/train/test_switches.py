@@ -13,12 +13,13 @@ from pnseg_runtime.options import Options, Settings
 from pnseg_train import inference as pairs
 from pnseg_train.checkpoints import Card, build, build_pair, load_checkpoint, save_checkpoint, start_from
 from pnseg_train.crops import Crop
-from pnseg_train.fit import Learner, make_optimizer, train_step
+from pnseg_train.fit import Learner, train_step
 from pnseg_train.inference import load_pair, manifest_of, open_checkpoints, pair_recipe
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Prompts, sam_segmentor
 from pnseg_train.models.shared import EncoderPyramid, SharedPair
 from pnseg_train.recipes import Plan, read_recipe
+from pnseg_train.schedule import make_optimizer
 from pnseg_train.targets import pixels_by_nucleus, random_prompts
 from pnseg_train.tasks import PrompterTask, SegmentorTask, task_of
 
