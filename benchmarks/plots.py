@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib
 
@@ -17,6 +17,7 @@ from matplotlib.transforms import Bbox
 
 from benchmarks.protocol import Document, Row
 from benchmarks.runs import EAGER
+from benchmarks.tables import field, is_ours, measured
 
 OURS, RIVAL = "#c2410c", "#475569"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
@@ -30,21 +31,6 @@ STAGES = {
     "masks": "#84cc16",
     "post-processing": "#84cc16",
 }
-
-
-def field(row: Row, name: str) -> Any:
-    """A field that the benchmark has added to a row; None where there is none."""
-    return (row.model_extra or {}).get(name)
-
-
-def measured(document: Document) -> list[Row]:
-    """Rows with a figure, fastest first."""
-    return sorted((row for row in document.rows if row.latency), key=lambda row: -float(field(row, "fps")))
-
-
-def is_ours(row: Row) -> bool:
-    """PromptNucSeg's."""
-    return row.method.startswith("PromptNucSeg")
 
 
 def colour(row: Row) -> str:

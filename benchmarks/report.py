@@ -4,85 +4,38 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.plots import PLOTS, draw, field, is_ours, measured
+from benchmarks.plots import PLOTS, draw
 from benchmarks.protocol import Document, Row, read_document
 from benchmarks.roofline import MODELLED, model
 from benchmarks.runs import EAGER, ORT
-from benchmarks.table5 import explain, number
+from benchmarks.tables import (
+    COUNTS,
+    OFF,
+    PRINTED,
+    SPEED,
+    Columns,
+    cells,
+    counted,
+    explain,
+    field,
+    is_ours,
+    measured,
+    not_measured,
+    some,
+)
 from pnseg_runtime.errors import PnsegError
 
 Cells = tuple[str, ...]
 
-SPEED: Cells = (
-    "method",
-    "run",
-    "FPS",
-    "p50 ms",
-    "p5–p95 ms",
-    "p99 ms",
-    "runs",
-    "GMACs as run",
-    "paper: FPS on an RTX 3090",
-    "paper: mPQ",
-)
-COUNTS: Cells = (
-    "method",
-    "M params",
-    "GMACs",
-    "M params, paper's way",
-    "GMACs, paper's way",
-    "M printed",
-    "G printed",
-    "off by",
-)
+SPEED_PAGE = SPEED | some(PRINTED, "paper: FPS on an RTX 3090", "paper: mPQ")
+COUNTS_PAGE = COUNTS | some(PRINTED, "paper: M params", "paper: GMACs") | OFF
 ROOF: Cells = ("card", "precision", "least ms a tile", "FPS allowed")
-
-
-def speed_rows(document: Document) -> Iterator[Cells]:
-    """Every measured run, fastest first."""
-    for row in measured(document):
-        latency, printed = row.latency, field(row, "printed") or {}
-        assert latency is not None
-        yield (
-            row.method,
-            row.run,
-            f"{field(row, 'fps'):.2f}",
-            f"{latency.p50_ms:.0f}",
-            f"{latency.p5_ms:.0f}–{latency.p95_ms:.0f}",
-            f"{latency.p99_ms:.0f}",
-            str(latency.runs),
-            number(field(row, "run_gmacs"), "1f"),
-            number(printed.get("fps"), "0f"),
-            number(printed.get("mpq"), "4f"),
-        )
-
-
-def counted_rows(document: Document) -> list[Row]:
-    """One row a method that has counts, in the paper's order."""
-    found: dict[str, Row] = {}
-    for row in document.rows:
-        if field(row, "params_m") is not None:
-            found.setdefault(row.method, row)
-    return list(found.values())
-
-
-def count_cells(row: Row) -> Cells:
-    """Counts of a method, ours and in the paper's way, beside what is printed."""
-    printed = field(row, "printed") or {}
-    off = field(row, "params_off_percent")
-    return (
-        row.method,
-        *(number(field(row, name), "1f") for name in ("params_m", "gmacs", "paper_way_params_m", "paper_way_gmacs")),
-        number(printed.get("params_m"), "1f"),
-        number(printed.get("gmacs"), "1f"),
-        "not printed" if off is None else f"{off:+.1f}% / {field(row, 'gmacs_off_percent'):+.1f}%",
-    )
 
 
 def headline(document: Document) -> Iterator[str]:
@@ -107,15 +60,6 @@ def headline(document: Document) -> Iterator[str]:
             f"{field(best, 'fps') / field(fastest, 'fps'):.1f}× the fastest run of any rival "
             f"({fastest.method} by {fastest.run}, {field(fastest, 'fps'):.2f})."
         )
-
-
-def not_measured(document: Document) -> list[str]:
-    """Every run without a figure, and why; those of a method with the same reason in one line."""
-    missing: dict[tuple[str, str], list[str]] = {}
-    for row in document.rows:
-        if row.latency is None:
-            missing.setdefault((row.method, row.note), []).append(row.run)
-    return [f"{method}, {', '.join(runs)}: {reason}" for (method, reason), runs in missing.items()]
 
 
 def roof_rows(nuclei: int) -> list[Cells]:
@@ -165,18 +109,18 @@ def sections(document: Document) -> Iterator[tuple[str, list[Any]]]:
     """Titles with what stands below them: paragraphs, lists, (header, rows) tables and names of plots."""
     nuclei = int(document.settings["nuclei"])
     yield "", [*headline(document), *busy(document), str(document.settings["how"])]
-    yield "Speed, fastest first", [(SPEED, list(speed_rows(document))), "fps_macs.png", "accuracy_fps.png"]
+    yield "Speed, fastest first", [_page(measured(document), SPEED_PAGE), "fps_macs.png", "accuracy_fps.png"]
     yield "Nuclei and stages", ["latency_nuclei.png", "stages.png"]
     yield (
         "Counts, beside the paper's",
         [
-            (COUNTS, [count_cells(row) for row in counted_rows(document)]),
+            _page(counted(document), COUNTS_PAGE),
             (
                 "The paper's counter takes a transposed convolution by the size of its output, leaves out the products "
                 "of attention, and counts SAM's positions for 16×16 tokens; counted in that way the networks are held "
                 "against the printed figures. GMACs without that note are what is computed."
             ),
-            [f"{row.method}: {explain(row)}" for row in counted_rows(document)],
+            [f"{row.method}: {explain(row)}" for row in counted(document)],
         ],
     )
     if throughput := list(throughput_rows(document)):
@@ -190,6 +134,10 @@ def sections(document: Document) -> Iterator[tuple[str, list[Any]]]:
     yield "What was not measured", [not_measured(document) or "Nothing was left out."]
     yield "Limits of cards that were not at hand", [MODELLED, (ROOF, roof_rows(nuclei))]
     yield "Machine", [machine_lines(document)]
+
+
+def _page(rows: Iterable[Row], columns: Columns) -> tuple[Cells, list[Cells]]:
+    return tuple(columns), [cells(row, columns) for row in rows]
 
 
 def throughput_rows(document: Document) -> Iterator[Cells]:

@@ -17,13 +17,13 @@ import click
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.counts import Counts
 from benchmarks.paper import TABLE5
 from benchmarks.protocol import Document, Latency, Protocol, Row, Watch, document, latencies, throughputs
 from benchmarks.runs import EAGER, ORT, RUNS
 from benchmarks.subjects import METHODS, SIZES, Missing, Stages, Subject, open_subjects
+from benchmarks.tables import COUNTS, PRINTED, SPEED, counted, explain, grid, measured, not_measured, without
 from benchmarks.tiles import TYPICAL, Tile, make_tile
 
 QUICK = Protocol(warmup=1, rounds=3, seconds=100, least=2)
@@ -275,59 +275,26 @@ def table5(
     if as_json:
         click.echo(found.model_dump_json(indent=1))
     else:
-        print_table(found)
+        print_table(found, Console(highlight=False))
 
 
-#: Ours, then what the paper prints.
-COLUMNS = ("M params", "GMACs", "paper's way", "exported", "FPS", "p50 ms", "p95 ms", "M params", "GMACs", "FPS", "mPQ")
+#: What a terminal of 80 columns has room for; the JSON and the report have all.
+SHOWN_SPEED = without(SPEED, "p99 ms")
+SHOWN_COUNTS = without(COUNTS, "M params, paper's way") | PRINTED
 
 
-def print_table(found: Document) -> None:
-    """The table, what the figures are, and where they come from."""
-    console = Console(highlight=False)
-    console.width = max(console.width, 132)
-    table = Table(box=None, header_style="bold")
-    for column in ("method", "run"):
-        table.add_column(column)
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for row in found.rows:
-        table.add_row(*cells(row))
-    console.print(table)
+def print_table(found: Document, console: Console) -> None:
+    """Speed and counts, what the figures are, what was not measured, and where they come from."""
+    nuclei = found.settings["nuclei"]
+    if runs := measured(found):
+        console.print(grid(runs, SHOWN_SPEED, f"Speed on this machine, fastest first, {nuclei} nuclei a tile"))
+        console.print()
+    if methods := counted(found):
+        console.print(grid(methods, SHOWN_COUNTS, "Counts, and what the paper prints"))
+        console.print()
+    for text in not_measured(found):
+        console.print(text)
     console.print(f"\n{found.settings['how']}", style="dim")
     console.print(f"{found.machine.title}; measured {found.machine.time}.", style="dim")
-    for method in dict.fromkeys(row.method for row in found.rows):
-        row = next(row for row in found.rows if row.method == method)
-        console.print(f"{method}: {explain(row)}", style="dim")
-
-
-def cells(row: Row) -> list[str]:
-    """A row as text; the paper's FPS are an RTX 3090's."""
-    extra: dict[str, Any] = row.model_extra or {}
-    printed = extra.get("printed") or {}
-    measured = [f"{extra['fps']:.2f}", f"{row.latency.p50_ms:.0f}", f"{row.latency.p95_ms:.0f}"] if row.latency else []
-    return [
-        row.method,
-        row.run,
-        *(number(extra.get(name), "1f") for name in ("params_m", "gmacs", "paper_way_gmacs", "exported_gmacs")),
-        *(measured or [row.note, "", ""]),
-        *(number(printed.get(name), form) for name, form in (("params_m", "1f"), ("gmacs", "1f"), ("fps", "0f"))),
-        number(printed.get("mpq"), "4f"),
-    ]
-
-
-def number(value: float | None, form: str) -> str:
-    """A number, or a dash."""
-    return "–" if value is None else f"{value:.{form}}"
-
-
-def explain(row: Row) -> str:
-    """How far a method's counts are from the paper's, and why."""
-    extra: dict[str, Any] = row.model_extra or {}
-    if extra.get("params_off_percent") is None:
-        return str(extra.get("origin") or row.note) + ("; not in the paper's table" if not extra.get("printed") else "")
-    return (
-        f"counted as in the paper {extra['paper_way_params_m']:.1f} M ({extra['params_off_percent']:+.1f}%) and "
-        f"{extra['paper_way_gmacs']:.1f} G ({extra['gmacs_off_percent']:+.1f}%); {extra['difference']}. "
-        f"Origin: {extra['origin']}."
-    )
+    for row in methods:
+        console.print(f"{row.method}: {explain(row)}", style="dim")
