@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pnseg_export.graphs.rewrites import PLAIN, TARGETS
 from pnseg_export.macs import file_cost
 from pnseg_export.precision.feeds import record
 from pnseg_export.precision.variants import Int8Choices, quantise_graphs
-from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Classes, Manifest, Masking, Prompting
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Classes, GraphName, Manifest, Masking, Prompting
 from pnseg_runtime.sessions import Runner, Sessions
 from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter
@@ -87,27 +87,55 @@ def with_int8(bundle: Bundle) -> Bundle:
     return Bundle.open(bundle.folder)
 
 
-def plain_counts(size: str, nuclei: int, negatives: int = NEGATIVES) -> Counts:
-    """Counts of the networks as they are published, each nucleus decoded once, with its negative prompts."""
-    prompter, segmentor = random_pair(size, "meta")
+def own_manifest(size: str) -> Manifest:
+    """What the runtime knows of a size: nano's shipped bundle, or a size as it is configured for PanNuke."""
+    return Bundle.open(NANO).manifest if size == NANO else manifest_for(size)
+
+
+def own_pair(size: str, device: str = "cpu") -> tuple[Prompter, Segmentor]:
+    """Both networks with random weights, as :func:`own_manifest` has them."""
+    manifest = own_manifest(size)
+    prompting, classes = manifest.prompting, len(manifest.classes.names)
+    return random_pair(size, device, levels=prompting.levels, spacing=prompting.anchor_spacing, classes=classes)
+
+
+def passes(manifest: Manifest) -> tuple[int, ...]:
+    """Points of a prompt in each pass of the decoder: a nucleus with its K negatives, and again without."""
+    negatives = manifest.prompting.negatives
+    return (1 + negatives, 1) if negatives else (1,)
+
+
+def plain_counts(size: str, nuclei: int, points: Sequence[int]) -> Counts:
+    """Counts of the networks as they are published, for a tile of so many nuclei.
+
+    Args:
+        points: of each prompt, one entry a pass of the decoder. Without a nucleus nothing but the prompter runs.
+    """
+    prompter, segmentor = own_pair(size, "meta")
     encoder, decoder = EncoderGraph(segmentor, PLAIN), DecoderGraph(segmentor, PLAIN)
     with torch.device("meta"):
         image = torch.empty(1, 3, SIDE, SIDE)
-        points = 1 + negatives
-        prompts = (torch.empty(nuclei, points, 2), torch.empty(nuclei, points), torch.empty(nuclei, dtype=torch.int64))
-    return count(prompter, lambda: prompter(image)) + count(segmentor, lambda: decoder(*encoder(image), *prompts))
+        prompts = [
+            (torch.empty(nuclei, each, 2), torch.empty(nuclei, each), torch.empty(nuclei, dtype=torch.int64))
+            for each in (points if nuclei else ())
+        ]
+
+    def segment() -> None:
+        features = encoder(image) if prompts else ()
+        for each in prompts:
+            decoder(*features, *each)
+
+    return count(prompter, lambda: prompter(image)) + count(segmentor, segment)
 
 
-def exported_macs(bundle: Bundle, prompts: int) -> int:
-    """Multiply-accumulates of a bundle's graphs for a tile with so many prompts, each with its negative ones."""
-    points = 1 + bundle.manifest.prompting.negatives
-    sizes = {"batch": 1, "height": SIDE, "width": SIDE, "prompts": prompts, "points": points}
-    return sum(file_cost(bundle.path(graph), sizes).macs for graph in bundle.manifest.graphs)
-
-
-def passes(manifest: Manifest) -> int:
-    """How often each nucleus is decoded."""
-    return 2 if manifest.prompting.negatives else 1
+def exported_macs(bundle: Bundle, nuclei: int, points: Sequence[int]) -> int:
+    """The same of a bundle's float32 graphs, multiply-accumulates alone."""
+    image = {"batch": 1, "height": SIDE, "width": SIDE}
+    calls: list[tuple[GraphName, dict[str, int]]] = [("prompter", image)]
+    if nuclei:
+        calls.append(("encoder", image))
+        calls += [("decoder", image | {"prompts": nuclei, "points": each}) for each in points]
+    return sum(file_cost(bundle.path(graph), sizes).macs for graph, sizes in calls)
 
 
 def eager_sessions(prompter: Prompter, segmentor: Segmentor, device: str) -> Sessions:

@@ -13,6 +13,7 @@ import click
 from benchmarks.plots import PLOTS, draw
 from benchmarks.protocol import Document, Row, read_document
 from benchmarks.roofline import MODELLED, model
+from benchmarks.roofline import cells as roofline_cells
 from benchmarks.runs import EAGER, ORT
 from benchmarks.tables import (
     COUNTS,
@@ -64,10 +65,7 @@ def headline(document: Document) -> Iterator[str]:
 
 def roof_rows(nuclei: int) -> list[Cells]:
     """The model's rows for PromptNucSeg-B."""
-    return [
-        (row["card"], row["precision"], f"{row['least_ms']:.2f}", f"{row['fps_allowed']:.0f}")
-        for row in model("B", max(nuclei, 1))
-    ]
+    return [roofline_cells(row) for row in model("B", max(nuclei, 1))]
 
 
 def busy(document: Document) -> Iterator[str]:

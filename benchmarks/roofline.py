@@ -8,7 +8,7 @@ after another. No engine reaches it. It is modelled, not measured.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,11 @@ import click
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.cards import CARDS, PRECISIONS, Card
-from benchmarks.networks import random_pair
 from benchmarks.paper import TABLE5
+from benchmarks.promptnucseg import own_manifest, own_pair, passes
 from benchmarks.tiles import TYPICAL
 from pnseg_export.graphs.decoder import DecoderGraph
 from pnseg_export.graphs.encoder import EncoderGraph
@@ -31,6 +31,11 @@ from pnseg_train.models.segmentor import WINDOW
 from pnseg_train.models.sizes import SEGMENTOR_SIZES
 
 MODELLED = "Modelled, not measured: the least time by published peak rates; no engine reaches it."
+
+#: By the number of passes.
+DECODED = {1: "once", 2: "with its negative prompt and again without"}
+
+Tensors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -47,32 +52,34 @@ class Work:
 
 
 @torch.no_grad()
-def work_of(size: str, nuclei: int, passes: int = 2, target: str = "gpu") -> dict[str, Work]:
-    """Work of each graph of a size as it is exported; each nucleus is decoded ``passes`` times."""
-    prompter, segmentor = random_pair(size, "meta")
+def work_of(size: str, nuclei: int, target: str = "gpu") -> dict[str, Work]:
+    """Work of each graph of a size as it is exported; the decoder's is that of all passes that its manifest asks for.
+
+    Args:
+        nuclei: of the tile, at least 1.
+    """
+    prompter, segmentor = own_pair(size, "meta")
     with torch.device("meta"):
         image = torch.empty(1, 3, WINDOW, WINDOW)
-        prompts = nuclei * passes
-        points = (torch.empty(prompts, 2, 2), torch.empty(prompts, 2), torch.empty(prompts, dtype=torch.int64))
-        encoder = EncoderGraph(segmentor, TARGETS[target])
-        modules = {
-            "prompter": PrompterGraph(prompter),
-            "encoder": encoder,
-            "decoder": DecoderGraph(segmentor, TARGETS[target]),
+        encoder, decoder = EncoderGraph(segmentor, TARGETS[target]), DecoderGraph(segmentor, TARGETS[target])
+        features = encoder(image)
+        prompts = [
+            (torch.empty(nuclei, points, 2), torch.empty(nuclei, points), torch.empty(nuclei, dtype=torch.int64))
+            for points in passes(own_manifest(size))
+        ]
+        return {
+            "prompter": _work(PrompterGraph(prompter), prompter, (image,), [()]),
+            "encoder": _work(encoder, segmentor.image_encoder, (image,), [()]),
+            "decoder": _work(decoder, segmentor.mask_decoder, features, prompts),
         }
-        inputs = {"prompter": (image,), "encoder": (image,), "decoder": (*encoder(image), *points)}
-        weights: dict[str, nn.Module] = {
-            "prompter": prompter,
-            "encoder": segmentor.image_encoder,
-            "decoder": segmentor.mask_decoder,
-        }
-        found = {}
-        for graph, module in modules.items():
-            outputs = module(*inputs[graph])
-            values = sum(tensor.numel() for tensor in (*inputs[graph], *outputs))
-            values += sum(parameter.numel() for parameter in weights[graph].parameters())
-            found[graph] = Work(torch_macs(module, *inputs[graph]), values)
-        return found
+
+
+def _work(graph: nn.Module, weights: nn.Module, shared: Tensors, calls: Sequence[Tensors]) -> Work:
+    # The weights, and the inputs that the calls share, have to go through the memory once.
+    values = sum(values.numel() for values in (*shared, *weights.parameters()))
+    for own in calls:
+        values += sum(tensor.numel() for tensor in (*own, *graph(*shared, *own)))
+    return Work(sum(torch_macs(graph, *shared, *own) for own in calls), values)
 
 
 def least_ms(work: Work, card: Card, precision: str) -> tuple[float, str]:
@@ -83,9 +90,9 @@ def least_ms(work: Work, card: Card, precision: str) -> tuple[float, str]:
     return 1e3 * max(arithmetic, traffic), "arithmetic" if arithmetic >= traffic else "memory"
 
 
-def model(size: str, nuclei: int, passes: int = 2) -> list[dict[str, Any]]:
+def model(size: str, nuclei: int) -> list[dict[str, Any]]:
     """One row a card and precision."""
-    works = work_of(size, nuclei, passes)
+    works = work_of(size, nuclei)
     rows = []
     for name, card in CARDS.items():
         for precision in PRECISIONS:
@@ -112,20 +119,20 @@ def roofline(size: str, nuclei: int, as_json: bool) -> None:
     """Print the least time a tile can take on cards that are not at hand: modelled, not measured."""
     rows = model(size, nuclei)
     if as_json:
-        document = {"size": size, "nuclei": nuclei, "measured": False, "how": MODELLED, "rows": rows}
+        points = list(passes(own_manifest(size)))
+        document = {"size": size, "nuclei": nuclei, "points": points, "measured": False, "how": MODELLED, "rows": rows}
         click.echo(json.dumps(document, indent=1))
         return
     console = Console(highlight=False)
-    table = Table(box=None, title=f"PromptNucSeg-{size}, {nuclei} nuclei, each decoded twice", title_justify="left")
+    title = f"PromptNucSeg-{size}, {nuclei} nuclei, each decoded {DECODED[len(passes(own_manifest(size)))]}"
+    table = Table(box=None, title=title, title_justify="left", pad_edge=False)
     for column in ("card", "precision"):
         table.add_column(column)
     for column in ("least ms", "FPS allowed"):
         table.add_column(column, justify="right")
     table.add_column("bound by")
     for row in rows:
-        table.add_row(
-            row["card"], row["precision"], f"{row['least_ms']:.2f}", f"{row['fps_allowed']:.0f}", bounds(row["graphs"])
-        )
+        table.add_row(*cells(row), bounds(row["graphs"]))
     console.print(table)
     console.print(MODELLED, style="dim")
     if printed := TABLE5.get(f"PromptNucSeg-{size}"):
@@ -134,6 +141,16 @@ def roofline(size: str, nuclei: int, as_json: bool) -> None:
         console.print(f"The paper prints {printed.fps:.0f} FPS on an RTX 3090, {share}.", style="dim")
 
 
+def cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Card, precision, least time and what it allows of a row, as text."""
+    return row["card"], row["precision"], f"{row['least_ms']:.3g}", f"{row['fps_allowed']:.0f}"
+
+
 def bounds(graphs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which graph is bound by what."""
-    return ", ".join(f"{graph} {told['bound']}" for graph, told in graphs.items())
+    """What bounds the graphs, and which ones where they differ."""
+    kinds: dict[str, list[str]] = {}
+    for graph, told in graphs.items():
+        kinds.setdefault(told["bound"], []).append(graph)
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "; ".join(f"{kind} ({', '.join(names)})" for kind, names in kinds.items())

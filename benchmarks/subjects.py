@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from benchmarks.counts import SIDE, Counts, count
 from benchmarks.device import device_bundle, device_predict, with_engines
-from benchmarks.networks import random_pair
 from benchmarks.peers import PEERS, Arrays, Peer, open_peer
 from benchmarks.promptnucseg import (
     NANO,
-    NEGATIVES,
     copied_bundle,
     eager_sessions,
     exported_macs,
     manifest_for,
+    own_manifest,
+    own_pair,
     passes,
     plain_counts,
     random_bundle,
@@ -59,7 +59,7 @@ class Subject:
         networks: images of a batch → the networks alone on so many, for throughput.
         counts: of the method's networks as published; None where nothing is published.
         exported_macs: of the graphs that run, each nucleus decoded once, where they are not the published network.
-        run_macs: of all that runs for a tile of 24 nuclei.
+        run_macs: of all that runs for the tile that is timed.
         origin, difference: see :class:`benchmarks.peers.Peer`.
     """
 
@@ -169,20 +169,21 @@ def _rival(
     return Subject(method, run, predict, networks, finish, **made)
 
 
-def open_ours(method: str, runs: tuple[str, ...], folder: Path, device: str, threads: int | None) -> Opened:
+def open_ours(
+    method: str, runs: tuple[str, ...], folder: Path, device: str, threads: int | None, nuclei: int
+) -> Opened:
     """PromptNucSeg of a size; nano is the shipped bundle, the others have random weights."""
     size = SIZES[method]
     options = Options(threads=threads)
-    negatives = Bundle.open(NANO).manifest.prompting.negatives if size == NANO else NEGATIVES
-    counts = plain_counts(size, TYPICAL, negatives)
+    manifest = own_manifest(size)
+    points = passes(manifest)
+    counts = plain_counts(size, TYPICAL, points[:1])
     subjects: Opened = []
     if EAGER in runs:
-        bundle = Bundle(folder, manifest_for(size) if size != NANO else Bundle.open(NANO).manifest)
-        prompting, classes = bundle.manifest.prompting, len(bundle.manifest.classes.names)
-        pair = random_pair(size, levels=prompting.levels, spacing=prompting.anchor_spacing, classes=classes)
-        sessions = eager_sessions(*pair, device)
-        run_macs = plain_counts(size, TYPICAL * passes(bundle.manifest), negatives).macs
-        subjects.append(_ours(method, EAGER, bundle, sessions, options, counts, run_macs=run_macs))
+        sessions = eager_sessions(*own_pair(size), device)
+        run_macs = plain_counts(size, nuclei, points).macs
+        bundle = Bundle(folder, manifest)
+        subjects.append(_ours(method, EAGER, bundle, sessions, options, nuclei, counts, run_macs=run_macs))
     engines = {run: engine for run, engine in ENGINES.items() if run in runs}
     if not engines:
         return subjects
@@ -190,7 +191,7 @@ def open_ours(method: str, runs: tuple[str, ...], folder: Path, device: str, thr
     bundle = copied_bundle(Bundle.open(NANO), made) if size == NANO else random_bundle(size, made)
     if any(engine.precision == "int8" for engine in engines.values()):
         bundle = with_int8(bundle)
-    macs = exported_macs(bundle, TYPICAL), exported_macs(bundle, TYPICAL * passes(bundle.manifest))
+    macs = exported_macs(bundle, TYPICAL, points[:1]), exported_macs(bundle, nuclei, points)
     for run, engine in engines.items():
         if engine.gpu:
             subjects.append(
@@ -202,7 +203,7 @@ def open_ours(method: str, runs: tuple[str, ...], folder: Path, device: str, thr
         except PnsegError as error:
             subjects.append(Missing(method, run, str(error)))
             continue
-        subjects.append(_ours(method, run, bundle, sessions, options, counts, *macs))
+        subjects.append(_ours(method, run, bundle, sessions, options, nuclei, counts, *macs))
     return subjects
 
 
@@ -238,6 +239,7 @@ def _ours(
     bundle: Bundle,
     sessions: Sessions,
     options: Options,
+    nuclei: int,
     counts: Counts | None,
     exported: int | None = None,
     run_macs: int | None = None,
@@ -253,7 +255,7 @@ def _ours(
         return {stage: seconds for stage, seconds in found.timings.items() if stage != "total"}
 
     def networks(batch: int) -> Callable[[], object]:
-        return _throughput(sessions, bundle.manifest.prompting.negatives, batch)
+        return _throughput(sessions, passes(bundle.manifest), nuclei, batch)
 
     return Subject(
         method,
@@ -274,35 +276,44 @@ OUR_DIFFERENCE = (
 )
 
 
-def _throughput(sessions: Sessions, negatives: int, batch: int) -> Callable[[], object]:
-    """Prompter and encoder on a batch, the decoder on 24 prompts an image, with negatives and without."""
+def _throughput(sessions: Sessions, points: Sequence[int], nuclei: int, batch: int) -> Callable[[], object]:
+    """Prompter and encoder on a batch, the decoder on every image's nuclei, pass by pass, if there are any."""
     generator = np.random.default_rng(0)
     image = {"image": generator.standard_normal((batch, 3, SIDE, SIDE), np.float32)}
-    prompts = TYPICAL * batch
-    passes: list[Arrays] = [
+    prompts = nuclei * batch
+    calls: list[Arrays] = [
         {
-            "point_coords": SIDE * generator.random((prompts, 1 + k, 2), np.float32),
-            "point_labels": np.tile(np.array([[1, *[0] * k]], np.float32), (prompts, 1)),
-            "image_index": np.repeat(np.arange(batch), TYPICAL),
+            "point_coords": SIDE * generator.random((prompts, each, 2), np.float32),
+            "point_labels": np.tile(np.array([[1, *[0] * (each - 1)]], np.float32), (prompts, 1)),
+            "image_index": np.repeat(np.arange(batch), nuclei),
         }
-        for k in ([negatives, 0] if negatives else [0])
+        for each in (points if nuclei else ())
     ]
 
     def call() -> object:
         sessions.prompter(image)
-        features = sessions.encoder(image)
-        return [sessions.decoder({**features, **each}) for each in passes]
+        features = sessions.encoder(image) if calls else {}
+        return [sessions.decoder({**features, **each}) for each in calls]
 
     return call
 
 
 def open_subjects(
-    method: str, runs: tuple[str, ...], folder: Path, device: str = "cpu", threads: int | None = None
+    method: str,
+    runs: tuple[str, ...],
+    folder: Path,
+    device: str = "cpu",
+    threads: int | None = None,
+    nuclei: int = TYPICAL,
 ) -> Opened:
     """A method of :data:`METHODS` by the engines that are asked for and that it has.
+
+    Args:
+        nuclei: of the tile that is to be timed, and of every image of a batch.
 
     Raises:
         ImportError: a library that a rival needs is not installed.
     """
-    opener = open_rival if method in PEERS else open_ours
-    return opener(method, runs, folder, device, threads)
+    if method in PEERS:  # whose networks do the same whatever the number of nuclei
+        return open_rival(method, runs, folder, device, threads)
+    return open_ours(method, runs, folder, device, threads, nuclei)

@@ -89,7 +89,7 @@ def measure(
                 left_out = [run for run in runs if run not in wanted and (method in SIZES or run == ORT)]
                 rows += [unmeasured(method, run, "not measured: left out of the quick form") for run in left_out]
                 try:
-                    opened = open_subjects(method, wanted, folder, device, threads)
+                    opened = open_subjects(method, wanted, folder, device, threads, nuclei)
                 except ImportError as error:
                     rows.append(unmeasured(method, EAGER, f"not measured: {error}; pip install 'pnseg[peers]'"))
                     continue

@@ -52,7 +52,7 @@ def test_a_rival_without_its_library_is_a_row_that_names_the_extra(monkeypatch):
 
 
 def test_counts_of_b_are_within_one_percent_of_the_papers_when_counted_alike():
-    counts = plain_counts("B", 24)
+    counts = plain_counts("B", 24, (2,))
     assert counts.paper_params / 1e6 == pytest.approx(TABLE5["PromptNucSeg-B"].params_m, rel=0.01)
     assert counts.paper_macs / 1e9 == pytest.approx(TABLE5["PromptNucSeg-B"].gmacs, rel=0.01)
     assert counts.macs / 1e9 == pytest.approx(59.53, rel=0.002)
