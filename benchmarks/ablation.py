@@ -16,15 +16,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.paper import TABLE6
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_train.checkpoints import checkpoint_digest, weights_digest
 from pnseg_train.cli.evaluated import evaluate_run
 from pnseg_train.cli.train import assignment
-from pnseg_train.evaluate import mean
-from pnseg_train.recipes import read_recipe
+from pnseg_train.evaluate import RADIUS, mean
+from pnseg_train.recipes import Inference, read_recipe
 
 RECIPE = "nano-kumar"
+NETWORKS = ("prompter", "segmentor")
 AS_GIVEN = "as given"  # a segmentor that is not trained at all
 
 SHOWN = ("aji", "pq", "dq", "sq", "precision", "recall", "f1")
@@ -59,7 +61,7 @@ class Case:
     Attributes:
         title: what it is called.
         prompter, segmentor: keys of :data:`TRAININGS`, or :data:`AS_GIVEN`.
-        options: of the prediction.
+        options: of the prediction, in place of the recipe's settings, which every other row has too.
         oracle: prompts are the annotated nuclei's centroids.
         paper: the paper's AJI and PQ, on CPM-17; None where it is not known here.
     """
@@ -81,11 +83,17 @@ _PLAIN = {"region_filter": False, "negatives": 0}
 
 # Each row adds one part to the row above.
 TABLE_6 = (
-    Case("frozen segmentor", "prompter", AS_GIVEN, _PLAIN, paper=(0.319, 0.223)),
-    Case("+ fine-tuning", "prompter", "segmentor-k0", _PLAIN, paper=(0.728, 0.723)),
-    Case("+ auxiliary mask", "prompter-aux", "segmentor-k0", _PLAIN, paper=(0.734, 0.727)),
-    Case("+ mask-aided filtering", "prompter-aux", "segmentor-k0", {"negatives": 0}, paper=(0.737, 0.731)),
-    Case("+ negative prompts", "prompter-aux", "segmentor-k1", {"negatives": 1}, paper=(0.740, 0.733)),
+    Case("frozen segmentor", "prompter", AS_GIVEN, _PLAIN, paper=TABLE6["frozen SAM"]),
+    Case("+ fine-tuning", "prompter", "segmentor-k0", _PLAIN, paper=TABLE6["+ fine-tuning"]),
+    Case("+ auxiliary mask", "prompter-aux", "segmentor-k0", _PLAIN, paper=TABLE6["+ auxiliary mask"]),
+    Case(
+        "+ mask-aided filtering",
+        "prompter-aux",
+        "segmentor-k0",
+        {"negatives": 0},
+        paper=TABLE6["+ mask-aided filtering"],
+    ),
+    Case("+ negative prompts", "prompter-aux", "segmentor-k1", {"negatives": 1}, paper=TABLE6["+ negative prompts"]),
 )
 
 # K in training and in testing, with predicted points and with the centroids of the annotation.
@@ -103,6 +111,35 @@ TABLE_7 = tuple(
 )
 
 TABLES = {"6": TABLE_6, "7": TABLE_7}
+
+# Settings of a prediction that can be chosen when it is run; what cannot is the prompter's own, and all are of one
+# recipe.
+CHOSEN = frozenset(Inference.model_fields) & frozenset(Options.__dataclass_fields__)
+
+
+def own_fields() -> dict[str, str]:
+    """Fields of the recipe that trainings and rows set themselves → what to do in place of ``--set``."""
+    told = "rows differ in it; leave it out"
+    fields = {name: told for training in TRAININGS.values() for name in training.fields}
+    fields |= {f"inference.{name}": told for case in (*TABLE_6, *TABLE_7) for name in case.options}
+    for network in NETWORKS:
+        given = f"--{network}-steps says it"
+        fields |= {f"{network}.plan.steps": given, f"{network}.plan.validate_every": given}
+    return fields
+
+
+def checked(overrides: Sequence[str]) -> dict[str, object]:
+    """Fields of the recipe and their values.
+
+    Raises:
+        PnsegError: not FIELD=VALUE, or a field, or one above it, that trainings and rows set themselves.
+    """
+    given = dict(assignment(text) for text in overrides)
+    for name in given:
+        for own, remedy in own_fields().items():
+            if own == name or own.startswith(f"{name}."):
+                raise PnsegError(f"--set {name}: sets {own}, but {remedy}.")
+    return given
 
 
 @click.command()
@@ -139,11 +176,13 @@ def ablation(
 ) -> None:
     """Train and evaluate the rows of the paper's Table 6 (and 7) at nano scale.
 
+    Every row predicts with the settings of the recipe, but for what the row is about.
     What rows have in common is trained once. A row that is done is not done again, and a stopped
     training goes on where it was; one of other steps, settings or data is refused. Writes
     ablation.md and ablation.json.
     """
     steps = {"prompter": prompter_steps, "segmentor": segmentor_steps}
+    checked(overrides)
     lab = Lab(data, out, segmentor, prompter, steps, threads, tuple(overrides))
     keys = dict.fromkeys(key for name in tables for case in TABLES[name] for key in (case.prompter, case.segmentor))
     with ThreadPoolExecutor(jobs) as pool:
@@ -178,8 +217,11 @@ class Lab:
             if row["settings"] == settings:
                 return row
         start = time.perf_counter()
-        options = Options(threads=self.threads, **case.options)
-        run = evaluate_run("val", [str(folder) for folder in checkpoints], [self.data], options, case.oracle, 12.0)
+        inference = self.inference
+        chosen = {**inference.model_dump(include=set(CHOSEN)), **case.options}
+        options = Options(threads=self.threads, **chosen)
+        pair = [str(folder) for folder in checkpoints]
+        run = evaluate_run("val", pair, [self.data], options, case.oracle, RADIUS, inference.unknown_mpp)
         metrics = mean([result.row for result in run.results])
         row = {
             "title": case.title,
@@ -195,12 +237,17 @@ class Lab:
         part.replace(path)
         return row
 
+    @property
+    def inference(self) -> Inference:
+        """How every row predicts, whatever the checkpoints were trained with: as the recipe says."""
+        return read_recipe(RECIPE, checked(self.overrides)).inference
+
     def settings(self, case: Case) -> dict[str, Any]:
         """What determines a row besides its two checkpoints."""
         starts = [weights_digest(folder) for folder in (self.segmentor, self.prompter) if folder is not None]
         written = {key: value for key, value in asdict(case).items() if key not in {"title", "paper"}}
         settings = {**written, "steps": dict(self.steps), "overrides": list(self.overrides), "starts": starts}
-        settings["data"] = str(self.data.resolve())
+        settings |= {"data": str(self.data.resolve()), "inference": self.inference.model_dump()}
         same: dict[str, Any] = json.loads(json.dumps(settings))
         return same
 
@@ -232,8 +279,7 @@ class Lab:
         """What determines a training: the recipe as it is resolved, the data, and the weights that it starts from."""
         training = TRAININGS[key]
         start = self.segmentor if training.network == "segmentor" else self.prompter
-        given = dict(assignment(text) for text in self.overrides)
-        recipe = read_recipe(RECIPE, {**self.fields(key), **given})
+        recipe = read_recipe(RECIPE, {**checked(self.overrides), **self.fields(key)})
         return {
             "recipe": recipe.model_dump(mode="json"),
             "data": str(self.data.resolve()),

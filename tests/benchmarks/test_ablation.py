@@ -5,11 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import ablation
+from benchmarks.__main__ import main
 from benchmarks.ablation import AS_GIVEN, TABLE_6, TABLE_7, TRAININGS, Lab
 from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.options import Settings
 from pnseg_train.evaluate import Found, measure
+from pnseg_train.inference import manifest_of, pair_recipe
 from pnseg_train.recipes import read_recipe
 from tests.train.test_evaluate_protocols import TWO, boxes_map, sample
 
@@ -59,8 +63,8 @@ def lab(tmp_path, monkeypatch):
     class Run:
         results = (measure(one, Found.of_maps(boxes_map(TWO), None)),)
 
-    def evaluate_run(split, model, folders, options, oracle, radius):
-        evaluated.append((tuple(model), options, oracle))
+    def evaluate_run(split, model, folders, options, oracle, radius, mpp):
+        evaluated.append((tuple(model), options, oracle, mpp))
         return Run
 
     evaluated: list = []
@@ -83,6 +87,50 @@ def test_what_rows_share_is_trained_once_and_a_done_row_is_not_done_again(lab):
     assert "| frozen segmentor | 1.000 |" in (lab.out / "ablation.md").read_text()
     assert "0.319" in (lab.out / "ablation.md").read_text()
     assert json.loads((lab.out / "ablation.json").read_text())["trainings"]["prompter"].startswith("7 steps")
+
+
+def test_rows_predict_alike_but_for_what_they_are_about_whatever_their_segmentor_was_trained_with(lab):
+    lab, _, evaluated = lab
+    for case in TABLE_6:
+        lab.run(case)
+    tuned = read_recipe(ablation.RECIPE)
+    pairs = [pair_recipe(Path(), tuned, Path(), masks) for masks in (read_recipe("nano"), *[tuned] * 4)]
+    assert pairs[0].inference.colour_blur != pairs[1].inference.colour_blur
+    rows = [Settings.of(manifest_of(pair), options) for pair, (_, options, _, _) in zip(pairs, evaluated, strict=True)]
+    first = rows[0]
+    assert rows[1:3] == [first, first]
+    assert rows[3] == replace(first, region_filter=True)
+    assert rows[4] == replace(first, region_filter=True, negatives=1)
+    assert (first.nms_overlap, first.enlarged_blur) == (None, (0, 0))
+    assert {mpp for *_, mpp in evaluated} == {"model"}
+
+
+def test_an_override_is_of_every_row(lab):
+    lab, _, evaluated = lab
+    replace(lab, overrides=("inference.nms_overlap=0.3",)).run(TABLE_6[0])
+    ((_, options, _, _),) = evaluated
+    assert (options.nms_overlap, options.nms_iou) == (0.3, 0.35)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("segmentor.negatives=1", "--set segmentor.negatives: sets segmentor.negatives, but rows differ in it"),
+        ("prompter.region_weight=1", "sets prompter.region_weight, but rows differ in it"),
+        ("inference.region_filter=false", "sets inference.region_filter, but rows differ in it"),
+        ("inference.negatives=2", "sets inference.negatives, but rows differ in it"),
+        ("segmentor.plan.steps=5", "sets segmentor.plan.steps, but --segmentor-steps says it"),
+        ("prompter.plan={steps: 5}", "sets prompter.plan.steps, but --prompter-steps says it"),
+        ("segmentor={negatives: 1}", "sets segmentor.negatives, but rows differ in it"),
+    ],
+)
+def test_what_rows_differ_in_cannot_be_set_for_all(override, said, tmp_path):
+    (tmp_path / "given").mkdir()
+    given = ("--data", str(tmp_path / "given"), "--segmentor", str(tmp_path / "given"), "--out", str(tmp_path / "out"))
+    done = CliRunner().invoke(main, ["ablation", *given, "--set", override])
+    assert done.exit_code == 1
+    assert said in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_start_makes_a_row_anew(lab):
