@@ -134,8 +134,13 @@ def instance_map(segmenter: Segmenter, image: Pixels) -> NDArray[np.int32]:
     return segmenter.predict(image).instance_map()
 
 
-def open_calls(size: str, folder: Path, image: Pixels, nuclei: int, threads: int) -> tuple[dict[str, Call], int]:
-    """Name → a call that gives the image's instance map; and the multiply-accumulates of the runtime's networks."""
+def open_calls(
+    size: str, folder: Path, image: Pixels, nuclei: int, threads: int, int8: bool = True
+) -> tuple[dict[str, Call], int]:
+    """Name → a call that gives the image's instance map; and the multiply-accumulates of the runtime's networks.
+
+    What cannot be opened is left out, and the reason said on the error stream.
+    """
     bundle, plain = Bundle.open(folder / "runtime"), Bundle.open(folder / "plain")
     cpu = open_sessions(bundle, threads=threads)
 
@@ -154,7 +159,8 @@ def open_calls(size: str, folder: Path, image: Pixels, nuclei: int, threads: int
         PLAIN_GRAPHS: partial(PlainSegmenter(onnxruntime_networks(plain.folder, threads), manifest), image),
     }
     for name, (backend, precision) in OURS.items():
-        if precision == "int8" and "int8" not in bundle.manifest.precisions:
+        if precision == "int8" and (why := without_int8(bundle, int8)):
+            click.echo(f"{name}: left out ({why})", err=True)
             continue
         try:
             segmenter = Segmenter(
@@ -169,6 +175,15 @@ def open_calls(size: str, folder: Path, image: Pixels, nuclei: int, threads: int
         Segmenter(bundle, Options(sensitivity=sensitivity), sessions=sessions).predict(image)
 
     return calls, macs_of_calls(bundle, cpu, frozenset({"region_logits"}), predict)
+
+
+def without_int8(bundle: Bundle, wanted: bool) -> str:
+    """Why no 8-bit graphs are timed; empty where they are."""
+    if not wanted:
+        return "--no-int8"
+    if "int8" in bundle.manifest.precisions:
+        return ""
+    return f"{bundle.folder}: made with --no-int8; remove it to have 8-bit graphs made"
 
 
 def compare(calls: Mapping[str, Call]) -> dict[str, dict[str, float]]:
@@ -258,10 +273,10 @@ def summary(rows: list[Row], threads: int) -> dict[str, float | None]:
 
 
 def measure(
-    size: str, subject: str, image: Pixels, nuclei: int, folder: Path, threads: int, protocol: Protocol
+    size: str, subject: str, image: Pixels, nuclei: int, folder: Path, threads: int, protocol: Protocol, int8: bool
 ) -> list[Row]:
     """Rows of one image."""
-    calls, macs = open_calls(size, folder, image, nuclei, threads)
+    calls, macs = open_calls(size, folder, image, nuclei, threads, int8)
     agreed = compare(calls)
     found = latencies(calls, protocol)
     seconds = macs / macs_a_second(threads)
@@ -332,7 +347,7 @@ def latency(
         for subject, image, count, repeats in subjects:
             if not repeats:
                 continue
-            rows += measure(size, subject, image, count, made, threads, Protocol(warmup=1, rounds=repeats))
+            rows += measure(size, subject, image, count, made, threads, Protocol(warmup=1, rounds=repeats), int8)
             show([row for row in rows if row.method == subject], to_stderr=as_json)
     ratio_of = summary(rows, threads)
     if as_json:

@@ -95,6 +95,7 @@ class Throughput(_Frozen):
         batch: items a call.
         runs: runs that counted.
         p5, p50, p95: percentiles over them, items a second.
+        samples: every run that counted, in order, items a second; empty in files of before they were kept.
     """
 
     batch: int
@@ -102,6 +103,14 @@ class Throughput(_Frozen):
     p5: float
     p50: float
     p95: float
+    samples: list[float] = Field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, batch: int, rates: Sequence[float]) -> Throughput:
+        """From the items a second of each run, at least one."""
+        p5, p50, p95 = (round(float(value), 3) for value in np.percentile(rates, (5, 50, 95)))
+        samples = [round(float(rate), 3) for rate in rates]
+        return cls(batch=batch, runs=len(samples), p5=p5, p50=p50, p95=p95, samples=samples)
 
 
 class Row(BaseModel):
@@ -274,12 +283,7 @@ def throughputs(
             taken = _timed([call] * lengths[name], wait)
             if counts:
                 rates[name].append(items * lengths[name] / taken)
-    return {name: _throughput(calls[name][1], found) for name, found in rates.items()}
-
-
-def _throughput(batch: int, rates: Sequence[float]) -> Throughput:
-    p5, p50, p95 = (round(float(value), 3) for value in np.percentile(rates, (5, 50, 95)))
-    return Throughput(batch=batch, runs=len(rates), p5=p5, p50=p50, p95=p95)
+    return {name: Throughput.of(calls[name][1], found) for name, found in rates.items()}
 
 
 def _timed(calls: Sequence[Call], wait: Synchronise) -> float:

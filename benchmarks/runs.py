@@ -44,3 +44,5 @@ ENGINES = {
 }
 
 RUNS = (EAGER, *ENGINES)
+#: What rivals run by: their networks are no bundles.
+RIVAL_RUNS = (EAGER, ORT)

@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.counts import Counts
 from benchmarks.paper import TABLE5
 from benchmarks.protocol import Document, Latency, Protocol, Row, Watch, document, latencies, throughputs
-from benchmarks.runs import EAGER, ORT, RUNS
+from benchmarks.runs import EAGER, RIVAL_RUNS, RUNS
 from benchmarks.subjects import METHODS, SIZES, Missing, Stages, Subject, open_subjects
 from benchmarks.tables import COUNTS, PRINTED, SPEED, counted, explain, grid, measured, not_measured, without
 from benchmarks.tiles import TYPICAL, Tile, make_tile
@@ -83,15 +83,16 @@ def measure(
             chosen = [method for method in group if method in methods]
             subjects: list[Subject] = []
             for method in chosen:
-                all_runs = not quick or method in QUICK_EXPORTS or (folder / f"{method}.onnx").is_file()
-                wanted = tuple(run for run in runs if run == EAGER or all_runs)
+                wanted, left_out = split_runs(method, runs, folder, quick)
+                rows += [unmeasured(method, run, f"not measured: {why}") for run, why in left_out.items()]
+                if not wanted:
+                    continue
                 say(f"{method}: building")
-                left_out = [run for run in runs if run not in wanted and (method in SIZES or run == ORT)]
-                rows += [unmeasured(method, run, "not measured: left out of the quick form") for run in left_out]
                 try:
                     opened = open_subjects(method, wanted, folder, device, threads, nuclei)
                 except ImportError as error:
-                    rows.append(unmeasured(method, EAGER, f"not measured: {error}; pip install 'pnseg[peers]'"))
+                    why = f"not measured: {error}; pip install 'pnseg[peers]'"
+                    rows += [unmeasured(method, run, why) for run in wanted]
                     continue
                 subjects += [each for each in opened if isinstance(each, Subject)]
                 rows += [
@@ -116,6 +117,21 @@ def measure(
     )
 
 
+def split_runs(method: str, runs: Sequence[str], folder: Path, quick: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Runs that are to be opened, and those that are not with the reason.
+
+    A method that runs by some of the engines that are asked for says nothing of the others.
+    """
+    able = RUNS if method in SIZES else RIVAL_RUNS
+    asked = tuple(run for run in runs if run in able)
+    if not asked:
+        return (), dict.fromkeys(runs, f"rivals run by {' and '.join(RIVAL_RUNS)} alone")
+    if not quick or method in QUICK_EXPORTS or (folder / f"{method}.onnx").is_file():
+        return asked, {}
+    exported = tuple(run for run in asked if run != EAGER)
+    return tuple(run for run in asked if run == EAGER), dict.fromkeys(exported, "left out of the quick form")
+
+
 def measure_group(
     subjects: Sequence[Subject],
     protocol: Protocol,
@@ -138,7 +154,8 @@ def measure_group(
     for subject in subjects:
         name = key(subject)
         counted = stages[name][-taken[name].runs :]
-        medians = {stage: 1e3 * float(np.median([each[stage] for each in counted])) for stage in counted[0]}
+        stage_samples = {stage: [round(1e3 * each[stage], 4) for each in counted] for stage in counted[0]}
+        sweep_samples = sweep_of(subject, sweep, taken[name], medians(stage_samples), wait)
         say(f"{name}: {taken[name].per_second:.2f} images/s")
         yield Row(
             method=subject.method,
@@ -147,8 +164,10 @@ def measure_group(
             fps=taken[name].per_second,
             **counted_fields(subject.method, subject.counts, subject.exported_macs),
             run_gmacs=subject.run_macs and subject.run_macs / 1e9,
-            stages_ms=medians,
-            sweep_ms=sweep_of(subject, sweep, taken[name], medians, wait),
+            stages_ms=medians(stage_samples),
+            stages_samples_ms=stage_samples,
+            sweep_ms=medians(sweep_samples),
+            sweep_samples_ms=sweep_samples,
             throughput=throughput_of(subject, batches, wait),
             origin=subject.origin,
             difference=subject.difference,
@@ -165,21 +184,27 @@ def _recorded(subject: Subject, tile: Tile, found: list[Stages]) -> Callable[[],
     return lambda: found.append(subject.predict(tile))
 
 
+def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Of each series."""
+    return {name: float(np.median(values)) for name, values in samples.items()}
+
+
 def sweep_of(
     subject: Subject,
     sweep: Sequence[int],
     latency: Latency,
     stages: Mapping[str, float],
     wait: Callable[[], object] | None,
-) -> dict[str, float]:
-    """Nuclei → ms a tile. Where the network does not see them, only post-processing is run again."""
+) -> dict[str, list[float]]:
+    """Nuclei → ms a tile, run by run. Where the network does not see them, only post-processing is run again."""
     found = {}
     protocol = Protocol(warmup=1, rounds=3)
     for nuclei in sweep:
         tile = make_tile(nuclei)
         call = subject.finish or subject.predict
-        ms = latencies({"": lambda call=call, tile=tile: call(tile)}, protocol, wait)[""].p50_ms  # type: ignore[misc]
-        found[str(nuclei)] = ms if subject.finish is None else latency.p50_ms - stages["post-processing"] + ms
+        taken = latencies({"": lambda call=call, tile=tile: call(tile)}, protocol, wait)[""]  # type: ignore[misc]
+        rest = 0.0 if subject.finish is None else latency.p50_ms - stages["post-processing"]
+        found[str(nuclei)] = [round(rest + ms, 4) for ms in taken.samples_ms]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.counts import Counts
-from benchmarks.protocol import Document, Latency, Protocol, Row, document
+from benchmarks.protocol import Document, Latency, Protocol, Row, Throughput, document
 from benchmarks.runs import EAGER, ORT
 from benchmarks.table5 import counted_fields, unmeasured
 
@@ -13,8 +13,11 @@ RIVAL_STAGES = {"prepare": 1.0, "network": 1400.0, "post-processing": 25.0}
 
 def made_row(method: str, run: str, ms: float, counts: Counts | None = None, exported: int | None = None) -> Row:
     """A measured row; its time scatters by a tenth."""
-    latency = Latency.of([ms / 1e3 * factor for factor in (0.95, 1.0, 1.05)])
+    factors = (0.95, 1.0, 1.05)
+    latency = Latency.of([ms / 1e3 * factor for factor in factors])
     stages = OUR_STAGES if method.startswith("PromptNucSeg") else RIVAL_STAGES
+    shares = {stage: share * ms / sum(stages.values()) for stage, share in stages.items()}
+    sweep = {"0": 0.8 * ms, "24": ms, "150": 2.5 * ms}
     return Row(
         method=method,
         run=run,
@@ -22,9 +25,11 @@ def made_row(method: str, run: str, ms: float, counts: Counts | None = None, exp
         fps=latency.per_second,
         **counted_fields(method, counts, exported),
         run_gmacs=exported / 1e9 if exported else counts and counts.macs / 1e9,
-        stages_ms={stage: share * ms / sum(stages.values()) for stage, share in stages.items()},
-        sweep_ms={"0": 0.8 * ms, "24": ms, "150": 2.5 * ms},
-        throughput={"8": {"batch": 8, "runs": 2, "p5": 1.0, "p50": 1e3 / ms, "p95": 2.0}},
+        stages_ms=shares,
+        stages_samples_ms={stage: [factor * share for factor in factors] for stage, share in shares.items()},
+        sweep_ms=sweep,
+        sweep_samples_ms={nuclei: [factor * each for factor in factors] for nuclei, each in sweep.items()},
+        throughput={"8": Throughput.of(8, [1e3 / ms, 1e3 / ms]).model_dump()},
         origin="made up",
         difference="it is made up",
         measured=True,

@@ -12,9 +12,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.__main__ import main
 from benchmarks.compare import comparison
-from benchmarks.merge import merged
 from benchmarks.plots import PLOTS
-from benchmarks.protocol import read_document
 from benchmarks.report import as_markdown
 from benchmarks.runs import EAGER, ORT
 from pnseg_runtime.errors import PnsegError
@@ -102,28 +100,3 @@ def test_a_comparison_tells_how_the_machines_differ():
 def test_documents_of_different_benchmarks_are_not_compared():
     with pytest.raises(PnsegError, match="one file is of table5, the other of latency"):
         comparison(made_document(), made_document().model_copy(update={"benchmark": "latency"}))
-
-
-def test_goes_on_one_machine_are_joined_with_all_their_samples(tmp_path):
-    first, second = made_document(), made_document(2)
-    only = first.model_copy(update={"rows": first.rows[:1]})
-    only.save(tmp_path / "a.json")
-    second.save(tmp_path / "b.json")
-    result = CliRunner().invoke(
-        main, ["merge", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "c.json")]
-    )
-    assert result.exit_code == 0, result.output
-    rows = {row.key: row for row in read_document(tmp_path / "c.json").rows}
-    assert len(rows) == len(second.rows)
-    star = rows["StarDist", EAGER, 1]
-    assert star.latency.runs == 6
-    assert star.latency.p50_ms == pytest.approx(np.median([1425, 1500, 1575, 2850, 3000, 3150]))
-    assert star.fps == pytest.approx(1e3 / star.latency.p50_ms)
-    assert rows["PromptNucSeg-B", "TensorRT FP16", 1].latency is None
-
-
-def test_goes_on_different_machines_are_not_joined():
-    first = made_document()
-    other = first.model_copy(update={"machine": first.machine.model_copy(update={"cpu": "Another"})})
-    with pytest.raises(PnsegError, match="different machines"):
-        merged([first, other])

@@ -11,7 +11,7 @@ from benchmarks.paper import TABLE5
 from benchmarks.promptnucseg import copied_bundle, plain_counts
 from benchmarks.runs import EAGER, ENGINES, ORT, RUNS
 from benchmarks.subjects import METHODS
-from benchmarks.table5 import GROUPS, counted_fields
+from benchmarks.table5 import GROUPS, counted_fields, split_runs
 from benchmarks.tables import not_measured
 from pnseg_runtime.bundle import Bundle
 from tests.benchmarks.made import made_document
@@ -40,15 +40,33 @@ def test_nano_is_measured_from_pixels_to_instances():
     assert "maps made from the tile's real label map" in document["settings"]["how"]
 
 
-def test_a_rival_without_its_library_is_a_row_that_names_the_extra(monkeypatch):
+@pytest.mark.parametrize("wanted", [(), (EAGER,), (ORT,)])
+def test_a_rival_without_its_library_has_a_row_a_run_that_names_the_extra(wanted, monkeypatch):
     for name in [name for name in sys.modules if name.startswith(("cellseg_models_pytorch", "benchmarks.peers."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cellseg_models_pytorch", None)
-    result = run("--methods", "StarDist", "--json")
-    (row,) = json.loads(result.stdout)["rows"]
-    assert (row["method"], row["fps"]) == ("StarDist", None)
-    assert "pnseg[peers]" in row["note"]
-    assert row["printed"]["fps"] == 17
+    result = run("--methods", "StarDist", *(part for name in wanted for part in ("--runs", name)), "--json")
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["run"] for row in rows] == list(wanted or (EAGER, ORT))
+    for row in rows:
+        assert (row["method"], row["fps"]) == ("StarDist", None)
+        assert "pnseg[peers]" in row["note"]
+        assert row["printed"]["fps"] == 17
+
+
+def test_a_rival_by_no_engine_that_it_has_says_so():
+    rows = json.loads(run("--methods", "StarDist", "--runs", "OpenVINO FP32", "--json").stdout)["rows"]
+    assert [row["run"] for row in rows] == ["OpenVINO FP32"]
+    assert rows[0]["note"] == "not measured: rivals run by PyTorch eager and ONNX Runtime FP32 alone"
+
+
+def test_the_quick_form_names_what_it_leaves_out_unless_its_graph_is_there(tmp_path):
+    quick = "left out of the quick form"
+    assert split_runs("StarDist", RUNS, tmp_path, quick=True) == ((EAGER,), {ORT: quick})
+    assert split_runs("PromptNucSeg-L", (ORT,), tmp_path, quick=True) == ((), {ORT: quick})
+    assert split_runs("PromptNucSeg-nano", RUNS, tmp_path, quick=True) == (RUNS, {})
+    (tmp_path / "StarDist.onnx").touch()
+    assert split_runs("StarDist", RUNS, tmp_path, quick=True) == ((EAGER, ORT), {})
 
 
 def test_counts_of_b_are_within_one_percent_of_the_papers_when_counted_alike():
