@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.tiles import SIDE
 from pnseg_train.models.vit import PATCH, ResizedImageEncoder
-
-SIDE = 256
 
 _PRODUCTS = {
     torch.ops.aten.bmm,

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.planted import planted_pair
 from benchmarks.promptnucseg import NANO, manifest_for
 from benchmarks.runs import Engine
+from benchmarks.sensitivity import sensitivity_for
 from benchmarks.tiles import TYPICAL, Tile, make_tile
 from pnseg_export.bundle import export_graphs
 from pnseg_export.engines.build import BuildChoices, build_engines
@@ -29,6 +30,7 @@ from pnseg_export.precision.float16 import halve_graphs
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
+from pnseg_runtime.sessions import open_sessions
 from pnseg_runtime.sessions.cache import FOLDER as CACHE
 
 #: The twin of the runtime's pipeline on the GPU.
@@ -68,14 +70,14 @@ def with_engines(bundle: Bundle, flavour: str) -> Bundle:
     return Bundle(bundle.folder, bundle.manifest.model_copy(update={"engines": own}))
 
 
-def sensitivity_for(bundle: Bundle, tile: Tile, points: Callable[[float], int] | None = None) -> float:
-    """What the background's logit is to be lowered by, so that about the tile's number of nuclei is found."""
-    found = points or (lambda value: len(Segmenter(bundle, Options(sensitivity=value)).predict(tile.image)))
-    low, high = -8.0, 8.0
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (low, middle) if found(middle) > tile.nuclei else (middle, high)
-    return (low + high) / 2
+def tile_sensitivity(bundle: Bundle, tile: Tile) -> float:
+    """With what sensitivity about the tile's number of nuclei is found, by the bundle's graphs on the CPU."""
+    sessions = open_sessions(bundle, cache=False)
+
+    def found(sensitivity: float) -> int:
+        return len(Segmenter(bundle, Options(sensitivity=sensitivity), sessions=sessions).predict(tile.image))
+
+    return sensitivity_for(found, tile.nuclei)
 
 
 def device_predict(bundle: Bundle, engine: Engine) -> Callable[[Tile], Mapping[str, float]]:
@@ -91,7 +93,7 @@ def device_predict(bundle: Bundle, engine: Engine) -> Callable[[Tile], Mapping[s
 
     def predict(tile: Tile) -> Mapping[str, float]:
         if tile.nuclei not in ready:
-            options = Options(sensitivity=sensitivity_for(bundle, tile))
+            options = Options(sensitivity=tile_sensitivity(bundle, tile))
             ready[tile.nuclei] = segmenter_class(bundle, options, use_graphs=engine.graphs)
         found = ready[tile.nuclei].predict(tile.image)
         found.instance_map()

@@ -31,19 +31,21 @@ from benchmarks.plain import PlainSegmenter, eager_networks, onnxruntime_network
 from benchmarks.planted import planted_pair
 from benchmarks.promptnucseg import manifest_for
 from benchmarks.protocol import Latency, Protocol, Row, document, latencies
+from benchmarks.sensitivity import sensitivity_for
 from pnseg_export.bundle import export_graphs
 from pnseg_export.folders import write_manifest
 from pnseg_export.graphs.rewrites import CPU, PLAIN
+from pnseg_export.precision.feeds import SAMPLES, read_tiles
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.metrics import panoptic_quality
 from pnseg_runtime.options import Options
+from pnseg_runtime.outputs.atomic import make_folder
 from pnseg_runtime.pixels import Pixels
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Runner, Sessions, open_sessions
 
-SAMPLES = Path(__file__).parents[1] / "pnseg_runtime" / "samples"
 EAGER, PLAIN_GRAPHS = "PyTorch eager", "ONNX Runtime, plain graphs"
 #: Least PQ, of a run against the eager pipeline in float32, of nano in a reduced precision against float32.
 LEAST_PQ = 0.95
@@ -67,7 +69,7 @@ def sample_tile(name: str = "purple_crowded", side: int = 256) -> Pixels:
 
 def sample_image(side: int = 1000) -> Pixels:
     """(1000, 1000, 3) uint8: the sample images side by side, mirrored where they repeat."""
-    images = [read_image(path).pixels for path in sorted(SAMPLES.glob("*.png"))]
+    images = read_tiles(SAMPLES)
     height, width, _ = images[0].shape
     rows = []
     for row in range(-(-side // height)):
@@ -91,18 +93,6 @@ def export_pair(size: str, folder: Path, int8: bool) -> None:
         add_variants(bundle, bundle.folder, ["int8"], tiles, Int8Choices(search=False), accept=True)
 
 
-def sensitivity_for(segmenter: Callable[[float], Segmenter], image: Pixels, nuclei: int) -> float:
-    """What the background's logit must be lowered by for about this many points."""
-    low, high = -8.0, 8.0
-    for _ in range(24):
-        middle = (low + high) / 2
-        found = len(segmenter(middle).pipeline.find_points(image))
-        if found == nuclei:
-            return middle
-        low, high = (low, middle) if found > nuclei else (middle, high)
-    return (low + high) / 2
-
-
 def cache_of_one(runner: Runner) -> Runner:
     """A network that is only ever asked the same."""
     found: list[dict[str, NDArray[Any]]] = []
@@ -117,9 +107,13 @@ def cache_of_one(runner: Runner) -> Runner:
 
 @contextmanager
 def workplace(folder: Path | None) -> Iterator[Path]:
-    """The given folder, or one that is removed afterwards."""
+    """The given folder, or one that is removed afterwards.
+
+    Raises:
+        OutputError: the given one cannot be written to.
+    """
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         yield folder
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -147,10 +141,10 @@ def open_calls(
     # Of one image the prompter says the same whatever the sensitivity.
     once = replace(cpu, prompter=cache_of_one(cpu.prompter))
 
-    def with_sensitivity(value: float) -> Segmenter:
-        return Segmenter(bundle, Options(sensitivity=value), sessions=once)
+    def points(value: float) -> int:
+        return len(Segmenter(bundle, Options(sensitivity=value), sessions=once).pipeline.find_points(image))
 
-    sensitivity = sensitivity_for(with_sensitivity, image, nuclei)
+    sensitivity = sensitivity_for(points, nuclei)
     prompting = plain.manifest.prompting.model_copy(update={"sensitivity": sensitivity})
     manifest = plain.manifest.model_copy(update={"prompting": prompting})
     pair = planted_pair(size, sample_tile())
@@ -239,14 +233,13 @@ def keeps(backend: str, precision: str, threads: int) -> bool:
         except (BackendError, BundleError):
             return False
         reference = Segmenter(nano, Options(threads=threads))
-        tiles = [read_image(path).pixels for path in sorted(SAMPLES.glob("*.png"))]
+        tiles = read_tiles(SAMPLES)
         maps = [(reference.predict(tile).instance_map(), other.predict(tile).instance_map()) for tile in tiles]
     return float(np.mean([panoptic_quality(first, second)["pq"] for first, second in maps])) >= LEAST_PQ
 
 
 def eight_bit_nano(folder: Path) -> Bundle:
     """The shipped nano with 8-bit graphs, calibrated on the sample images."""
-    from pnseg_export.precision.feeds import read_tiles
     from pnseg_export.precision.variants import add_variants
 
     add_variants(Bundle.open("nano"), folder, ["int8"], read_tiles(SAMPLES))
@@ -337,9 +330,12 @@ def latency(
     with workplace(folder) as place:
         made = place / size
         if not (made / "runtime" / "manifest.json").is_file():
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir()
-            export_pair(size, made, int8)
+            draft = place / f"{size}.part"  # so that an export that is interrupted is not taken for a whole one
+            for old in (draft, made):
+                shutil.rmtree(old, ignore_errors=True)
+            draft.mkdir()
+            export_pair(size, draft, int8)
+            draft.rename(made)
         subjects = [
             ("tile", sample_tile(), nuclei, rounds),
             ("image", sample_image(image_side), image_nuclei, image_rounds),

@@ -7,12 +7,12 @@ import platform
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.nvml import Gpu, read_gpus
+from pnseg_runtime.sessions.cpu import cpu_told
 
 PACKAGES = (
     "pnseg",
@@ -85,7 +85,7 @@ def describe() -> Machine:
         threads=psutil.cpu_count(),
         usable=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         max_mhz=frequency.max or None if frequency else None,
-        flags=[flag for flag in FLAGS if flag in _cpuinfo().get("flags", "").split()],
+        flags=[flag for flag in FLAGS if flag in cpu_told().get("flags", "").split()],
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         load_1m=round(psutil.getloadavg()[0], 2),
         torch_threads=torch.get_num_threads() if torch else None,
@@ -97,17 +97,7 @@ def describe() -> Machine:
 
 def cpu_model() -> str:
     """The name that the CPU gives itself."""
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's entries of ``/proc/cpuinfo``; empty on other systems."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return cpu_told().get("model name") or platform.processor() or platform.machine()
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:

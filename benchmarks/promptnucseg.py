@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from benchmarks.counts import SIDE, Counts, count
+from benchmarks.counts import Counts, count
 from benchmarks.networks import LEVELS, SPACING, random_pair
-from benchmarks.tiles import TYPICAL, make_tile
+from benchmarks.tiles import SIDE, TYPICAL, make_tile
 from pnseg_export.bundle import export_graphs
 from pnseg_export.folders import write_manifest
 from pnseg_export.graphs.decoder import DecoderGraph
@@ -24,12 +21,8 @@ from pnseg_export.macs import file_cost
 from pnseg_export.precision.feeds import record
 from pnseg_export.precision.variants import Int8Choices, quantise_graphs
 from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Classes, GraphName, Manifest, Masking, Prompting
-from pnseg_runtime.sessions import Runner, Sessions
-from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter
-from pnseg_train.models.segmentor import Prompts, Segmentor
-
-Arrays = dict[str, NDArray[Any]]
+from pnseg_train.models.segmentor import Segmentor
 
 #: K of the paper; each nucleus is decoded with its negative prompt and again without.
 NEGATIVES = 1
@@ -71,8 +64,11 @@ def random_bundle(size: str, folder: Path, target: str = "cpu") -> Bundle:
 def copied_bundle(bundle: Bundle, folder: Path) -> Bundle:
     """A copy in ``folder``, to which graphs may be added; one of other graphs makes way."""
     if not (folder / MANIFEST_NAME).is_file() or Bundle.open(folder).manifest.graphs != bundle.manifest.graphs:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns(".cache"))
+        draft = folder.with_name(f"{folder.name}.part")  # so that one that is interrupted is not taken for a bundle
+        for old in (draft, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.copytree(bundle.folder, draft, ignore=shutil.ignore_patterns(".cache"))
+        draft.rename(folder)
     return Bundle.open(folder)
 
 
@@ -136,33 +132,3 @@ def exported_macs(bundle: Bundle, nuclei: int, points: Sequence[int]) -> int:
         calls.append(("encoder", image))
         calls += [("decoder", image | {"prompts": nuclei, "points": each}) for each in points]
     return sum(file_cost(bundle.path(graph), sizes).macs for graph, sizes in calls)
-
-
-def eager_sessions(prompter: Prompter, segmentor: Segmentor, device: str) -> Sessions:
-    """Both networks in PyTorch under the names and tensors of a bundle, arrays to and from a device."""
-    prompter, segmentor = prompter.to(device), segmentor.to(device)
-
-    def decode(
-        point_coords: Tensor, point_labels: Tensor, image_index: Tensor, **features: Tensor
-    ) -> dict[str, Tensor]:
-        prompts = Prompts(point_coords, point_labels, image_index)
-        return _present(segmentor.decode(ImageFeatures(**features), prompts)._asdict())
-
-    return Sessions(
-        prompter=_runner(lambda image: _present(prompter(image)._asdict()), device),
-        encoder=_runner(lambda image: _present(segmentor.encode(image)._asdict()), device),
-        decoder=_runner(decode, device),
-    )
-
-
-def _present(tensors: dict[str, Tensor | None]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
-
-
-def _runner(network: Callable[..., dict[str, Tensor]] | nn.Module, device: str) -> Runner:
-    @torch.inference_mode()
-    def run(inputs: Arrays) -> Arrays:
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in inputs.items()}
-        return {name: tensor.cpu().numpy() for name, tensor in network(**tensors).items()}
-
-    return run

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from benchmarks.machine import Machine, describe
 from benchmarks.nvml import Gpu, read_gpus
 from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.outputs.atomic import all_or_none, make_folder
 
 FORMAT_VERSION = 1
 
@@ -150,9 +151,14 @@ class Document(_Frozen):
     rows: list[Row]
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        """Write it as JSON, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        make_folder(path.parent)
+        with all_or_none([path]) as (stream,):
+            stream.write(f"{self.model_dump_json(indent=1)}\n".encode())
 
 
 def read_document(path: Path) -> Document:
@@ -171,6 +177,18 @@ def read_document(path: Path) -> Document:
         raise PnsegError(
             f"{path}: not a benchmark's JSON ({where}: {first['msg']}); write it with --json of a benchmark."
         ) from error
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C when every call had counted at least once.
+
+    Attributes:
+        latencies: what had been taken.
+    """
+
+    def __init__(self, latencies: dict[str, Latency]) -> None:
+        super().__init__()
+        self.latencies = latencies
 
 
 def document(
@@ -239,20 +257,28 @@ def latencies(
         protocol: how often.
         synchronise: called before a clock starts and before it stops.
         watch: called after each round, outside of what is timed, e.g. a :class:`Watch`.
+
+    Raises:
+        Interrupted: by Ctrl-C, with what had been taken; a plain KeyboardInterrupt where a call had not counted yet.
     """
     wait = synchronise or _nothing
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    with uncollected():
-        for number, (name, counts) in enumerate(turns(list(calls), protocol or Protocol()), start=1):
-            wait()
-            start = time.perf_counter()
-            calls[name]()
-            wait()
-            taken = time.perf_counter() - start
-            if counts:
-                seconds[name].append(taken)
-            if watch and number % len(calls) == 0:
-                watch()
+    try:
+        with uncollected():
+            for number, (name, counts) in enumerate(turns(list(calls), protocol or Protocol()), start=1):
+                wait()
+                start = time.perf_counter()
+                calls[name]()
+                wait()
+                taken = time.perf_counter() - start
+                if counts:
+                    seconds[name].append(taken)
+                if watch and number % len(calls) == 0:
+                    watch()
+    except KeyboardInterrupt as error:
+        if not all(seconds.values()):
+            raise
+        raise Interrupted({name: Latency.of(taken) for name, taken in seconds.items()}) from error
     return {name: Latency.of(taken) for name, taken in seconds.items()}
 
 

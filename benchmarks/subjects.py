@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.counts import SIDE, Counts, count
+from benchmarks.counts import Counts, count
 from benchmarks.device import device_bundle, device_predict, with_engines
 from benchmarks.peers import PEERS, Arrays, Peer, open_peer
 from benchmarks.promptnucseg import (
     NANO,
     copied_bundle,
-    eager_sessions,
     exported_macs,
     manifest_for,
     own_manifest,
@@ -30,7 +29,7 @@ from benchmarks.promptnucseg import (
 )
 from benchmarks.runs import EAGER, ENGINES, ORT, Engine
 from benchmarks.staged import staged
-from benchmarks.tiles import TYPICAL, Tile
+from benchmarks.tiles import SIDE, TYPICAL, Tile
 from pnseg_export.graphs.axes import Tensors
 from pnseg_export.onnx import export_graph
 from pnseg_runtime.bundle import Bundle
@@ -40,6 +39,7 @@ from pnseg_runtime.pixels import normalise
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions, open_sessions
 from pnseg_runtime.sessions.onnxruntime import open_session
+from pnseg_train.inference import torch_sessions
 
 #: PromptNucSeg's sizes by the method's name.
 SIZES = {f"PromptNucSeg-{size}": size for size in ("B", "L", "H", "nano")}
@@ -117,7 +117,9 @@ def open_rival(method: str, runs: tuple[str, ...], folder: Path, device: str, th
         path = folder / f"{method}.onnx"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            export_graph(PeerGraph(network, peer), (torch.rand(2, 3, SIDE, SIDE),), path)
+            draft = path.with_name(f"{method}.part.onnx")  # so that one that is interrupted is not taken for a graph
+            export_graph(PeerGraph(network, peer), (torch.rand(2, 3, SIDE, SIDE),), draft)
+            draft.rename(path)
         session = open_session(path, threads)
 
         def exported(images: Tensor) -> Mapping[str, Tensor]:
@@ -180,7 +182,8 @@ def open_ours(
     counts = plain_counts(size, TYPICAL, points[:1])
     subjects: Opened = []
     if EAGER in runs:
-        sessions = eager_sessions(*own_pair(size), device)
+        prompter, segmentor = own_pair(size)
+        sessions = torch_sessions(prompter.to(device), segmentor.to(device), torch.device(device))
         run_macs = plain_counts(size, nuclei, points).macs
         bundle = Bundle(folder, manifest)
         subjects.append(_ours(method, EAGER, bundle, sessions, options, nuclei, counts, run_macs=run_macs))

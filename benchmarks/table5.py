@@ -20,11 +20,12 @@ from rich.console import Console
 
 from benchmarks.counts import Counts
 from benchmarks.paper import TABLE5
-from benchmarks.protocol import Document, Latency, Protocol, Row, Watch, document, latencies, throughputs
+from benchmarks.protocol import Document, Interrupted, Latency, Protocol, Row, Watch, document, latencies, throughputs
 from benchmarks.runs import EAGER, RIVAL_RUNS, RUNS
 from benchmarks.subjects import METHODS, SIZES, Missing, Stages, Subject, open_subjects
 from benchmarks.tables import COUNTS, PRINTED, SPEED, counted, explain, grid, measured, not_measured, without
 from benchmarks.tiles import TYPICAL, Tile, make_tile
+from pnseg_runtime.outputs.atomic import make_folder
 
 QUICK = Protocol(warmup=1, rounds=3, seconds=100, least=2)
 FULL = Protocol(warmup=2, rounds=15, seconds=600, least=5)
@@ -71,36 +72,39 @@ def measure(
     quick: bool = False,
     say: Callable[[str], object] = str,
 ) -> Document:
-    """Everything about the methods, one row a method and run."""
+    """Everything about the methods, one row a method and run.
+
+    After Ctrl-C the rest are rows that say so, and the settings' ``stopped`` is true.
+
+    Raises:
+        KeyboardInterrupt: before anything was measured.
+    """
     if threads:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: list[Row] = []
     watch = Watch()
+    stopped = False
     with tempfile.TemporaryDirectory() as scratch:
         folder = graphs or Path(scratch)
-        for group in GROUPS:
-            chosen = [method for method in group if method in methods]
-            subjects: list[Subject] = []
-            for method in chosen:
-                wanted, left_out = split_runs(method, runs, folder, quick)
-                rows += [unmeasured(method, run, f"not measured: {why}") for run, why in left_out.items()]
-                if not wanted:
-                    continue
-                say(f"{method}: building")
-                try:
-                    opened = open_subjects(method, wanted, folder, device, threads, nuclei)
-                except ImportError as error:
-                    why = f"not measured: {error}; pip install 'pnseg[peers]'"
-                    rows += [unmeasured(method, run, why) for run in wanted]
-                    continue
-                subjects += [each for each in opened if isinstance(each, Subject)]
-                rows += [
-                    unmeasured(x.method, x.run, f"not measured: {x.why}") for x in opened if isinstance(x, Missing)
-                ]
-            rows += list(measure_group(subjects, protocol, nuclei, sweep, batches, device, watch, say))
-            subjects.clear()
-            gc.collect()
+        split = {method: split_runs(method, runs, folder, quick) for method in methods}
+        for method, (_, left_out) in split.items():
+            rows += [unmeasured(method, run, f"not measured: {why}") for run, why in left_out.items()]
+        try:
+            for group in GROUPS:
+                wanted = {method: split[method][0] for method in group if method in methods}
+                subjects, missing = open_group(wanted, folder, device, threads, nuclei, say)
+                rows += missing
+                rows += measure_group(subjects, protocol, nuclei, sweep, batches, device, watch, say)
+                subjects.clear()
+                gc.collect()
+        except KeyboardInterrupt:
+            if not any(row.latency for row in rows):
+                raise
+            stopped = True
+            done = {(row.method, row.run) for row in rows}
+            left = [(method, run) for method, (able, _) in split.items() for run in able if (method, run) not in done]
+            rows += [unmeasured(*each, "not measured: interrupted before") for each in left]
     rows.sort(key=lambda row: (METHODS.index(row.method), RUNS.index(row.run)))
     return document(
         "table5",
@@ -110,11 +114,36 @@ def measure(
         nuclei=nuclei,
         device=device,
         quick=quick,
+        stopped=stopped,
         sweep=list(sweep),
         batches=list(batches),
         threads=threads,
         how=HOW.format(nuclei=nuclei),
     )
+
+
+def open_group(
+    wanted: Mapping[str, tuple[str, ...]],
+    folder: Path,
+    device: str,
+    threads: int | None,
+    nuclei: int,
+    say: Callable[[str], object],
+) -> tuple[list[Subject], list[Row]]:
+    """What is to take turns, of method → runs; and rows of what cannot run here."""
+    subjects: list[Subject] = []
+    missing: list[Missing] = []
+    for method, runs in wanted.items():
+        if not runs:
+            continue
+        say(f"{method}: building")
+        try:
+            opened = open_subjects(method, runs, folder, device, threads, nuclei)
+        except ImportError as error:
+            opened = [Missing(method, run, f"{error}; pip install 'pnseg[peers]'") for run in runs]
+        subjects += [each for each in opened if isinstance(each, Subject)]
+        missing += [each for each in opened if isinstance(each, Missing)]
+    return subjects, [unmeasured(each.method, each.run, f"not measured: {each.why}") for each in missing]
 
 
 def split_runs(method: str, runs: Sequence[str], folder: Path, quick: bool) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -142,7 +171,11 @@ def measure_group(
     watch: Watch,
     say: Callable[[str], object],
 ) -> Iterator[Row]:
-    """Rows of methods that take turns."""
+    """Rows of methods that take turns.
+
+    Raises:
+        Interrupted: by Ctrl-C, after the rows of the rounds that had counted, without sweep and throughput.
+    """
     if not subjects:
         return
     tile = make_tile(nuclei)
@@ -150,7 +183,11 @@ def measure_group(
     stages: dict[str, list[Stages]] = {key(s): [] for s in subjects}
     say(f"{len(subjects)} runs take turns")
     calls = {key(s): _recorded(s, tile, stages[key(s)]) for s in subjects}
-    taken = latencies(calls, protocol, wait, watch)
+    interrupted: Interrupted | None = None
+    try:
+        taken = latencies(calls, protocol, wait, watch)
+    except Interrupted as error:
+        taken, interrupted, sweep, batches = error.latencies, error, (), ()
     for subject in subjects:
         name = key(subject)
         counted = stages[name][-taken[name].runs :]
@@ -173,6 +210,8 @@ def measure_group(
             difference=subject.difference,
             measured=True,
         )
+    if interrupted:
+        raise interrupted
 
 
 def key(subject: Subject) -> str:
@@ -276,11 +315,14 @@ def table5(
 ) -> None:
     """Measure StarDist, HoVer-Net, CPP-Net, PointNu-Net, CellViT-B and PromptNucSeg, as in the paper's Table 5.
 
-    On a GPU all of it runs there, TensorRT included; without one the figures are the CPU's.
+    On a GPU all of it runs there, TensorRT included; without one the figures are the CPU's. Ctrl-C keeps what has
+    been measured.
     """
     changes = {name: value for name, value in (("rounds", rounds), ("seconds", seconds)) if value is not None}
     base = QUICK if quick else FULL
     protocol = base.model_copy(update=changes | {"least": min(base.least, rounds or base.rounds)})
+    for folder in filter(None, (out and out.parent, graphs)):  # not after the measuring
+        make_folder(folder)
     console = Console(stderr=True, highlight=False)
     with console.status("building") as status:
         found = measure(
@@ -301,6 +343,8 @@ def table5(
         click.echo(found.model_dump_json(indent=1))
     else:
         print_table(found, Console(highlight=False))
+    if found.settings["stopped"]:
+        raise KeyboardInterrupt
 
 
 #: What a terminal of 80 columns has room for; the JSON and the report have all.

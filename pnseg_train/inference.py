@@ -32,12 +32,20 @@ OF_POINTS = ("sensitivity", "region_filter", "pad_multiple", "nms_radius")
 JUDGING_POINTS = (*OF_POINTS, "colour_blur")
 
 
-def torch_sessions(prompter: Prompter, segmentor: Segmentor) -> Sessions:
-    """The three networks under the names and tensors of an exported bundle."""
+def torch_sessions(prompter: Prompter, segmentor: Segmentor, device: torch.device | None = None) -> Sessions:
+    """The three networks under the names and tensors of an exported bundle.
+
+    Args:
+        device: where both networks are, and arrays are taken to and from; None for the CPU.
+    """
+
+    def encode(image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {k: v for k, v in segmentor.encode(image)._asdict().items() if v is not None}
+
     return Sessions(
-        prompter=_runner(lambda image: prompter(image)._asdict()),
-        encoder=_runner(lambda image: {k: v for k, v in segmentor.encode(image)._asdict().items() if v is not None}),
-        decoder=_runner(lambda **tensors: _decode(segmentor, **tensors)),
+        prompter=_runner(lambda image: prompter(image)._asdict(), device),
+        encoder=_runner(encode, device),
+        decoder=_runner(lambda **tensors: _decode(segmentor, **tensors), device),
     )
 
 

@@ -6,12 +6,14 @@ import types
 import pytest
 
 from benchmarks import device, subjects
-from benchmarks.device import device_bundle, device_predict, sensitivity_for, with_engines
+from benchmarks.device import device_bundle, device_predict, tile_sensitivity, with_engines
 from benchmarks.runs import ENGINES, Engine
 from benchmarks.subjects import Missing, open_subjects
 from benchmarks.tiles import make_tile
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError
+from pnseg_runtime.options import Options
+from pnseg_runtime.segmenter import Segmenter
 
 GRAPHS = Engine("", "float16", "rtx", graphs=True)
 
@@ -34,7 +36,7 @@ def gpu(monkeypatch):
     module = types.ModuleType(device.SEGMENTER)
     module.DeviceSegmenter = DeviceSegmenter
     monkeypatch.setitem(sys.modules, device.SEGMENTER, module)
-    monkeypatch.setattr(device, "sensitivity_for", lambda bundle, tile: tile.nuclei / 100)
+    monkeypatch.setattr(device, "tile_sensitivity", lambda bundle, tile: tile.nuclei / 100)
     return opened
 
 
@@ -46,10 +48,10 @@ def test_each_number_of_nuclei_is_opened_once_with_its_own_sensitivity(gpu):
     assert gpu == [(None, True), "closed", (0.03, True), (0.24, True)]
 
 
-def test_sensitivity_is_searched_until_the_wanted_number_is_found():
-    tile = make_tile(24)
-    value = sensitivity_for(Bundle.open("nano"), tile, points=lambda s: round(10 * (s + 1)))
-    assert round(10 * (value + 1)) == pytest.approx(24, abs=1)
+def test_a_tiles_sensitivity_finds_about_its_nuclei():
+    bundle, tile = Bundle.open("nano"), make_tile(24)
+    found = Segmenter(bundle, Options(sensitivity=tile_sensitivity(bundle, tile))).predict(tile.image)
+    assert len(found) == pytest.approx(24, abs=1)
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
 """Counts of what runs are those of the calls that a prediction makes."""
 
+from typing import NamedTuple
+
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.limit import macs_of_calls
 from benchmarks.promptnucseg import exported_macs, passes, plain_counts
@@ -11,6 +15,7 @@ from benchmarks.tiles import make_tile
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
+from pnseg_train.inference import torch_sessions
 
 
 @pytest.mark.parametrize("negatives", [0, 1])
@@ -47,3 +52,19 @@ def test_a_runs_count_is_of_the_tiles_nuclei_and_the_methods_is_not(run, tmp_pat
 def test_a_batch_without_nuclei_is_not_encoded(tmp_path):
     (subject,) = open_subjects("PromptNucSeg-nano", (ORT,), tmp_path, threads=1, nuclei=0)
     assert subject.networks(2)() == []
+
+
+def test_arrays_are_taken_to_the_networks_device_and_back():
+    seen = []
+
+    class Output(NamedTuple):
+        points: torch.Tensor
+
+    def prompter(image):
+        seen.append(image.device.type)
+        return Output(torch.ones(2))
+
+    sessions = torch_sessions(prompter, None, torch.device("meta"))
+    assert sessions.prompter({"image": np.zeros((1, 3, 8, 8), np.float32)})["points"].tolist() == [1, 1]
+    torch_sessions(prompter, None).prompter({"image": np.zeros(1, np.float32)})
+    assert seen == ["meta", "cpu"]
