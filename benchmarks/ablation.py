@@ -255,7 +255,7 @@ class Lab:
         """The best checkpoint of a training, made now if it is not there.
 
         Raises:
-            PnsegError: the folder holds a training of other settings, data or start.
+            PnsegError: the training fails, or the folder holds one of other settings, data or start.
         """
         if key == AS_GIVEN:
             return self.segmentor
@@ -265,7 +265,9 @@ class Lab:
         made = json.dumps(self.training_settings(key), indent=1)
         if not (folder / "done").is_file():
             start = time.perf_counter()
-            subprocess.run(self.command(key), check=True)  # noqa: S603
+            done = subprocess.run(self.command(key), check=False)  # noqa: S603
+            if done.returncode:
+                raise PnsegError(f"{folder}: its training failed; mend what it says above, and run the same command.")
             (folder / "settings.json").write_text(made + "\n", encoding="utf-8")
             (folder / "done").write_text(f"{steps} steps, {time.perf_counter() - start:.0f} s\n", encoding="utf-8")
         elif not (folder / "settings.json").is_file() or (folder / "settings.json").read_text().strip() != made:

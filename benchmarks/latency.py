@@ -346,13 +346,25 @@ def latency(
             rows += measure(size, subject, image, count, made, threads, Protocol(warmup=1, rounds=repeats), int8)
             show([row for row in rows if row.method == subject], to_stderr=as_json)
     ratio_of = summary(rows, threads)
+    protocol = Protocol(warmup=1, rounds=rounds or image_rounds)
+    found = document(
+        "latency",
+        rows,
+        protocol,
+        size=size,
+        nuclei=nuclei,
+        image_nuclei=image_nuclei,
+        image_side=image_side,
+        image_rounds=image_rounds,
+        threads=threads,
+        int8=int8,
+    )
     if as_json:
-        protocol = Protocol(warmup=1, rounds=rounds or image_rounds)
-        found = document("latency", rows, protocol, size=size, threads=threads, image_rounds=image_rounds)
         click.echo(json.dumps({**ratio_of, **found.model_dump(mode="json")}, indent=1))
         return
     for name, value in ratio_of.items():
         click.echo(f"{name:14} {'–' if value is None else f'{value:.2f}×'}")
+    click.echo(f"{found.machine.title}; {threads} threads; measured {found.machine.time}.")
 
 
 def show(rows: list[Row], to_stderr: bool) -> None:

@@ -21,6 +21,7 @@ from benchmarks.tables import (
     PRINTED,
     SPEED,
     Columns,
+    busy,
     cells,
     counted,
     explain,
@@ -31,6 +32,7 @@ from benchmarks.tables import (
     some,
 )
 from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.outputs.atomic import all_or_none, make_folder
 
 Cells = tuple[str, ...]
 
@@ -66,16 +68,6 @@ def headline(document: Document) -> Iterator[str]:
 def roof_rows(nuclei: int) -> list[Cells]:
     """The model's rows for PromptNucSeg-B."""
     return [roofline_cells(row) for row in model("B", max(nuclei, 1))]
-
-
-def busy(document: Document) -> Iterator[str]:
-    """A warning where other processes had a share of the machine."""
-    machine = document.machine
-    if machine.load_1m > 1.5 * machine.usable:
-        yield (
-            f"The machine was not quiet: {machine.load_1m:.0f} processes wanted its {machine.usable} cores. All "
-            "methods took turns, so read the ratios between them; the milliseconds are too high."
-        )
 
 
 def machine_lines(document: Document) -> list[str]:
@@ -213,7 +205,10 @@ def report(file: Path, out: Path, title: str) -> None:
     document = read_document(file)
     if document.benchmark != "table5":
         raise PnsegError(f"{file}: is of {document.benchmark}; give the JSON of table5.")
+    make_folder(out)
     draw(document, out)
-    (out / "report.md").write_text(as_markdown(document, title), "utf-8")
-    (out / "report.html").write_text(as_html(document, title, out), "utf-8")
+    pages = {"report.md": as_markdown(document, title), "report.html": as_html(document, title, out)}
+    with all_or_none(out / name for name in pages) as streams:
+        for stream, text in zip(streams, pages.values(), strict=True):
+            stream.write(text.encode())
     click.echo(f"{out / 'report.html'} and report.md")

@@ -23,7 +23,7 @@ from benchmarks.paper import TABLE5
 from benchmarks.protocol import Document, Interrupted, Latency, Protocol, Row, Watch, document, latencies, throughputs
 from benchmarks.runs import EAGER, RIVAL_RUNS, RUNS
 from benchmarks.subjects import METHODS, SIZES, Missing, Stages, Subject, open_subjects
-from benchmarks.tables import COUNTS, PRINTED, SPEED, counted, explain, grid, measured, not_measured, without
+from benchmarks.tables import COUNTS, PRINTED, SPEED, busy, counted, explain, grid, measured, not_measured, without
 from benchmarks.tiles import TYPICAL, Tile, make_tile
 from pnseg_runtime.outputs.atomic import make_folder
 
@@ -111,6 +111,8 @@ def measure(
         rows,
         protocol,
         watch,
+        methods=list(methods),
+        runs=list(runs),
         nuclei=nuclei,
         device=device,
         quick=quick,
@@ -363,6 +365,8 @@ def print_table(found: Document, console: Console) -> None:
         console.print()
     for text in not_measured(found):
         console.print(text)
+    for text in busy(found):
+        console.print(f"\n{text}", style="bold")
     console.print(f"\n{found.settings['how']}", style="dim")
     console.print(f"{found.machine.title}; measured {found.machine.time}.", style="dim")
     for row in methods:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.table import Table
@@ -147,3 +147,13 @@ def explain(row: Row) -> str:
         f"{extra['paper_way_gmacs']:.1f} G ({extra['gmacs_off_percent']:+.1f}%); {extra['difference']}. "
         f"Origin: {extra['origin']}."
     )
+
+
+def busy(document: Document) -> Iterator[str]:
+    """A warning where other processes had a share of the machine."""
+    machine = document.machine
+    if machine.load_1m > 1.5 * machine.usable:
+        yield (
+            f"The machine was not quiet: {machine.load_1m:.0f} processes wanted its {machine.usable} cores. All "
+            "methods took turns, so read the ratios between them; the milliseconds are too high."
+        )

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -55,6 +56,7 @@ def lab(tmp_path, monkeypatch):
     def train(command, check):
         commands.append(command)
         write_checkpoint(Path(command[command.index("--out") + 1]) / "best")
+        return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(ablation.subprocess, "run", train)
     commands: list[list[str]] = []
@@ -103,6 +105,15 @@ def test_rows_predict_alike_but_for_what_they_are_about_whatever_their_segmentor
     assert rows[4] == replace(first, region_filter=True, negatives=1)
     assert (first.nms_overlap, first.enlarged_blur) == (None, (0, 0))
     assert {mpp for *_, mpp in evaluated} == {"model"}
+
+
+def test_a_training_that_fails_is_told_in_a_sentence_and_not_taken_for_done(lab, monkeypatch):
+    lab, _, evaluated = lab
+    monkeypatch.setattr(ablation.subprocess, "run", lambda command, check: SimpleNamespace(returncode=1))
+    for _ in range(2):
+        with pytest.raises(PnsegError, match=r"out/prompter: its training failed; mend what it says above"):
+            lab.run(TABLE_6[0])
+    assert not evaluated
 
 
 def test_an_override_is_of_every_row(lab):

@@ -8,13 +8,16 @@ from benchmarks import latency
 from benchmarks.latency import (
     SAMPLES,
     cache_of_one,
+    export_pair,
     keeps,
+    open_calls,
     ratios,
     same_pixels,
     sample_image,
     sample_tile,
     show,
     summary,
+    without_int8,
 )
 from benchmarks.limit import macs_a_second, macs_of_calls
 from benchmarks.networks import random_pair
@@ -94,6 +97,27 @@ def test_the_ratios_that_count_are_of_equal_masks_and_of_precisions_that_keep_na
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "OpenVINO bfloat16" in shown.err
+
+
+def test_eight_bit_runs_that_are_left_out_have_a_reason():
+    nano = Bundle.open("nano")
+    with_graphs = nano.manifest.model_copy(update={"variants": {"int8": nano.manifest.graphs}})
+    assert without_int8(Bundle(Path("made"), with_graphs), wanted=True) == ""
+    assert without_int8(Bundle(Path("made"), with_graphs), wanted=False) == "--no-int8"
+    assert without_int8(Bundle(Path("made"), nano.manifest), wanted=True).startswith(
+        "made: made with --no-int8; remove"
+    )
+
+
+@pytest.mark.slow
+def test_a_folder_without_eight_bit_graphs_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "planted_pair", lambda size, tile: random_pair(size))
+    export_pair("nano", tmp_path, int8=False)
+    calls, _ = open_calls("nano", tmp_path, sample_tile(), 5, 1)
+    said = capsys.readouterr().err.splitlines()
+    for name in ("pnseg, OpenVINO int8", "pnseg, ONNX Runtime int8"):
+        assert name not in calls
+        assert f"{name}: left out ({tmp_path / 'runtime'}: made with --no-int8; remove it" in "".join(said)
 
 
 @pytest.mark.slow

@@ -79,6 +79,14 @@ def test_another_benchmarks_file_is_no_report(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_pages_that_cannot_be_written_are_told_in_a_sentence(tmp_path):
+    made_document().save(tmp_path / "x.json")
+    result = CliRunner().invoke(main, ["report", str(tmp_path / "x.json"), "--out", str(tmp_path / "x.json" / "out")])
+    assert result.exit_code in {1, 2}
+    assert "Error: " in result.output
+    assert not isinstance(result.exception, OSError)
+
+
 def test_a_comparison_gives_ratios_and_says_which_are_clear():
     first, second = made_document(), made_document(0.5)
     rows = {(row["method"], row["run"]): row for row in comparison(first, second)["rows"]}

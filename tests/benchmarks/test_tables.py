@@ -76,3 +76,10 @@ def test_a_row_says_what_is_known_and_has_a_dash_for_the_rest():
 def test_milliseconds_of_a_fast_run_keep_a_digit():
     row = Row(method="PromptNucSeg-B", run="TensorRT FP16", latency=Latency.of([0.00312, 0.00312]), fps=320.5)
     assert cells(row, some(SPEED, "p50 ms", "p5–p95 ms")) == ("3.1", "3.1–3.1")
+
+
+def test_a_machine_that_was_not_quiet_is_said_to_be_so_on_the_terminal():
+    document = made_document()
+    for load, said in ((1.0, False), (9.0, True)):
+        machine = document.machine.model_copy(update={"load_1m": load, "usable": 2})
+        assert ("The machine was not quiet" in shown(document.model_copy(update={"machine": machine}), 132)) == said
