@@ -43,7 +43,7 @@ def write_graph(
     data = path.with_name(f"{path.name}.data")
     for old in (path, data):
         old.unlink(missing_ok=True)
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST:
+    if _weight(model) > LARGEST:
         convert_model_to_external_data(model, location=data.name, size_threshold=SMALLEST)
         onnx.external_data_helper.write_external_data_tensors(model, str(path.parent))
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -64,18 +64,41 @@ def read_graph(path: Path, weights: bool = True) -> onnx.ModelProto:
     return onnx.load(path, load_external_data=weights)
 
 
+def write_scratch(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph that is needed for a moment only; weights too large for one file go beside it."""
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=_weight(model) > LARGEST, location=data.name)
+
+
 def tensor_census(model: onnx.ModelProto) -> dict[str, int]:
     """Element type → number of tensors in a graph: inputs, weights and what nodes give out."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+        kinds = element_types(model)
     except onnx.shape_inference.InferenceError:
-        inferred = model
-    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
-    for value in (*model.graph.input, *model.graph.output):
-        kinds[value.name] = value.type.tensor_type.elem_type
+        kinds = _told_types(model)
     kinds |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     names = {name: onnx.TensorProto.DataType.Name(kind).lower() for name, kind in kinds.items()}
     return dict(sorted(Counter(names.values()).items()))
+
+
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Tensor → its ONNX element type, as far as it can be inferred: inputs, outputs and what nodes give out."""
+    return _told_types(inferred(model))
+
+
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without large weights in which types and shapes stand for all tensors that tell theirs.
+
+    Raises:
+        onnx.shape_inference.InferenceError: they contradict each other.
+    """
+    return onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
+
+
+def _told_types(model: onnx.ModelProto) -> dict[str, int]:
+    graph = model.graph
+    return {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -93,3 +116,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return copy
+
+
+def _weight(model: onnx.ModelProto) -> int:
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)

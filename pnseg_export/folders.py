@@ -53,8 +53,24 @@ def is_bundle(folder: Path) -> bool:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a bundle's ``manifest.json``."""
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    """Write a bundle's ``manifest.json``; who reads it meanwhile reads the old one or the new one."""
+    with renewed_manifest(folder, manifest):
+        pass
+
+
+@contextmanager
+def renewed_manifest(folder: Path, manifest: Manifest) -> Iterator[None]:
+    """Write a bundle's manifest beside ``manifest.json``, whose place it takes when the body is through.
+
+    So a disk that is full says so before the body replaces files that the old manifest names.
+    """
+    scratch = folder / f".{MANIFEST_NAME}"
+    try:
+        scratch.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        yield
+        scratch.replace(folder / MANIFEST_NAME)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _check(out: Path, overwrite: bool, kind: str, recognises: Callable[[Path], bool]) -> None:

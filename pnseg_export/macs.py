@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pnseg_export.files import read_graph
 from pnseg_export.shapes import bytes_of, shape_of, tensor_types
 from pnseg_runtime.errors import PnsegError
 
@@ -71,7 +72,7 @@ def file_cost(path: Path, sizes: Mapping[str, int]) -> Cost:
         PnsegError: not an ONNX file; or see :func:`graph_cost`.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = read_graph(path, weights=False)
     except (OSError, DecodeError) as error:
         raise PnsegError(f"{path}: cannot be read as an ONNX file ({error}); export the bundle again.") from error
     return graph_cost(model, sizes)

@@ -23,6 +23,7 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from pnseg_export.bundle import export_graphs
+from pnseg_export.files import read_graph
 from pnseg_export.graphs.absorbed_attention import scale
 from pnseg_export.graphs.rewrites import TARGETS, Rewrites
 from pnseg_runtime.bundle import Bundle
@@ -189,6 +190,6 @@ def _constants(files: Iterable[Path]) -> Constants:
     return {
         (graph, tensor.name): numpy_helper.to_array(tensor)
         for graph, file in zip(GRAPHS, files, strict=True)
-        for tensor in onnx.load(file).graph.initializer
+        for tensor in read_graph(file).graph.initializer
         if tensor.data_type == onnx.TensorProto.FLOAT
     }

@@ -17,10 +17,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pnseg_export.files import without_weights
+from pnseg_export.files import element_types, write_scratch
 from pnseg_export.layers import layer_of
 from pnseg_export.precision.feeds import Arrays
-from pnseg_export.precision.int8 import save
 from pnseg_runtime.sessions.onnxruntime import open_session
 
 #: Precision → error, as a share of a tensor's spread, that its rounding alone stays below in a sound graph.
@@ -86,7 +85,7 @@ def tensor_errors(reference: onnx.ModelProto, candidate: onnx.ModelProto, calls:
         runs = []
         for index, model in enumerate((reference, candidate)):
             path = Path(scratch) / f"{index}.onnx"
-            save(_exposing(model, shared), path)
+            write_scratch(_exposing(model, shared), path)
             runs.append(open_session(path))
         for call in calls:
             expected, given = (run({name: call[name] for name in _inputs(reference)}) for run in runs)
@@ -109,10 +108,8 @@ def _inputs(model: onnx.ModelProto) -> list[str]:
 
 
 def _floats(model: onnx.ModelProto) -> list[str]:
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
-    values = (*inferred.value_info, *inferred.output)
-    float_ = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    return [name for node in model.graph.node for name in node.output if name in float_]
+    kinds = element_types(model)
+    return [name for node in model.graph.node for name in node.output if kinds.get(name) == onnx.TensorProto.FLOAT]
 
 
 def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -17,7 +17,8 @@ from filelock import FileLock
 from pnseg_export.engines.job import Built, Job
 from pnseg_export.engines.profiles import Buckets, profiles
 from pnseg_export.engines.targets import Target
-from pnseg_export.files import read_graph, without_weights
+from pnseg_export.files import element_types, read_graph
+from pnseg_export.folders import renewed_manifest
 from pnseg_runtime.bundle import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -136,11 +137,9 @@ def _put(bundle: Path, engine: EngineFile, folder: Path) -> None:
         manifest = read_manifest(bundle / MANIFEST_NAME)
         others = [other for other in manifest.engines if other.file != engine.file]
         changes = {"format_version": FORMAT_VERSION, "engines": [*others, engine]}
-        scratch = bundle / f".{MANIFEST_NAME}"
-        scratch.write_text(manifest.model_copy(update=changes).model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (folder / "engine").replace(bundle / engine.file)
-        (folder / "log").replace(bundle / engine.log.file)
-        scratch.replace(bundle / MANIFEST_NAME)
+        with renewed_manifest(bundle, manifest.model_copy(update=changes)):
+            (folder / "engine").replace(bundle / engine.file)
+            (folder / "log").replace(bundle / engine.log.file)
 
 
 def run(job: Job, folder: Path, logs: Path) -> Built:
@@ -185,9 +184,7 @@ def _death(code: int, errors: str) -> str:
 
 def expected_types(model: onnx.ModelProto) -> tuple[int, int]:
     """Half-precision products and quantised tensors of a graph."""
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.output)}
-    half = onnx.TensorProto.FLOAT16
+    kinds, half = element_types(model), onnx.TensorProto.FLOAT16
     products = [node for node in model.graph.node if node.op_type in PRODUCTS]
     return (
         sum(kinds.get(node.output[0]) == half for node in products),

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from pnseg_export.files import read_graph, without_weights, write_graph
+from pnseg_export.files import element_types, read_graph, write_graph
 from pnseg_export.layers import layer_of
 from pnseg_export.precision.feeds import Feeds, record, stress_tiles
 from pnseg_export.precision.int8 import phases
@@ -142,9 +142,7 @@ def near_overflow(model: onnx.ModelProto, largest: Mapping[str, float]) -> dict[
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
-    values = (*inferred.input, *inferred.output, *inferred.value_info)
-    found = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT}
+    found = {name for name, kind in element_types(model).items() if kind == FLOAT}
     return found | {tensor.name for tensor in model.graph.initializer if tensor.data_type == FLOAT}
 
 

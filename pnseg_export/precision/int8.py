@@ -23,7 +23,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-from pnseg_export.files import read_graph, without_weights
+from pnseg_export.files import inferred, read_graph, write_scratch
 from pnseg_export.precision.feeds import Arrays
 from pnseg_runtime.bundle import GraphName
 from pnseg_runtime.sessions.onnxruntime import open_session
@@ -127,9 +127,8 @@ def quantised(model: onnx.ModelProto, ranges: TensorsData, nodes: Sequence[str],
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True)
     del copy.graph.value_info[:]
-    copy.graph.value_info.extend(inferred.graph.value_info)
+    copy.graph.value_info.extend(inferred(model).graph.value_info)
     add_infer_metadata(copy)  # or the quantiser writes and reads the whole graph to infer shapes once more
     with _quiet():
         quantizer = QDQQuantizer(
@@ -201,7 +200,7 @@ def layer_errors(
     with tempfile.TemporaryDirectory() as scratch:
         trial = Path(scratch) / "trial.onnx"
         for done, name in enumerate(names, start=1):
-            save(quantised(model, ranges, [name], scheme), trial)
+            write_scratch(quantised(model, ranges, [name], scheme), trial)
             quantised_run = open_session(trial)
             first = output_error(expected[:1], [quantised_run(calls[0])])
             clear = not tolerance / CLEAR < first < tolerance * CLEAR
@@ -228,14 +227,6 @@ def too_sensitive(errors: Mapping[str, float], tolerance: float) -> dict[str, st
         for name, error in errors.items()
         if not error <= tolerance  # nor is NaN
     }
-
-
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph that is needed for a moment only."""
-    data = path.with_name(f"{path.name}.data")
-    data.unlink(missing_ok=True)
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 1 << 30
-    onnx.save(model, path, save_as_external_data=large, location=data.name)
 
 
 class _quiet:  # noqa: N801 - reads as a verb

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import onnx
 
-from pnseg_export.files import read_graph, without_weights
+from pnseg_export.files import element_types, read_graph, write_scratch
 from pnseg_export.precision.feeds import Arrays
-from pnseg_export.precision.int8 import save
 from pnseg_runtime.sessions.onnxruntime import open_session
 
 #: Half precision ends here.
@@ -23,9 +22,7 @@ def peaks(path: Path, calls: Sequence[Arrays]) -> dict[str, float]:
     The graph gets two reductions a tensor, so that no tensor itself is kept.
     """
     model = read_graph(path)
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
-    float_ = onnx.TensorProto.FLOAT
-    known = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
+    known, float_ = element_types(model), onnx.TensorProto.FLOAT
     names = [name for node in model.graph.node for name in node.output if known.get(name) == float_]
     del model.graph.output[:]
     for name in names:
@@ -35,7 +32,7 @@ def peaks(path: Path, calls: Sequence[Arrays]) -> dict[str, float]:
             model.graph.output.append(onnx.helper.make_tensor_value_info(output, float_, []))
     found = dict.fromkeys(names, 0.0)
     with tempfile.TemporaryDirectory() as scratch:
-        save(model, Path(scratch) / "peaks.onnx")
+        write_scratch(model, Path(scratch) / "peaks.onnx")
         run = open_session(Path(scratch) / "peaks.onnx")
         for call in calls:
             for output, value in run(call).items():

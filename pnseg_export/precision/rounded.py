@@ -17,8 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from pnseg_export.files import read_graph, without_weights
-from pnseg_export.precision.int8 import save
+from pnseg_export.files import element_types, read_graph, write_scratch
 from pnseg_runtime.bundle import Bundle, GraphName
 from pnseg_runtime.sessions import Runner, Sessions
 from pnseg_runtime.sessions.onnxruntime import open_session
@@ -28,9 +27,7 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """The float32 twin of a half-precision graph, with the same names of tensors."""
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
-    values = (*inferred.input, *inferred.output, *inferred.value_info)
-    halves = {value.name for value in values if value.type.tensor_type.elem_type == HALF}
+    halves = {name for name, kind in element_types(model).items() if kind == HALF}
     twin = onnx.ModelProto()
     twin.CopyFrom(model)
     halves |= {name for node in twin.graph.node for step in _steps(node, halves)[2:-1] for name in step.output}
@@ -88,7 +85,7 @@ def rounded_sessions(bundle: Bundle, threads: int | None = None) -> Sessions:
     with tempfile.TemporaryDirectory() as scratch:
         for name in get_args(GraphName):
             path = Path(scratch) / f"{name}.onnx"
-            save(rounded(read_graph(bundle.path(name, "float16"))), path)
+            write_scratch(rounded(read_graph(bundle.path(name, "float16"))), path)
             runners[name] = open_session(path, threads)
     reason = "half precision is rounded as on a GPU"
     return Sessions(runners["prompter"], runners["encoder"], runners["decoder"], precision="float16", reason=reason)

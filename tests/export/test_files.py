@@ -6,7 +6,7 @@ import pytest
 from onnx import helper
 
 from pnseg_export import files
-from pnseg_export.files import read_graph, tensor_census, write_graph
+from pnseg_export.files import element_types, read_graph, tensor_census, write_graph, write_scratch
 from pnseg_export.layers import SCOPES, layer_of, name_nodes
 from pnseg_export.precision.float16 import halve
 from pnseg_runtime.sessions.onnxruntime import open_session
@@ -73,6 +73,25 @@ def test_the_census_counts_every_tensor_by_its_type():
     assert tensor_census(made.layers()) == {"float": 7 + 2 + 11}  # weights, inputs, what nodes give out
     census = tensor_census(halve(made.layers())[0])
     assert set(census) == {"float", "float16"}
+
+
+def test_types_are_told_of_all_that_comes_in_and_is_given_out():
+    model = made.layers()
+    names = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]
+    assert set(names) <= set(element_types(model))
+    assert {element_types(model)[name] for name in names} == {onnx.TensorProto.FLOAT}
+    half = element_types(halve(model)[0])
+    assert (half["c1"], half["sine"]) == (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT)
+
+
+def test_a_graph_of_a_moment_leaves_large_weights_beside_it_and_none_of_an_earlier_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as limited:
+        limited.setattr(files, "LARGEST", 100)
+        write_scratch(made.layers(), tmp_path / "trial.onnx")
+    assert (tmp_path / "trial.onnx.data").is_file()
+    open_session(tmp_path / "trial.onnx")
+    write_scratch(made.layers(), tmp_path / "trial.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["trial.onnx"]
 
 
 def test_nodes_are_named_after_their_weights_or_the_module_around_them():

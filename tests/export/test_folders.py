@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from pnseg_export import bundle as exporting
 from pnseg_export.bundle import export_bundle
 from pnseg_export.cli import export as export_verb
-from pnseg_export.folders import is_bundle, new_folder
+from pnseg_export.folders import is_bundle, new_folder, renewed_manifest, write_manifest
 from pnseg_export.precision import variants
 from pnseg_export.triton.repository import export_triton
 from pnseg_runtime.bundle import MANIFEST_NAME, SHIPPED, Bundle
@@ -153,6 +153,25 @@ def test_a_body_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write()
     assert everything_in(tmp_path) == before
+
+
+def test_a_manifest_is_the_old_one_until_what_it_names_is_there(tmp_path):
+    manifest = Bundle.open("nano").manifest
+    write_manifest(tmp_path, manifest)
+    old = everything_in(tmp_path)
+    other = manifest.model_copy(update={"model": "other"})
+
+    def interrupted():
+        with renewed_manifest(tmp_path, other):
+            assert (tmp_path / MANIFEST_NAME).read_bytes() == old[MANIFEST_NAME]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+    assert everything_in(tmp_path) == old
+    write_manifest(tmp_path, other)
+    assert set(everything_in(tmp_path)) == {MANIFEST_NAME}
+    assert '"model": "other"' in (tmp_path / MANIFEST_NAME).read_text()
 
 
 def test_a_link_to_a_bundle_stays_a_link(bundle_to, tmp_path):

@@ -1,5 +1,6 @@
 """Real engines, built without a GPU; faults that must not pass for one."""
 
+import errno
 import importlib.util
 import json
 import shutil
@@ -286,6 +287,28 @@ def test_a_rebuilt_engine_never_lies_under_the_old_ones_name_while_its_digest_is
     with pytest.raises(KeyboardInterrupt):
         build_engines(Bundle.open(folder), [SM86], choices)
     assert len(Bundle.open(folder).manifest.engines) == 1
+
+
+def test_an_engine_whose_manifest_finds_no_room_leaves_the_old_one(tmp_path, monkeypatch):
+    folder = tmp_path / "nano"
+    shutil.copytree(SHIPPED / "nano", folder, ignore=shutil.ignore_patterns(".cache"))
+    monkeypatch.setattr("pnseg_export.engines.build.run", pretend)
+    choices = BuildChoices(precision="float32", graphs=("encoder",))
+    before = build_engines(Bundle.open(folder), [SM86], choices)
+
+    def other(job, folder, logs):
+        built = pretend(job, folder, logs)
+        Path(job.engine).write_bytes(b"of another builder")
+        return built
+
+    def full(path, *rest, **kept):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pnseg_export.engines.build.run", other)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        build_engines(Bundle.open(folder), [SM86], choices)
+    assert Bundle.open(folder).manifest == before
 
 
 def test_targets_are_a_library_and_a_gpu():

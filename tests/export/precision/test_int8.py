@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from pnseg_export.files import read_graph
+from pnseg_export.files import read_graph, write_scratch
 from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.rewrites import CPU, GPU
 from pnseg_export.onnx import export_graph
@@ -21,7 +21,6 @@ from pnseg_export.precision.int8 import (
     output_error,
     phases,
     quantised,
-    save,
     too_sensitive,
     unfit,
 )
@@ -144,7 +143,7 @@ def test_openvino_compiles_the_quantised_vit_and_computes_what_it_should(encoder
     model, calls = read_graph(encoder), [{"image": images(1).numpy()}]
     chosen = [name for name in layers(model) if name not in unfit(model)]
     assert sum("attention.proj" in name for name in chosen) == 3  # of windows too, which it once could not compile
-    save(quantised(model, activation_ranges(encoder, calls), chosen, SCHEMES["cpu"]), tmp_path / "int8.onnx")
+    write_scratch(quantised(model, activation_ranges(encoder, calls), chosen, SCHEMES["cpu"]), tmp_path / "int8.onnx")
     core = openvino.Core()
     core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     run = core.compile_model(core.read_model(tmp_path / "int8.onnx"), "CPU")
