@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from pnseg_runtime.clock import Clock
-from pnseg_runtime.metrics import panoptic_quality
+from pnseg_runtime.metrics import overlaps, panoptic_quality
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
@@ -23,6 +25,8 @@ Tile = NDArray[np.uint8]
 NEAR = 6.0
 #: A point with a higher score may not be lost.
 CONFIDENT = 0.6
+#: Two nuclei whose masks have a higher IoU are one, as in PQ.
+MATCH = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class TileAgreement:
         ious: (K,) IoU of the masks of nuclei that both have.
         pairs: (K, 2) their indices among the reference's and the candidate's nuclei.
         nuclei: how many the candidate has, and how many the reference.
+        matched: how many of them are the same to PQ: the IoU of their masks is over 0.5.
         pq: of the candidate's label map against the reference's.
     """
 
@@ -53,6 +58,7 @@ class TileAgreement:
     ious: NDArray[np.float64]
     pairs: NDArray[np.int64]
     nuclei: tuple[int, int]
+    matched: int
     pq: float
 
 
@@ -67,39 +73,85 @@ class Agreement:
 
     @property
     def mean_iou(self) -> float:
-        """Mean IoU of the masks of nuclei that both have; 0 where the reference has some and none is shared."""
+        """Mean IoU of the masks of nuclei that both have; 0 where the reference has some and none is shared.
+
+        NaN where it has none.
+        """
         ious = self._all("ious")
         if len(ious):
             return float(ious.mean())
-        return 0.0 if any(tile.nuclei[1] for tile in self.tiles) else 1.0
+        return 0.0 if self.nuclei_reference else float("nan")
+
+    @property
+    def nuclei(self) -> int:
+        """Nuclei of the candidate."""
+        return sum(tile.nuclei[0] for tile in self.tiles)
+
+    @property
+    def nuclei_reference(self) -> int:
+        """Nuclei of the reference."""
+        return sum(tile.nuclei[1] for tile in self.tiles)
+
+    @property
+    def pq(self) -> float:
+        """PQ of the candidate's label maps against the reference's, over the nuclei of all tiles; NaN without any.
+
+        Each nucleus counts the same, so that one in a tile that is nearly empty weighs no more than others.
+        """
+        counts = [sum(tile.nuclei) for tile in self.tiles]
+        return _share(sum(count * tile.pq for count, tile in zip(counts, self.tiles, strict=True)), sum(counts))
 
     @property
     def share_lost(self) -> float:
-        """Points lost, as a share of the reference's."""
-        lost, shared = len(self._all("lost")), len(self._all("moved"))
-        return lost / (lost + shared) if lost + shared else 0.0
+        """Points lost, as a share of the reference's; NaN where it has none."""
+        return _share(len(self._all("lost")), self._points_reference)
+
+    @property
+    def share_gained(self) -> float:
+        """Points gained, as a share of the reference's; NaN where it has none."""
+        return _share(len(self._all("gained")), self._points_reference)
+
+    @property
+    def share_nuclei_lost(self) -> float:
+        """Nuclei of the reference that match none of the candidate's, as a share of them; NaN where there are none."""
+        return _share(self.nuclei_reference - self._matched, self.nuclei_reference)
+
+    @property
+    def share_nuclei_gained(self) -> float:
+        """Nuclei of the candidate that match none of the reference's, as a share of these; NaN where there are none."""
+        return _share(self.nuclei - self._matched, self.nuclei_reference)
+
+    @property
+    def _points_reference(self) -> int:
+        return len(self._all("lost")) + len(self._all("moved"))
+
+    @property
+    def _matched(self) -> int:
+        return sum(tile.matched for tile in self.tiles)
 
     @property
     def confident_lost(self) -> int:
         """Points lost whose score is over :data:`CONFIDENT`."""
         return int((self._all("lost") > CONFIDENT).sum())
 
-    def figures(self) -> dict[str, float]:
-        """Plain numbers for a manifest or a table."""
+    def figures(self) -> dict[str, float | None]:
+        """Plain numbers for a manifest or a table; None where there is nothing to measure."""
         moved, ious = self._all("moved"), self._all("ious")
         return {
             "tiles": len(self.tiles),
-            "nuclei_reference": sum(tile.nuclei[1] for tile in self.tiles),
-            "nuclei": sum(tile.nuclei[0] for tile in self.tiles),
+            "nuclei_reference": self.nuclei_reference,
+            "nuclei": self.nuclei,
+            "nuclei_lost": self.nuclei_reference - self._matched,
+            "nuclei_gained": self.nuclei - self._matched,
             "points_lost": len(self._all("lost")),
             "points_lost_confident": self.confident_lost,
             "points_gained": len(self._all("gained")),
-            "points_moved_mean_px": _rounded(moved.mean() if len(moved) else 0.0),
-            "points_moved_max_px": _rounded(moved.max(initial=0.0)),
+            "points_moved_mean_px": _rounded(_over(np.mean, moved)),
+            "points_moved_max_px": _rounded(_over(np.max, moved)),
             "mask_iou_mean": _rounded(self.mean_iou),
-            "mask_iou_p5": _rounded(np.percentile(ious, 5) if len(ious) else 1.0),
-            "mask_iou_min": _rounded(ious.min(initial=1.0)),
-            "pq_against_reference": _rounded(np.mean([tile.pq for tile in self.tiles]) if self.tiles else 1.0),
+            "mask_iou_p5": _rounded(_over(partial(np.percentile, q=5), ious)),
+            "mask_iou_min": _rounded(_over(np.min, ious)),
+            "pq_against_reference": _rounded(self.pq),
         }
 
 
@@ -120,6 +172,7 @@ def compare(reference: Finding, candidate: Finding) -> TileAgreement:
     rows, columns = same_nuclei(reference, candidate)
     nuclei, others = reference.nuclei, candidate.nuclei
     first, second = near_pairs(nuclei.points, others.points)
+    maps = nuclei.instance_map(), others.instance_map()
     return TileAgreement(
         moved=np.linalg.norm(before.coords[rows].astype(np.float64) - after.coords[columns], axis=1),
         lost=np.delete(before.scores, rows),
@@ -127,7 +180,8 @@ def compare(reference: Finding, candidate: Finding) -> TileAgreement:
         ious=np.array([mask_iou(nuclei, i, others, j) for i, j in zip(first, second, strict=True)], np.float64),
         pairs=np.stack([first, second], axis=1).astype(np.int64),
         nuclei=(len(others), len(nuclei)),
-        pq=float(panoptic_quality(nuclei.instance_map(), others.instance_map())["pq"]),
+        matched=int((overlaps(*maps).iou > MATCH).sum()),
+        pq=float(panoptic_quality(*maps)["pq"]),
     )
 
 
@@ -185,5 +239,20 @@ def findings(segmenter: Segmenter, tiles: Sequence[Tile], enlargements: Sequence
     return [find(segmenter, tile, times) for tile, times in zip(tiles, enlargements, strict=True)]
 
 
-def _rounded(value: Any) -> float:
-    return round(float(value), 5)
+def shown(value: float | None) -> str:
+    """A figure as people read it."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _share(part: float, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _over(statistic: Callable[[NDArray[Any]], Any], values: NDArray[Any]) -> float:
+    return float(statistic(values)) if len(values) else float("nan")
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 5)

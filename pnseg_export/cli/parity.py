@@ -10,11 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pnseg_export.agreement import CONFIDENT
 from pnseg_export.comparison import report
 from pnseg_export.comparison.compare import Result, compare_all
 from pnseg_export.comparison.participants import participants, pytorch
 from pnseg_export.comparison.suspects import suspects
-from pnseg_export.gates import LIMITS, Limits
+from pnseg_export.gates import ENOUGH, LIMITS, Limits, told
 from pnseg_export.precision.feeds import SAMPLES, Tile, read_tiles
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import ImageError
@@ -32,7 +33,17 @@ Exit codes: 0 all within their limits, 1 something falls short, 2 wrong usage.
 """
 
 
-@click.command(epilog=EXAMPLES)
+JUDGED = ("float32", "float16", "int8")
+HELP = f"""Compare BUNDLE in all its precisions, and on every engine of this machine, with its reference.
+
+Tensors, points (moved, lost, gained), masks, and with annotations PQ and AJI. Half precision is rounded here as a GPU
+rounds it. Least mean mask IoU: {told("iou", *JUDGED)}; least PQ against the reference: {told("agreement", *JUDGED)}. No
+point with a score over {CONFIDENT:g} may be lost in {" and ".join(name for name in JUDGED if LIMITS[name].lost == 0)},
+and images in which the reference finds fewer than {ENOUGH} nuclei are no measure.
+"""
+
+
+@click.command(epilog=EXAMPLES, help=HELP)
 @click.argument("bundle")
 @click.option(
     "--images",
@@ -66,12 +77,7 @@ def parity(
     as_json: bool,
     threads: int | None,
 ) -> None:
-    """Compare BUNDLE in all its precisions, and on every engine of this machine, with its reference.
-
-    Tensors, points (moved, lost, gained), masks, and with annotations PQ and AJI. Half precision is
-    rounded here as a GPU rounds it. Least mean mask IoU: 0.999 for float32, 0.995 for float16, 0.97 for
-    int8; no point with a score over 0.6 may be lost in the first two.
-    """
+    """Compare a bundle with its reference; see :data:`HELP`."""
     opened = Bundle.open(bundle)
     tiles, samples = _open(images, split, limit, opened.manifest.mpp)
     others = participants(opened, threads)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pnseg_export.agreement import CONFIDENT, shown
 from pnseg_export.cli.options import precisions_option, tiles_option
+from pnseg_export.gates import told
 from pnseg_export.precision.feeds import read_tiles
 from pnseg_export.precision.int8 import SCHEMES
 from pnseg_export.precision.variants import Int8Choices, Reduced, add_variants
@@ -23,7 +26,16 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+JUDGED: tuple[Reduced, ...] = get_args(Reduced)
+HELP = f"""Add graphs of lower precision to BUNDLE, a bundle's folder or the name of a shipped one.
+
+They are made from the bundle's float32 graphs and judged by the nuclei found on real tiles. Against float32, the mean
+mask IoU must be at least {told("iou", *JUDGED)} and PQ at least {told("agreement", *JUDGED)}, or nothing is written;
+docs/parity.md has all limits.
+"""
+
+
+@click.command(epilog=EXAMPLES, help=HELP)
 @click.argument("bundle")
 @precisions_option("float16 for GPUs, int8 for CPUs with VNNI and for GPUs", required=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the result [default: the bundle itself].")
@@ -56,11 +68,7 @@ def quantise(
     search: bool,
     accept: bool,
 ) -> None:
-    """Add graphs of lower precision to BUNDLE, a bundle's folder or the name of a shipped one.
-
-    They are made from the bundle's float32 graphs and judged by the nuclei found on real tiles:
-    mean mask IoU with float32 of at least 0.995 (float16) or 0.97 (int8), or nothing is written.
-    """
+    """Add graphs of lower precision to a bundle; see :data:`HELP`."""
     opened = Bundle.open(bundle)
     choices = Int8Choices(SCHEMES[int8_for], tolerance, search)
     with progress() as bar:
@@ -93,8 +101,9 @@ def describe(manifest: Manifest, precision: Reduced) -> None:
             click.echo(f"{'':9} float32: {layer} ({reason})")
     figures = manifest.parity[precision]
     click.echo(
-        f"{precision} against float32 on {figures['tiles']} tiles: mask IoU {figures['mask_iou_mean']:.4f} "
-        f"(5th percentile {figures['mask_iou_p5']:.4f}), points lost {figures['points_lost']} "
-        f"(score over 0.6: {figures['points_lost_confident']}), gained {figures['points_gained']}, "
-        f"PQ {figures['pq_against_reference']:.4f}"
+        f"{precision} against float32 on {figures['tiles']} tiles: mask IoU {shown(figures['mask_iou_mean'])} "
+        f"(5th percentile {shown(figures['mask_iou_p5'])}), points lost {figures['points_lost']} "
+        f"(score over {CONFIDENT:g}: {figures['points_lost_confident']}), gained {figures['points_gained']}, "
+        f"nuclei lost {figures['nuclei_lost']}, gained {figures['nuclei_gained']}, "
+        f"PQ {shown(figures['pq_against_reference'])}"
     )

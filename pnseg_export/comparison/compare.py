@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pnseg_export.agreement import Agreement, Finding, Tile, agreement, findings
 from pnseg_export.comparison.participants import Participant
-from pnseg_export.gates import LIMITS, Limits, shortfalls
+from pnseg_export.gates import LIMITS, Limits, can_judge, shortfalls
 from pnseg_export.precision.feeds import Arrays, Feeds, record
 from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle
 from pnseg_runtime.metrics import aggregated_jaccard, panoptic_quality
@@ -46,7 +46,8 @@ class Result:
     def failures(self, limits: Limits | None = None) -> list[str]:
         """Sentences on what falls short."""
         limits = limits or LIMITS[self.precision]
-        said = [f"{self.name}: {shortfall}" for shortfall in shortfalls(self.agreement, limits)]
+        remedy = "" if can_judge(self.agreement) else "; give other --images, which show more"
+        said = [f"{self.name}: {shortfall}{remedy}" for shortfall in shortfalls(self.agreement, limits)]
         # A lower precision may be better by chance, which is no fault; half precision and float32 are the same model.
         change = self.change.get("pq", 0.0)
         apart = -change if self.precision in {"int8", "bfloat16"} else abs(change)

@@ -7,13 +7,12 @@ import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pnseg_export.agreement import Tile
+from pnseg_export.agreement import Tile, shown
 from pnseg_export.comparison.compare import Result
 from pnseg_runtime.nuclei import Nuclei
 
@@ -23,6 +22,8 @@ COLUMNS = {
     "lost": "points_lost",
     "lost > 0.6": "points_lost_confident",
     "gained": "points_gained",
+    "nuclei lost": "nuclei_lost",
+    "nuclei gained": "nuclei_gained",
     "mask IoU": "mask_iou_mean",
     "5th percentile": "mask_iou_p5",
     "PQ to reference": "pq_against_reference",
@@ -38,11 +39,7 @@ REFERENCE_COLOUR, OTHER_COLOUR = (40, 200, 60), (230, 40, 160)
 def cells(result: Result) -> dict[str, str]:
     """A result's row."""
     document = result.document()
-    return {title: _shown(document[key]) for title, key in COLUMNS.items() if key in document}
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return {title: shown(document[key]) for title, key in COLUMNS.items() if key in document}
 
 
 def as_json(bundle: str, results: Sequence[Result], failures: Sequence[str], departures: Sequence[str]) -> str:

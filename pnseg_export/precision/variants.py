@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pnseg_export.agreement import Agreement, Tile, agreement, findings
 from pnseg_export.files import read_graph, write_graph
 from pnseg_export.folders import is_bundle, new_folder, write_manifest
-from pnseg_export.gates import LIMITS, shortfalls
+from pnseg_export.gates import LIMITS, can_judge, shortfalls
 from pnseg_export.precision.feeds import Feeds, record
 from pnseg_export.precision.float16 import halve_graphs
 from pnseg_export.precision.int8 import (
@@ -44,6 +44,8 @@ REMEDIES: dict[Reduced, str] = {
     "float16": "give more --tiles, or keep them as they are by --accept",
     "int8": "lower --tolerance, give more --tiles, or keep them as they are by --accept",
 }
+
+MORE_NUCLEI = "give other --tiles, which show more"
 
 Advance = Callable[[str, int, int], None]
 
@@ -161,9 +163,9 @@ def add_variants(
             figures: dict[str, Any] = agreed.figures()
             short = shortfalls(agreed, LIMITS[precision])
             if short and not accept:
+                remedy = remedies[precision] if can_judge(agreed) else MORE_NUCLEI
                 raise PnsegError(
-                    f"{precision} graphs of {bundle.manifest.model} against float32: {'; '.join(short)}; "
-                    f"{remedies[precision]}."
+                    f"{precision} graphs of {bundle.manifest.model} against float32: {'; '.join(short)}; {remedy}."
                 )
             if precision == "float16":
                 figures["largest_values"] = highest

@@ -241,7 +241,7 @@ def test_a_bundle_that_gets_another_precision_in_its_place_is_replaced_whole(tmp
     bundle = Bundle.open(tmp_path / "mine")
     monkeypatch.setattr(variants, "record", lambda *_: None)
     monkeypatch.setattr(variants, "halve_graphs", lambda *_: (dict(bundle.manifest.graphs), {}))
-    monkeypatch.setattr(variants, "judge", lambda *_: variants.Agreement([]))
+    monkeypatch.setattr(variants, "judge", lambda *_: agreement())
     variants.add_variants(bundle, tmp_path / "mine", ["float16"], [])
     assert set(Bundle.open(tmp_path / "mine").manifest.variants) == {"float16"}
     assert (tmp_path / "mine" / "notes.txt").read_text() == "of years"

@@ -12,12 +12,24 @@ from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 
 
-def agreement(kept=100, lost=(), iou=1.0) -> Agreement:
-    """One tile, the masks and points of ``kept`` nuclei, and the scores of those that are lost."""
-    none, scores = np.zeros(0, np.float32), np.array(lost, np.float32)
-    pairs = np.zeros((kept, 2), np.int64)
+def agreement(kept=100, lost=(), iou=1.0, gained=(), unlike=0, pq=0.99) -> Agreement:
+    """One tile: masks and points of ``kept`` nuclei, of which some are ``unlike``, and scores of those lost and gained.
+
+    A point that is lost is a nucleus less; one that is gained is no nucleus.
+    """
     return Agreement(
-        [TileAgreement(np.zeros(kept), scores, none, np.full(kept, iou), pairs, (kept, kept + len(lost)), pq=0.9)]
+        [
+            TileAgreement(
+                moved=np.zeros(kept),
+                lost=np.array(lost, np.float32),
+                gained=np.array(gained, np.float32),
+                ious=np.full(kept, iou),
+                pairs=np.zeros((kept, 2), np.int64),
+                nuclei=(kept, kept + len(lost)),
+                matched=kept - unlike,
+                pq=pq,
+            )
+        ]
     )
 
 
@@ -39,6 +51,15 @@ def add(precision, agreed, out, monkeypatch, **settings):
         ("int8", agreement(kept=50, lost=[0.9] * 50), "50.0% of the points are lost, allowed is 5.0%"),
         ("int8", agreement(iou=0.96), "mean mask IoU 0.9600, at least 0.97 is needed"),
         ("int8", agreement(iou=np.nan), "mean mask IoU nan, at least 0.97 is needed"),
+        ("int8", agreement(gained=[0.3] * 30), "gained points come to 30.0% of the reference's, allowed is 5.0%"),
+        ("float16", agreement(gained=[0.3] * 2), "gained points come to 2.0% of the reference's, allowed is 1.0%"),
+        ("int8", agreement(unlike=6), "6.0% of the nuclei are lost, allowed is 5.0%"),
+        ("float16", agreement(unlike=3), "gained nuclei come to 3.0% of the reference's, allowed is 2.0%"),
+        ("int8", agreement(pq=0.92), "PQ against the reference 0.9200, at least 0.93 is needed"),
+        ("float16", agreement(pq=0.97), "PQ against the reference 0.9700, at least 0.98 is needed"),
+        ("float16", agreement(pq=np.nan), "PQ against the reference nan, at least 0.98 is needed"),
+        ("int8", agreement(kept=0), "the reference finds 0 nuclei in these images, .*; give other --tiles, which show"),
+        ("int8", agreement(kept=19), "the reference finds 19 nuclei in these images, too few to judge by"),
     ],
 )
 def test_a_precision_that_loses_nuclei_or_masks_is_kept_only_when_that_is_accepted(
