@@ -16,7 +16,7 @@ from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.prompter import PrompterGraph
 from pnseg_export.graphs.rewrites import CPU, Rewrites
 from pnseg_export.onnx import export_graph
-from pnseg_export.parity import TOLERANCE, Tile, agreement, largest, tensor_differences
+from pnseg_export.parity import LEAST_PQ, TOLERANCE, Tile, agreement, largest, overall_pq, tensor_differences
 from pnseg_runtime.bundle import Bundle, GraphFile, GraphName, Manifest, Provenance
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
@@ -104,7 +104,8 @@ def export_bundle(
         the manifest as written.
 
     Raises:
-        PnsegError: ``out`` exists and is not replaced, or a graph differs from its network by more than the tolerance.
+        PnsegError: ``out`` exists and is not replaced, a graph differs from its network by more than the tolerance, or
+            the nuclei of both differ.
     """
     for place in validation:
         open_dataset(place, split)  # what is not there is told before the work
@@ -121,7 +122,7 @@ def check(folder: Path, prompter: Prompter, segmentor: Segmentor, tiles: Sequenc
     """Largest differences from PyTorch over the tiles, for the manifest.
 
     Raises:
-        PnsegError: a difference above :data:`pnseg_export.parity.TOLERANCE`.
+        PnsegError: a difference above :data:`pnseg_export.parity.TOLERANCE`, or other nuclei than PyTorch's.
     """
     bundle = Bundle.open(folder)
     sessions = open_sessions(bundle, cache=False)
@@ -129,15 +130,20 @@ def check(folder: Path, prompter: Prompter, segmentor: Segmentor, tiles: Sequenc
     reference = Segmenter(bundle, sessions=torch_sessions(prompter, segmentor))
     differences, agreed = [], []
     for tile in tiles:
-        points = candidate.predict(tile).points
-        differences.append(tensor_differences(sessions, bundle.manifest, prompter, segmentor, tile, points))
-        agreed.append(agreement(reference, candidate, tile))
+        given = candidate.predict(tile)
+        differences.append(tensor_differences(sessions, bundle.manifest, prompter, segmentor, tile, given.points))
+        agreed.append(agreement(reference.predict(tile), given))
     found = largest(differences)
     for name, limit in TOLERANCE.items():
         if not found.get(name, 0.0) <= limit:  # nor is NaN
             raise PnsegError(
                 f"{name} of the exported graph differs from PyTorch by {found[name]:.2g}, allowed is {limit:g}."
             )
+    if not (quality := overall_pq(agreed)) >= LEAST_PQ:
+        raise PnsegError(
+            f"The nuclei of the exported graphs have a PQ of {quality:.4f} against PyTorch's, "
+            f"at least {LEAST_PQ:g} is needed."
+        )
     return {
         "tiles": len(tiles),
         "largest_difference": found,

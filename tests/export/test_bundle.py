@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from pnseg_export import bundle as exporting
 from pnseg_export.bundle import describe_pair, export_bundle
@@ -61,22 +61,48 @@ def test_an_existing_bundle_is_not_overwritten_unasked(bundle_folder, checkpoint
     assert (bundle_folder / "manifest.json").read_bytes() == before
 
 
-def test_a_graph_that_differs_from_its_network_is_not_kept(bundle_folder, checkpoints, tiles, tmp_path, monkeypatch):
+def move_points(graph: onnx.GraphProto) -> None:
+    """By half a pixel."""
+    bias = next(tensor for tensor in graph.initializer if tensor.name == "prompter.reg_head.layers.3.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([0.5, 0.0]), bias.name))
+
+
+def wipe_masks_behind_the_first_window(graph: onnx.GraphProto) -> None:
+    """Those of prompts whose ``image_index`` is not 0."""
+    for node in graph.node:
+        node.output[:] = ["masks" if name == "mask_logits" else name for name in node.output]
+    constants = {"zero": np.int64([0]), "wiped": np.float32([-50.0]), "axes": np.int64([1, 2])}
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    graph.node.extend(
+        [
+            helper.make_node("Equal", ["image_index", "zero"], ["first"]),
+            helper.make_node("Unsqueeze", ["first", "axes"], ["of_first"]),
+            helper.make_node("Where", ["of_first", "masks", "wiped"], ["mask_logits"]),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "plant", "says"),
+    [("prompter", move_points, "points"), ("decoder", wipe_masks_behind_the_first_window, "mask_logits")],
+)
+def test_a_graph_that_differs_from_its_network_is_not_kept(
+    name, plant, says, bundle_folder, checkpoints, tiles, tmp_path, monkeypatch
+):
     prompter, segmentor, manifest = describe_pair(*checkpoints)
 
     def with_a_fault(first, second, folder, *rest):
         graphs = Bundle.open(bundle_folder).manifest.graphs
         for entry in graphs.values():
             shutil.copy(bundle_folder / entry.file, folder)
-        model = onnx.load(folder / "prompter.onnx")
-        bias = next(tensor for tensor in model.graph.initializer if tensor.name == "prompter.reg_head.layers.3.bias")
-        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([0.5, 0.0]), bias.name))
-        onnx.save(model, folder / "prompter.onnx")  # half a pixel, in the graph alone
-        changed = file_entry(folder / "prompter.onnx", folder).model_dump()
-        return graphs | {"prompter": graphs["prompter"].model_copy(update=changed)}
+        model = onnx.load(folder / f"{name}.onnx")
+        plant(model.graph)
+        onnx.save(model, folder / f"{name}.onnx")  # in the graph alone
+        changed = file_entry(folder / f"{name}.onnx", folder).model_dump()
+        return graphs | {name: graphs[name].model_copy(update=changed)}
 
     monkeypatch.setattr(exporting, "export_graphs", with_a_fault)
-    with pytest.raises(PnsegError, match="points"):
+    with pytest.raises(PnsegError, match=says):
         export_bundle(prompter, segmentor, manifest, tmp_path / "wrong", tiles)
     assert not list(tmp_path.iterdir())
 
