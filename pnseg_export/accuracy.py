@@ -6,10 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_train.datasets import open_dataset
 from pnseg_train.evaluate import SHOWN, Row, mean, measure
 from pnseg_train.finder import Finder
+
+
+def check_validation(data: Sequence[Path], split: str) -> None:
+    """Refuse what :func:`accuracy` could not measure or keep apart, before the work.
+
+    Raises:
+        PnsegError: no such data set or split, or two of one name.
+    """
+    seen: dict[str, Path] = {}
+    for place in data:
+        open_dataset(place, split)
+        name = place.resolve().name
+        if name in seen:
+            raise PnsegError(f"--validate {seen[name]} and {place}: two of one name; rename one.")
+        seen[name] = place
 
 
 def accuracy(folder: Path, data: Sequence[Path], split: str) -> dict[str, Row]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pnseg_export.accuracy import accuracy
+from pnseg_export.accuracy import accuracy, check_validation
 from pnseg_export.folders import is_bundle, new_folder, write_manifest
 from pnseg_export.graphs.decoder import DecoderGraph
 from pnseg_export.graphs.encoder import EncoderGraph
@@ -22,7 +22,6 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
 from pnseg_train.checkpoints import read_card, weights_digest
-from pnseg_train.datasets import open_dataset
 from pnseg_train.inference import load_pair, manifest_of, torch_sessions
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Segmentor
@@ -104,11 +103,10 @@ def export_bundle(
         the manifest as written.
 
     Raises:
-        PnsegError: ``out`` exists and is not replaced, a graph differs from its network by more than the tolerance, or
-            the nuclei of both differ.
+        PnsegError: ``out`` exists and is not replaced, data sets are not there or have one name, a graph differs from
+            its network by more than the tolerance, or the nuclei of both differ.
     """
-    for place in validation:
-        open_dataset(place, split)  # what is not there is told before the work
+    check_validation(validation, split)
     with new_folder(out, overwrite, "bundle", is_bundle) as folder:
         manifest = manifest.model_copy(update={"graphs": export_graphs(prompter, segmentor, folder, rewrites)})
         write_manifest(folder, manifest)
