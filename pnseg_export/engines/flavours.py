@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from importlib import import_module
 from typing import Any
 
 from pnseg_export.engines.targets import Target
 from pnseg_runtime.cuda.flavours import FLAVOURS
+from pnseg_runtime.cuda.nvidia import find_driver
 from pnseg_runtime.errors import BackendError
 
 OLDEST_CLASSIC = 11
@@ -60,18 +60,10 @@ def own_architecture() -> str:
     Raises:
         BackendError: there is none.
     """
-    attributes = (75, 76)  # major and minor compute capability in CUDA's driver API
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        values = [ctypes.c_int() for _ in attributes]
-        failed = driver.cuInit(0)
-        for value, attribute in zip(values, attributes, strict=True):
-            failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
-    except OSError:
-        failed = -1
-    if failed:
+    driver = find_driver()
+    if driver.problem:
         raise BackendError(
-            "TensorRT builds for the GPU of its machine, and this one has none (or no driver); "
-            "build there, or choose a target like rtx:sm86, which needs none."
+            f"TensorRT builds for the GPU of its machine, but {driver.problem}; "
+            "build on a machine that has one, or choose a target like rtx:sm86, which needs none."
         )
-    return f"sm{values[0].value}{values[1].value}"
+    return driver.gpus[0].architecture

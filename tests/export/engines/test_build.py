@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pnseg_export.precision.float16 import halve
 from pnseg_export.precision.int8 import SCHEMES
 from pnseg_export.precision.variants import Int8Choices, quantise_graphs
 from pnseg_runtime.bundle import SHIPPED, Bundle
+from pnseg_runtime.cuda.nvidia import Driver, Gpu
 from pnseg_runtime.errors import BackendError, PnsegError
 from pnseg_runtime.images import read_image
 from tests.export import made
@@ -241,6 +243,16 @@ def test_a_library_that_is_not_there_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr(flavours, "import_module", absent)
     with pytest.raises(BackendError, match=r'pip install "pnseg\[rtx\]"'):
         flavours.load("rtx")
+
+
+def test_the_gpu_that_classic_tensorrt_builds_for_is_the_drivers_first(monkeypatch):
+    gpus = (Gpu("RTX A6000", (8, 6), 48.0), Gpu("L40S", (8, 9), 48.0))
+    monkeypatch.setattr(flavours, "find_driver", lambda: Driver((13, 0), "580.82", 0, gpus))
+    assert flavours.own_architecture() == "sm86"
+    for driver in (Driver(), Driver((13, 0), "580.82", 0), Driver((13, 0), "580.82", 803)):
+        monkeypatch.setattr(flavours, "find_driver", lambda driver=driver: driver)
+        with pytest.raises(BackendError, match=f"but {re.escape(driver.problem)}; .* choose a target like rtx:sm86"):
+            flavours.own_architecture()
 
 
 def test_a_graph_of_another_precision_is_not_built(tmp_path):
