@@ -84,6 +84,9 @@ def quantise(
         )
     for precision in precisions:
         describe(manifest, precision)
+    for engine in opened.manifest.engines:
+        if engine not in manifest.engines:
+            click.echo(f"{engine.file}: removed, as it was built of other {engine.precision} graphs; run pnseg build.")
 
 
 def progress() -> Progress:

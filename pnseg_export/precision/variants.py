@@ -136,6 +136,8 @@ def add_variants(
 ) -> Manifest:
     """Add graphs of lower precision to a bundle, once they have shown the nuclei of its float32 graphs.
 
+    Engines that were built of other graphs of such a precision go, with their logs.
+
     Args:
         bundle: an opened bundle.
         out: folder of the result; the bundle's own, or a new one.
@@ -157,6 +159,7 @@ def add_variants(
                 graphs = quantise_graphs(bundle, folder, feeds, choices or Int8Choices(), advance)
             else:
                 graphs, highest = halve_graphs(bundle, folder, feeds, advance)
+            manifest = _without_stale_engines(folder, manifest, precision, graphs)
             manifest = manifest.model_copy(update={"variants": {**manifest.variants, precision: graphs}})
             write_manifest(folder, manifest)
             agreed = judge(Bundle(folder, manifest), precision, tiles)
@@ -172,6 +175,23 @@ def add_variants(
             manifest = manifest.model_copy(update={"parity": {**manifest.parity, precision: figures}})
         write_manifest(folder, manifest)
     return manifest
+
+
+def _without_stale_engines(
+    folder: Path, manifest: Manifest, precision: Reduced, graphs: Mapping[GraphName, GraphFile]
+) -> Manifest:
+    # An engine is of the graph that the manifest names with it: of another one it would be another model.
+    before = {name: _digests(graph) for name, graph in manifest.variants.get(precision, {}).items()}
+    changed = {name for name, graph in graphs.items() if before.get(name) != _digests(graph)}
+    stale = [engine for engine in manifest.engines if engine.precision == precision and engine.graph in changed]
+    for engine in stale:
+        (folder / engine.file).unlink()
+        (folder / engine.log.file).unlink()
+    return manifest.model_copy(update={"engines": [engine for engine in manifest.engines if engine not in stale]})
+
+
+def _digests(graph: GraphFile) -> list[str]:
+    return [part.sha256 for part in (graph, *graph.data)]
 
 
 @contextmanager

@@ -1,14 +1,21 @@
 """What a lower precision must keep of the nuclei before a manifest names it."""
 
+import shutil
+from itertools import product
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from pnseg_export.agreement import Agreement, TileAgreement
+from pnseg_export.cli.quantise import quantise
+from pnseg_export.folders import write_manifest
 from pnseg_export.gates import LIMITS
 from pnseg_export.precision import variants
 from pnseg_export.precision.feeds import Feeds
 from pnseg_export.precision.variants import add_variants
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import SHIPPED, Bundle, EngineFile, file_entry
 from pnseg_runtime.errors import PnsegError
 
 
@@ -59,7 +66,7 @@ def add(precision, agreed, out, monkeypatch, **settings):
         ("float16", agreement(pq=0.97), "PQ against the reference 0.9700, at least 0.98 is needed"),
         ("float16", agreement(pq=np.nan), "PQ against the reference nan, at least 0.98 is needed"),
         ("int8", agreement(kept=0), "the reference finds 0 nuclei in these images, .*; give other --tiles, which show"),
-        ("int8", agreement(kept=19), "the reference finds 19 nuclei in these images, too few to judge by"),
+        ("int8", agreement(kept=9), "the reference finds 9 nuclei in these images, too few to judge by"),
     ],
 )
 def test_a_precision_that_loses_nuclei_or_masks_is_kept_only_when_that_is_accepted(
@@ -77,3 +84,55 @@ def test_a_precision_within_its_limits_is_kept(precision, lost, tmp_path, monkey
     manifest = add(precision, agreement(kept=100, lost=lost), tmp_path / "kept", monkeypatch)
     assert set(manifest.variants) == {precision}
     assert LIMITS[precision].share * 105 >= len(lost)
+
+
+def with_engines(folder: Path) -> Bundle:
+    """nano, its float32 graphs named as float16 too, with engines of prompter and encoder in both precisions."""
+    shutil.copytree(SHIPPED / "nano", folder, ignore=shutil.ignore_patterns(".cache"))
+    bundle = Bundle.open(folder)
+    engines, unmeasured = [], {"flavour": "rtx", "version": "1.0", "architectures": ["sm86"], "seconds": 1.0}
+    unmeasured |= {"inputs": {}, "outputs": {}, "profiles": [], "census": {}, "layers": {}}
+    for precision, graph in product(("float32", "float16"), ("prompter", "encoder")):
+        for suffix in ("engine", "log"):
+            (folder / "engines" / "rtx").mkdir(parents=True, exist_ok=True)
+            (folder / "engines" / "rtx" / f"{graph}.{precision}.{suffix}").write_text(suffix)
+        path = folder / "engines" / "rtx" / f"{graph}.{precision}"
+        engines.append(
+            EngineFile(
+                **file_entry(path.with_name(f"{path.name}.engine"), folder).model_dump(),
+                **unmeasured,
+                precision=precision,
+                graph=graph,
+                log=file_entry(path.with_name(f"{path.name}.log"), folder),
+            )
+        )
+    changes = {"engines": engines, "variants": {"float16": dict(bundle.manifest.graphs)}}
+    write_manifest(folder, bundle.manifest.model_copy(update=changes))
+    return Bundle.open(folder)
+
+
+def test_engines_of_graphs_that_are_replaced_go_and_others_stay(tmp_path, monkeypatch):
+    bundle = with_engines(tmp_path / "mine")
+
+    def other_encoder(bundle, folder, *_):
+        graphs = dict(bundle.manifest.graphs)
+        path = folder / "encoder.float16.onnx"
+        path.write_bytes(b"another graph")
+        return graphs | {"encoder": graphs["encoder"].model_copy(update=file_entry(path, folder).model_dump())}, {}
+
+    monkeypatch.setattr(variants, "record", lambda *_: Feeds())
+    monkeypatch.setattr(variants, "halve_graphs", other_encoder)
+    monkeypatch.setattr(variants, "judge", lambda *_: agreement(lost=[0.9] * 9))
+    before = sorted(bundle.folder.rglob("*"))
+    with pytest.raises(PnsegError):
+        add_variants(bundle, bundle.folder, ["float16"], [])
+    assert (sorted(bundle.folder.rglob("*")), Bundle.open(bundle.folder).manifest) == (before, bundle.manifest)
+    monkeypatch.setattr(variants, "judge", lambda *_: agreement())
+    said = CliRunner().invoke(quantise, [str(bundle.folder), "--precision", "float16"])
+    assert said.exit_code == 0, said.output
+    kept = {(engine.graph, engine.precision) for engine in Bundle.open(bundle.folder).manifest.engines}
+    assert kept == {("prompter", "float32"), ("encoder", "float32"), ("prompter", "float16")}
+    assert not list(bundle.folder.rglob("encoder.float16.engine"))
+    assert not list(bundle.folder.rglob("encoder.float16.log"))
+    assert "encoder.float16.engine: removed, as it was built of other float16 graphs; run pnseg build." in said.stdout
+    assert "prompter.float16.engine" not in said.stdout
