@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from pnseg_export.gates import ENOUGH, LIMITS, Limits, told
 from pnseg_export.precision.feeds import SAMPLES, Tile, read_tiles
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import ImageError
-from pnseg_train.datasets import Sample, open_dataset
+from pnseg_train.datasets import Sample, layout_of, open_dataset
 
 EXAMPLES = """
 \b
@@ -88,12 +89,13 @@ def parity(
         )
         status.update("looking for the first layer that departs")
         departures = suspects(opened, tiles, reference) if bisect else []
-    failures = [sentence for result in results[1:] for sentence in result.failures(_limits(result, iou))]
+    said: list[list[str]] = [[], *(result.failures(_limits(result, iou)) for result in results[1:])]
+    failures = list(chain(*said))
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(report.as_html(bundle, results, tiles, failures, departures), encoding="utf-8")
     if as_json:
-        click.echo(report.as_json(bundle, results, failures, departures))
+        click.echo(report.as_json(bundle, results, said, departures))
     else:
         _print(results)
         for sentence in (*failures, *departures):
@@ -112,12 +114,13 @@ def _limits(result: Result, iou: float | None) -> Limits:
 def _open(images: Path, split: str | None, limit: int, mpp: float) -> tuple[list[Tile], list[Sample]]:
     # Images as a model of ``mpp`` sees them, and with their annotations, if they have any, as they are.
     try:
-        data = open_dataset(images, split)
-        samples = [data[index] for index in range(min(limit, len(data)))]
+        layout_of(images)
     except ImageError:
         if split is not None:
             raise
         return read_tiles(images)[:limit], []
+    data = open_dataset(images, split)
+    samples = [data[index] for index in range(min(limit, len(data)))]
     return [sample.at_mpp(mpp).image for sample in samples], samples
 
 

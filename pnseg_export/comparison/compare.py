@@ -48,6 +48,7 @@ class Result:
         limits = limits or LIMITS[self.precision]
         remedy = "" if can_judge(self.agreement) else "; give other --images, which show more"
         said = [f"{self.name}: {shortfall}{remedy}" for shortfall in shortfalls(self.agreement, limits)]
+        said += [f"{self.name}: {name} has values that are not finite" for name in self._broken]
         # A lower precision may be better by chance, which is no fault; half precision and float32 are the same model.
         change = self.change.get("pq", 0.0)
         apart = -change if self.precision in {"int8", "bfloat16"} else abs(change)
@@ -55,16 +56,20 @@ class Result:
             said.append(f"{self.name}: PQ differs by {change:+.4f}, allowed is {limits.pq:g}")
         return said
 
-    def document(self) -> dict[str, Any]:
-        """As JSON values."""
+    @property
+    def _broken(self) -> list[str]:
+        return [name for name, entry in self.tensors.items() if not np.isfinite(list(entry.values())).all()]
+
+    def document(self, failures: Sequence[str] = ()) -> dict[str, Any]:
+        """As JSON values; ``failures`` are sentences on what falls short."""
         return {
             "name": self.name,
             "precision": self.precision,
-            "tensors": self.tensors,
+            "tensors": {name: {} if name in self._broken else entry for name, entry in self.tensors.items()},
             **self.agreement.figures(),
             **{name: round(value, 5) for name, value in self.quality.items()},
             **{f"{name}_change": round(value, 5) for name, value in self.change.items()},
-            "failures": self.failures(),
+            "failures": list(failures),
         }
 
 
@@ -125,15 +130,19 @@ def outputs(sessions: Sessions, feeds: Feeds) -> list[Arrays]:
 
 
 def tensor_differences(expected: Sequence[Arrays], given: Sequence[Arrays]) -> dict[str, dict[str, float]]:
-    """Output → its largest absolute difference over all calls, and its least cosine."""
+    """Output → its largest absolute difference over all calls, and its least cosine.
+
+    Neither is finite where a value is not.
+    """
     found: dict[str, dict[str, float]] = {}
     for before, after in zip(expected, given, strict=True):
         for name in before.keys() & after.keys():
             a, b = before[name].ravel().astype(np.float64), after[name].ravel().astype(np.float64)
             entry = found.setdefault(name, {"max_abs": 0.0, "cosine": 1.0})
-            entry["max_abs"] = max(entry["max_abs"], float(np.abs(a - b).max(initial=0.0)))
             norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-            entry["cosine"] = min(entry["cosine"], float(a @ b) / norms if norms else 1.0)
+            # NaN stays NaN in both, which Python's max and min do not grant.
+            entry["max_abs"] = float(np.maximum(entry["max_abs"], np.abs(a - b).max(initial=0.0)))
+            entry["cosine"] = float(np.minimum(entry["cosine"], float(a @ b) / norms if norms else 1.0))
     return {name: found[name] for name in sorted(found)}
 
 

@@ -7,6 +7,7 @@ import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -42,13 +43,15 @@ def cells(result: Result) -> dict[str, str]:
     return {title: shown(document[key]) for title, key in COLUMNS.items() if key in document}
 
 
-def as_json(bundle: str, results: Sequence[Result], failures: Sequence[str], departures: Sequence[str]) -> str:
-    """One JSON document."""
+def as_json(
+    bundle: str, results: Sequence[Result], failures: Sequence[Sequence[str]], departures: Sequence[str]
+) -> str:
+    """One JSON document; ``failures`` are the sentences on each result."""
     document = {
         "bundle": bundle,
         "reference": results[0].name,
-        "participants": [result.document() for result in results],
-        "failures": list(failures),
+        "participants": [result.document(said) for result, said in zip(results, failures, strict=True)],
+        "failures": list(chain(*failures)),
         "departures": list(departures),
     }
     return json.dumps(document, indent=2, ensure_ascii=False)

@@ -15,8 +15,8 @@ from pnseg_export.agreement import Finding, agreement, findings, near_pairs
 from pnseg_export.cli.parity import parity
 from pnseg_export.comparison import suspects
 from pnseg_export.comparison.bisect import TOLERANCE, bisect
-from pnseg_export.comparison.compare import tensor_differences
-from pnseg_export.comparison.participants import participants
+from pnseg_export.comparison.compare import Result, tensor_differences
+from pnseg_export.comparison.participants import Participant, participants
 from pnseg_export.files import read_graph
 from pnseg_export.folders import write_manifest
 from pnseg_export.graphs.rewrites import TARGETS
@@ -25,6 +25,7 @@ from pnseg_export.precision.feeds import SAMPLES, read_tiles
 from pnseg_export.precision.float16 import halve
 from pnseg_export.precision.rounded import rounded
 from pnseg_runtime.bundle import SHIPPED, Bundle, file_entry
+from pnseg_runtime.cli import cli
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
 from pnseg_runtime.options import Options
 from pnseg_runtime.prompts import PointPrompts
@@ -122,6 +123,53 @@ def test_tensor_differences_are_the_largest_and_the_least_alike():
     expected = [{"points": np.array([1.0, 0.0])}, {"points": np.array([1.0, 0.0])}]
     given = [{"points": np.array([1.0, 0.0])}, {"points": np.array([0.0, 1.0])}]
     assert tensor_differences(expected, given) == {"points": {"max_abs": 1.0, "cosine": 0.0}}
+
+
+@pytest.mark.parametrize("broken_first", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_never_the_same(value, broken_first):
+    sound = [{"points": np.ones(2)}] * 2
+    broken = [{"points": np.array([1.0, value])}, {"points": np.ones(2)}][:: 1 if broken_first else -1]
+    with np.errstate(invalid="ignore"):
+        found = tensor_differences(sound, broken)
+    assert not np.isfinite(found["points"]["max_abs"])
+    assert np.isnan(found["points"]["cosine"])
+    alike = agreement([], [])
+    result = Result("wrong", "int8", found | {"iou": {"max_abs": 0.1, "cosine": 0.9}}, alike, {}, {}, [])
+    assert result.failures()[-1] == "wrong: points has values that are not finite"
+    assert result.document()["tensors"] == {"points": {}, "iou": {"max_abs": 0.1, "cosine": 0.9}}
+
+
+def test_failures_are_those_of_the_limits_that_were_asked_for(monkeypatch):
+    def shrunk(sessions):
+        def decoder(inputs):
+            given = dict(sessions.decoder(inputs))
+            return given | {"mask_logits": given["mask_logits"] - 0.02}
+
+        return replace(sessions, decoder=decoder)
+
+    def two(*given):
+        first = participants(*given)[0]
+        return [first, Participant("shrunk", "int8", lambda: shrunk(first.open()))]
+
+    monkeypatch.setattr("pnseg_export.cli.parity.participants", two)
+    for iou, exit_code in (("0.5", 0), ("1", 1)):
+        done = CliRunner().invoke(parity, ["nano", "--limit", "1", "--iou", iou, "--json"])
+        assert done.exit_code == exit_code, done.output
+        document = json.loads(done.stdout)
+        assert [each["failures"] for each in document["participants"]] == [[], document["failures"]]
+        assert ["mean mask IoU" in sentence for sentence in document["failures"]] == [True] * exit_code
+
+
+def test_a_label_that_is_damaged_is_named_where_annotations_were_to_be_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("pnseg_export.cli.parity.participants", lambda *given: participants(*given)[:1])
+    write_coarse(tmp_path / "coarse")
+    (tmp_path / "coarse" / "labels" / "a.png").write_bytes(b"not an image")
+    done = CliRunner().invoke(cli, ["parity", "nano", "--images", str(tmp_path / "coarse")])
+    assert done.exit_code == 1
+    assert "labels/a.png" in done.stderr
+    shutil.rmtree(tmp_path / "coarse" / "labels")  # the images alone are no data set
+    assert CliRunner().invoke(cli, ["parity", "nano", "--images", str(tmp_path / "coarse" / "images")]).exit_code == 0
 
 
 def test_a_model_agrees_with_itself_and_a_lost_point_is_counted():
