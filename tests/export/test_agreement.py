@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,8 @@ def test_what_two_models_find_is_told_in_numbers():
         "tiles": 2,
         "nuclei_reference": 2,
         "nuclei": 3,
+        "nuclei_lost": 2,
+        "nuclei_gained": 3,
         "points_lost": 3,
         "points_lost_confident": 1,
         "points_gained": 1,
@@ -54,7 +58,7 @@ def test_what_two_models_find_is_told_in_numbers():
         "mask_iou_mean": 0.33333,
         "mask_iou_p5": 0.33333,
         "mask_iou_min": 0.33333,
-        "pq_against_reference": 0.5,
+        "pq_against_reference": 0.0,
     }
 
 
@@ -66,11 +70,12 @@ def test_figures_of_several_masks_are_their_least_and_nearly_their_least():
     assert found["mask_iou_mean"] == pytest.approx((1 + 0.81 + 0.64) / 3, abs=1e-5)
 
 
-def test_without_shared_nuclei_there_is_agreement_only_where_the_reference_has_none():
+def test_without_shared_nuclei_masks_do_not_agree_and_of_no_nuclei_nothing_is_said():
     one, far = finding([(5, 5, 0.9)], [(0, 0, 10)]), finding([(60, 60, 0.9)], [(55, 55, 10)])
     assert agreement([one], [far]).mean_iou == agreement([one], [NOTHING]).mean_iou == 0
     for found in (agreement([NOTHING], [one]), agreement([NOTHING], [NOTHING]), Agreement()):
-        assert (found.mean_iou, found.share_lost, found.confident_lost) == (1, 0, 0)
+        assert np.isnan([found.mean_iou, found.share_lost]).all()
+        assert found.confident_lost == 0
 
 
 def test_points_are_near_up_to_six_pixels_and_none_goes_to_one_far_away_for_the_sake_of_others():
@@ -109,13 +114,16 @@ def test_findings_of_other_tiles_are_not_compared_and_tiles_are_enlarged_each_by
 
 
 def test_what_just_meets_every_limit_does_not_fall_short():
-    reference = finding([(x, 10, 0.9) for x in range(0, 120, 12)], [(0, 0, 10)])
-    candidate = Finding(reference.points.select(np.arange(9)), finding([], [(0, 0, 8)]).nuclei)
+    squares = [(x, y, 10) for y in (0, 40) for x in range(0, 100, 20)]
+    reference = finding([(x, 70, 0.9) for x in range(0, 120, 12)], squares)
+    candidate = Finding(reference.points.select(np.arange(9)), finding([], [(x, y, 8) for x, y, _ in squares]).nuclei)
     found = agreement([reference], [candidate])
-    assert shortfalls(found, Limits(iou=0.64, lost=1, share=0.1, pq=0)) == []
-    assert shortfalls(found, Limits(iou=0.64, lost=None, share=0.1, pq=0)) == []
-    assert shortfalls(found, Limits(iou=0.65, lost=0, share=0.09, pq=0)) == [
+    met = Limits(iou=0.64, lost=1, share=0.1, gained=0, nuclei=0, agreement=0.64 - 1e-9, pq=0)
+    assert shortfalls(found, met) == []
+    assert shortfalls(found, replace(met, lost=None)) == []
+    assert shortfalls(found, replace(met, iou=0.65, lost=0, share=0.09, agreement=0.65)) == [
         "mean mask IoU 0.6400, at least 0.65 is needed",
         "1 points with a score over 0.6 are lost",
         "10.0% of the points are lost, allowed is 9.0%",
+        "PQ against the reference 0.6400, at least 0.65 is needed",
     ]
