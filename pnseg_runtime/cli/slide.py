@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from pnseg_runtime.cli.group import Failure, show_error, show_warning
+from pnseg_runtime.cli.group import Failure, MissingExtra, show_error, show_warning
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
 from pnseg_runtime.cli.report import print_json
@@ -24,8 +24,8 @@ from pnseg_runtime.options import Options
 from pnseg_runtime.params import Microns
 from pnseg_runtime.slide import KINDS, Busy, Model, Networks, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.job import Job
-from pnseg_runtime.slide.outputs import TISSUE, stem_of
-from pnseg_runtime.slide.readers import EXTENSIONS, PICTURES, is_zarr
+from pnseg_runtime.slide.outputs import THUMBNAIL, TISSUE, stem_of
+from pnseg_runtime.slide.readers import EXTENSIONS, PICTURES, is_folder, is_zarr
 from pnseg_runtime.slide.readers.dicom import series_of
 from pnseg_runtime.slide.readers.several import named_in
 from pnseg_runtime.slide.rivals import rivals
@@ -46,7 +46,8 @@ Examples:
 The same command takes up what a stopped one has left; started twice, it divides the work.
 
 \b
-Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usage, 130 interrupted.
+Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usage, 130 interrupted,
+143 terminated.
 """
 
 
@@ -79,6 +80,7 @@ Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usa
 )
 @click.option("--workers", type=click.IntRange(1), help="Ray: actors [default: as many as the cluster has room for].")
 @click.option("--address", help="Ray: address of the cluster [default: the one this machine belongs to, or a new one].")
+@click.option("--overwrite/--no-overwrite", default=True, show_default=True, help="Replace results of an earlier run.")
 @click.option("--keep-work/--no-keep-work", default=True, show_default=True, help="Keep the cores for other outputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def slide(
@@ -95,6 +97,7 @@ def slide(
     engine: str,
     workers: int | None,
     address: str | None,
+    overwrite: bool,
     keep_work: bool,
     as_json: bool,
     **chosen: Any,
@@ -111,12 +114,12 @@ def slide(
     jobs = _expand(slides)
     with Display(Console(stderr=True)) as display:
         if engine == "ray":
-            from pnseg_runtime.slide.ray_engine import RayEngine
-
-            with RayEngine(model, workers, address) as cluster:
+            with ray_engine().RayEngine(model, workers, address) as cluster:
 
                 def run(path: Path, wait: bool) -> SlideResult:  # noqa: ARG001 - one process leads a cluster
-                    return cluster.run_slide(path, folder, options, kinds, display, keep_work=keep_work)
+                    return cluster.run_slide(
+                        *(path, folder, options, kinds, display), overwrite=overwrite, keep_work=keep_work
+                    )
 
                 results, failed = _run_all(jobs, run, display)
         else:
@@ -127,6 +130,7 @@ def slide(
                     *(path, folder, model, options, kinds),
                     watcher=display,
                     networks=networks,
+                    overwrite=overwrite,
                     keep_work=keep_work,
                     wait=wait,
                 )
@@ -154,6 +158,21 @@ def slide(
     if failed or damaged:
         parts = [f"{len(failed)} failed" if failed else "", f"{damaged} had unreadable parts" if damaged else ""]
         raise Failure(f"of {len(jobs)} slides, {' and '.join(part for part in parts if part)}")
+
+
+def ray_engine() -> Any:
+    """The module that leads a Ray cluster.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+    """
+    try:
+        from pnseg_runtime.slide import ray_engine
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        raise MissingExtra('pnseg slide --engine ray needs Ray: pip install "pnseg[ray]"') from error
+    return ray_engine
 
 
 def _run_all(
@@ -198,11 +217,7 @@ def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
     """
     found: list[Path | PnsegError] = []
     for path in named:
-        if path.is_dir() and not is_zarr(path):
-            inside = _slides_in(path)
-            found += inside or [ImageError(f"{path}: no slides in this folder ({' '.join(EXTENSIONS)}).")]
-        else:
-            found.append(path)
+        found += _slides_in(path) if is_folder(path) and not is_zarr(path) else [path]
     stems: dict[str, Path] = {}
     unique: list[Path | PnsegError] = []
     series: set[tuple[Path, str]] = set()
@@ -219,9 +234,18 @@ def _expand(named: Sequence[Path]) -> list[Path | PnsegError]:
     return unique
 
 
-def _slides_in(folder: Path) -> list[Path]:
-    """The slides of a folder, sorted, without the pictures that are parts of one or previews beside it."""
-    inside = sorted(path for path in folder.iterdir() if _is_slide(path))
+def _slides_in(folder: Path) -> list[Path | PnsegError]:
+    """The slides of a folder, sorted, without the pictures that are parts of one or previews beside it.
+
+    An error stands for a folder that cannot be looked into or holds none.
+    """
+    try:
+        inside = sorted(path for path in folder.iterdir() if _is_slide(path))
+    except OSError as error:
+        why = f"cannot be looked into ({error.strerror}); change its permissions or copy its slides elsewhere"
+        return [ImageError(f"{folder}: {why}.")]
+    if not inside:
+        return [ImageError(f"{folder}: no slides in this folder ({' '.join(EXTENSIONS)}).")]
     pictures = {path for path in inside if path.suffix.lower() in PICTURES}
     parts = {part for path in inside for part in named_in(path)}
     stems = {stem_of(path) for path in inside if path not in pictures}
@@ -235,9 +259,7 @@ def _slides_in(folder: Path) -> list[Path]:
 
 
 def _is_slide(path: Path) -> bool:
-    written = path.name.endswith(
-        (*(s for kind in KINDS.values() for s in kind.suffixes), ".thumbnail.png", ".tissue.png")
-    )
+    written = path.name.endswith((*(s for kind in KINDS.values() for s in kind.suffixes), THUMBNAIL, TISSUE))
     return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".") and not written
 
 

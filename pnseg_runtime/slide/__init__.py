@@ -22,7 +22,7 @@ from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.outputs import KINDS
 from pnseg_runtime.slide.outputs.labels import check_zarr
-from pnseg_runtime.slide.rivals import refuse_rivals
+from pnseg_runtime.slide.rivals import refuse_replacing, refuse_rivals
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import Busy, work_on
 
@@ -44,6 +44,7 @@ def segment_slide(
     roi: str | None = None,
     core: int | None = SlideOptions.core,
     margin: int = SlideOptions.margin,
+    overwrite: bool = True,
     keep_work: bool = True,
     **options: Any,
 ) -> SlideResult:
@@ -58,19 +59,20 @@ def segment_slide(
         only: kinds of output, names in :data:`KINDS`.
         backend: a name in :data:`pnseg_runtime.sessions.BACKENDS`, or ``"auto"``.
         mpp, tissue, roi, core, margin: see :class:`SlideOptions`.
+        overwrite: replace the results of an earlier call under other conditions.
         keep_work: keep the files of the cores, for other outputs later.
         options: fields of :class:`pnseg_runtime.options.Options`.
 
     Raises:
-        ImageError: the slide cannot be read, its microns per pixel are unknown, or ``out`` holds results of another
-            slide under its name.
+        ImageError: the slide cannot be read, its microns per pixel are unknown, the region of interest lies beside
+            it, or ``out`` holds results of another slide under its name.
         BundleError, BackendError: the model cannot be used.
-        OutputError: the results cannot be written.
+        OutputError: the results cannot be written, or exist and ``overwrite`` is False.
         TypeError, ValueError: an option that does not exist or makes no sense.
     """
     model = Model(str(bundle), Options(**options), backend)
     chosen = SlideOptions(mpp, tissue, roi, core, margin)
-    return run_slide(Path(slide), Path(out), model, chosen, only, keep_work=keep_work)
+    return run_slide(Path(slide), Path(out), model, chosen, only, overwrite=overwrite, keep_work=keep_work)
 
 
 def run_slide(
@@ -83,13 +85,14 @@ def run_slide(
     watcher: Watcher | None = None,
     segmenter: Segmenter | None = None,
     networks: Networks | None = None,
+    overwrite: bool = True,
     keep_work: bool = True,
     wait: bool = True,
 ) -> SlideResult:
     """:func:`segment_slide` with everything that it takes made before.
 
     Args:
-        slide, out, model, options, kinds, keep_work: see there.
+        slide, out, model, options, kinds, overwrite, keep_work: see there.
         watcher: is told of the progress.
         segmenter: the model, already open.
         networks: of the command, where it does several slides.
@@ -110,6 +113,8 @@ def run_slide(
         if (result := done_before(planned, kinds, watcher)) is not None:
             return result
         refuse_rivals(planned)
+        if not overwrite:
+            refuse_replacing(planned, kinds)
         if not planned.store.all_done():  # networks that do not start are no reason to lose what others have found
             networks.segmenter(planned.model)
         with at_work(planned, watcher.say) as (job, claims):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import ImageError
-from pnseg_runtime.slide.readers.base import Box
+from pnseg_runtime.slide.readers.base import Box, SlideReader
 
 Ring = NDArray[np.float64]
 Polygon = tuple[Ring, ...]
@@ -186,6 +186,21 @@ def _odd(points: NDArray[np.float64], ring: Ring) -> NDArray[np.bool_]:
     return inside
 
 
+def roi_on(reader: SlideReader, text: str) -> Roi:
+    """:func:`read_roi`, of a region that a slide has a part in.
+
+    Raises:
+        ImageError: it is no region, or lies beside the slide.
+    """
+    roi, (height, width) = read_roi(text), reader.shape
+    if not Area(roi=roi).area_px(reader.shape):
+        raise ImageError(
+            f"{reader.path}: no part of it lies in the region of interest {text}; the slide is {width}×{height} px, "
+            "of which a region is counted from the top left corner."
+        )
+    return roi
+
+
 def read_roi(text: str) -> Roi:
     """A region of interest: ``X,Y,WIDTH,HEIGHT`` in px of level 0, or a GeoJSON file of polygons.
 
@@ -199,8 +214,8 @@ def read_roi(text: str) -> Roi:
         except ValueError:
             pass
         else:
-            if not (width > 0 and height > 0):
-                raise ImageError(f"{text}: a rectangle needs a width and a height over 0 (X,Y,WIDTH,HEIGHT).")
+            if not (width > 0 and height > 0 and math.isfinite(x + y + width + height)):
+                raise ImageError(f"{text}: a rectangle needs finite numbers, the last two over 0 (X,Y,WIDTH,HEIGHT).")
             corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
             return Roi(((np.array(corners),),))
     path = Path(text)

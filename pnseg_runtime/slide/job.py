@@ -17,7 +17,7 @@ from pnseg_runtime.options import Options, Settings
 from pnseg_runtime.outputs.atomic import all_or_none, make_folder
 from pnseg_runtime.sessions import AUTO, BACKENDS, default_precision, find_backend
 from pnseg_runtime.slide import plan as plans
-from pnseg_runtime.slide.area import Area, read_roi
+from pnseg_runtime.slide.area import Area, roi_on
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.outputs import THUMBNAIL, TISSUE, WORK, stem_of
@@ -184,17 +184,19 @@ def plan_slide(
 
     Raises:
         BackendError: ``auto`` finds no backend that works.
-        ImageError: the slide cannot be read, or its microns per pixel are unknown.
+        ImageError: the slide cannot be read, its microns per pixel are unknown, or the region of interest lies beside
+            it.
         BundleError: the model cannot be opened.
     """
     bundle = Bundle.open(model.bundle)
     reader = open_slide(slide)
     try:
+        roi = roi_on(reader, options.roi) if options.roi else None
         resolution = resolve(reader, bundle.manifest.mpp, options.mpp)
         say("looking for tissue")
         thumbnail = thumbnail_of(reader)
         tissue = find_tissue(thumbnail, resolution.slide_mpp) if options.tissue else None
-        area = Area(tissue, thumbnail.scale, read_roi(options.roi) if options.roi else None)
+        area = Area(tissue, thumbnail.scale, roi)
         say("hashing the slide")
         sha256 = plans.slide_hash(reader)
         settings, window = Settings.of(bundle.manifest, model.options), bundle.manifest.masking.window

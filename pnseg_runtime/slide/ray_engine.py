@@ -28,7 +28,7 @@ from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
 from pnseg_runtime.slide.plan import Core
 from pnseg_runtime.slide.resolution import read_seen
-from pnseg_runtime.slide.rivals import refuse_rivals
+from pnseg_runtime.slide.rivals import refuse_replacing, refuse_rivals
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone, Settler
 
@@ -171,6 +171,7 @@ class RayEngine:
         kinds: Sequence[str],
         watcher: Watcher | None = None,
         *,
+        overwrite: bool = True,
         keep_work: bool = True,
     ) -> SlideResult:
         """As :func:`pnseg_runtime.slide.run_slide`, with the cores done by the actors.
@@ -185,6 +186,8 @@ class RayEngine:
             if (result := done_before(planned, kinds, watcher)) is not None:
                 return result
             refuse_rivals(planned)
+            if not overwrite:
+                refuse_replacing(planned, kinds)
             if not planned.store.all_done():  # what others have found is kept where the networks do not start
                 self.ask("start", watcher, planned.model)
             with at_work(planned, watcher.say) as (job, claims):

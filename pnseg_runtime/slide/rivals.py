@@ -1,12 +1,15 @@
-"""Slides of one name in different folders: the results of one would take the place of the other's."""
+"""Results that would take the place of others: of a slide of the same name, or of other options."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pnseg_runtime.errors import ImageError
+from pnseg_runtime.outputs import refuse_existing
 from pnseg_runtime.slide.job import Job
-from pnseg_runtime.slide.join import earlier_facts
+from pnseg_runtime.slide.join import earlier_facts, run_path
+from pnseg_runtime.slide.outputs import RUN, output_paths
 from pnseg_runtime.slide.store import earlier_slides
 
 
@@ -31,3 +34,15 @@ def refuse_rivals(job: Job) -> None:
             continue
         if Path(path) != here and Path(path).exists():
             raise rivals(job.slide, path)
+
+
+def refuse_replacing(job: Job, kinds: Sequence[str]) -> None:
+    """See that the outputs of a planned slide take the place of none but those of the same plan.
+
+    Raises:
+        OutputError: there are outputs of its name that are of other options, or of nobody knows what.
+    """
+    facts, paths = earlier_facts(job), output_paths(job.folder, job.stem, kinds) | {RUN: run_path(job)}
+    same = facts.get("fingerprint") == job.plan.fingerprint
+    own = {RUN, *facts.get("outputs", ())} if same else ()
+    refuse_existing(path for suffix, path in paths.items() if suffix not in own)

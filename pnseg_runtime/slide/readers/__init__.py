@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +12,7 @@ from pathlib import Path
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.slide.readers.base import NotMine, SlideReader
 
-__all__ = ["EXTENSIONS", "PICTURES", "READERS", "Reader", "SlideReader", "is_zarr", "open_slide"]
+__all__ = ["EXTENSIONS", "PICTURES", "READERS", "Reader", "SlideReader", "is_folder", "is_zarr", "open_slide"]
 
 LOGGER = logging.getLogger("pnseg.slide")
 
@@ -59,9 +60,12 @@ def open_slide(path: str | Path, readers: Sequence[Reader] = READERS) -> SlideRe
         ImageError: no such file, or none of the readers opens it.
     """
     path = Path(path)
-    if not path.exists():
-        raise ImageError(f"{path}: no such file; check its path.")
-    folder = path.is_dir()
+    try:
+        folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file; check its path.") from error
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened ({error.strerror}); check its path and permissions.") from error
     reasons, missing = [], []
     for reader in readers:
         if reader.extensions and not (path.name.lower().endswith(reader.extensions) or is_zarr(path)):
@@ -85,6 +89,14 @@ def open_slide(path: str | Path, readers: Sequence[Reader] = READERS) -> SlideRe
     raise ImageError(f"{path}: cannot be opened as a slide ({why or 'no reader is installed'}); {remedy}.")
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path is that of a folder; what cannot be known is told when it is opened."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def is_zarr(path: Path) -> bool:
     """Whether a folder is an image by its name, or by that of the folder it is one of several images of."""
-    return path.is_dir() and any(name.lower().endswith(".zarr") for name in (path.name, path.parent.name))
+    return is_folder(path) and any(name.lower().endswith(".zarr") for name in (path.name, path.parent.name))

@@ -26,6 +26,9 @@ def named_in(index: Path) -> list[Path]:
     """The files that are a value of one of the ``name=value`` lines of an index; none if it is no index."""
     if index.suffix.lower() not in _INDEXES:
         return []
-    lines = index.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    try:
+        lines = index.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:  # told when it is opened
+        return []
     values = {value.strip() for _, _, value in (line.partition("=") for line in lines)} - {""}
     return sorted(file for value in values if (file := index.parent / value).is_file())

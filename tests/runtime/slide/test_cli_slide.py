@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -136,11 +137,81 @@ def test_polygons_with_holes_are_regions_of_interest(run, slide: Path, tmp_path:
     assert not [r for r in found if 100 < r["point_x"] < 299 and 50 < r["point_y"] < 229]
 
 
-@pytest.mark.parametrize(("text", "said"), [("1,2,3", "no region of interest"), ("1,2,-3,4", "over 0")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("1,2,3", "no region of interest"), ("1,2,-3,4", "over 0"), ("0,0,inf,9", "finite")]
+)
 def test_a_region_that_is_none_is_one_sentence(run, slide: Path, text: str, said: str) -> None:
     done = run(slide, "--mpp", "0.25", "--roi", text)
     assert done.exit_code == 1
     assert said in done.stderr
+
+
+def contents(out: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("keep", ["--keep-work", "--no-keep-work"])
+@pytest.mark.parametrize("region", ["rectangle", "polygon"])
+def test_a_region_beside_the_slide_is_an_error_that_costs_no_result(
+    region: str, keep: str, run, slide: Path, tmp_path: Path
+) -> None:
+    asked = (slide, "--mpp", "0.25", "--only", "parquet", keep)
+    assert run(*asked).exit_code == 0
+    before = contents(tmp_path / "out")
+    beside = "100000,0,10,10"
+    if region == "polygon":
+        ring = [[600, 10], [700, 10], [700, 90], [600, 10]]
+        beside = str(tmp_path / "beside.geojson")
+        Path(beside).write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    done = run(*asked, "--roi", beside)
+    assert done.exit_code == 1
+    assert f"{slide}: no part of it lies in the region of interest {beside}; the slide is 512×384 px" in done.stderr
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_result_of_other_options_can_be_guarded(run, slide: Path, tmp_path: Path) -> None:
+    asked = (slide, "--mpp", "0.25", "--only", "parquet", "--no-overwrite")
+    assert run(*asked).exit_code == 0
+    before = contents(tmp_path / "out")
+    done = run(*asked, "--no-tissue")
+    assert done.exit_code == 1
+    assert f"{tmp_path / 'out' / 'slide.parquet'}: exists already" in done.stderr
+    assert contents(tmp_path / "out") == before
+    again = run(*asked)
+    assert (again.exit_code, "is done already" in again.stderr) == (0, True), "the same result is taken up"
+    assert run(slide, "--mpp", "0.25", "--only", "geojson", "--no-overwrite").exit_code == 0, "other kinds join it"
+    (tmp_path / "out" / "slide.geojson.gz").write_text("of somebody else")
+    assert run(slide, "--mpp", "0.25", "--only", "geojson.gz", "--no-overwrite").exit_code == 1
+    assert run(*asked, "--no-tissue", "--overwrite").exit_code == 0
+
+
+def test_the_engine_ray_without_ray_is_an_extra_that_is_missing(run, slide: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "pnseg_runtime.slide.ray_engine", raising=False)
+    monkeypatch.delattr("pnseg_runtime.slide.ray_engine", raising=False)
+    done = run(slide, "--mpp", "0.25", "--engine", "ray")
+    assert done.exit_code == 2, done.output
+    assert done.stderr == 'Error: pnseg slide --engine ray needs Ray: pip install "pnseg[ray]"\n'
+
+
+def test_what_cannot_be_opened_or_looked_into_is_one_sentence_and_stops_no_other(
+    run, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless, closed, look = "x" * 300, tmp_path / "closed", Path.iterdir
+    closed.mkdir()
+
+    def refuse(folder: Path) -> Any:  # whoever is root may look into everything
+        if folder == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return look(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    done = run(endless, closed, slide, "--mpp", "0.25", "--only", "parquet")
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit), done.output
+    assert f"{endless}: cannot be opened (File name too long); check its path and permissions." in done.stderr
+    assert f"{closed}: cannot be looked into (Permission denied); change its permissions" in done.stderr
+    assert "of 3 slides, 2 failed" in done.stderr
+    assert (tmp_path / "out" / "slide.parquet").exists()
 
 
 def test_a_damaged_part_is_left_out_told_and_tried_again(run, tmp_path: Path) -> None:
