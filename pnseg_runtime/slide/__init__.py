@@ -130,7 +130,7 @@ def done_before(job: Job, kinds: Sequence[str], watcher: Watcher) -> SlideResult
 
     Work that was kept is looked at first: files of it that are damaged or gone are done again.
     """
-    if job.store.folder.exists() or not all(path.exists() for path in job.pictures):
+    if job.store.folder.exists() or not all(path.exists() for path in job.pictures.values()):
         return None
     result = current_result(job, kinds)
     if result is not None:
@@ -166,10 +166,10 @@ def finish(
     seconds["total without outputs"] = started - start
     result = current_result(job, kinds)
     if result is not None:
+        draw_pictures(job)
         watcher.current(result)
     else:
         result = write_results(job, kinds, seconds, watcher.writing)
-    draw_pictures(job)
     if not keep_work:
         job.store.remove(claims)
     watcher.done(result)

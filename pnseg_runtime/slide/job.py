@@ -128,9 +128,9 @@ class Job:
     started_anew: str | None = None
 
     @property
-    def pictures(self) -> tuple[Path, Path]:
-        """The pictures that are drawn of every slide."""
-        return self.folder / f"{self.stem}{THUMBNAIL}", self.folder / f"{self.stem}{TISSUE}"
+    def pictures(self) -> dict[str, Path]:
+        """Suffix → file of the pictures that are drawn of every slide."""
+        return {suffix: self.folder / f"{self.stem}{suffix}" for suffix in (THUMBNAIL, TISSUE)}
 
     @property
     def blurs(self) -> Blurs:
@@ -221,7 +221,7 @@ def plan_slide(
 
 @contextmanager
 def at_work(job: Job, say: Callable[[str], None]) -> Iterator[tuple[Job, Claims]]:
-    """Make the folders of a planned slide, draw what is looked at, and claim it until the end.
+    """Make the folders of a planned slide, and claim it until the end.
 
     Yields:
         The job, with what has changed since earlier work, and the claims on its cores.
@@ -231,22 +231,26 @@ def at_work(job: Job, say: Callable[[str], None]) -> Iterator[tuple[Job, Claims]
     """
     make_folder(job.folder)
     with job.store.at_work(say) as (claims, changed):
-        draw_pictures(job)
         yield replace(job, started_anew=changed), claims
 
 
 def draw_pictures(job: Job) -> None:
-    """Draw what is looked at where it is not there yet; a run under other options may have left its own.
+    """Draw the pictures of a result that is there where they are not there with it, or are others.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: they cannot be written.
     """
-    tissue = draw_tissue(job.thumbnail, job.area, job.plan, job.resolution)
-    drawn = dict(zip(job.pictures, map(_png, (job.thumbnail.pixels, tissue)), strict=True))
-    others = [path for path, data in drawn.items() if not (path.is_file() and path.read_bytes() == data)]
+    pictures = {job.pictures[suffix]: data for suffix, data in drawn(job).items()}
+    others = [path for path, data in pictures.items() if not (path.is_file() and path.read_bytes() == data)]
     with all_or_none(others, job.store.drafts if job.store.drafts.is_dir() else None) as streams:
         for path, stream in zip(others, streams, strict=True):
-            stream.write(drawn[path])
+            stream.write(pictures[path])
+
+
+def drawn(job: Job) -> dict[str, bytes]:
+    """Suffix → PNG of the slide, and of what of it is looked at."""
+    tissue = draw_tissue(job.thumbnail, job.area, job.plan, job.resolution)
+    return {THUMBNAIL: _png(job.thumbnail.pixels), TISSUE: _png(tissue)}
 
 
 def _png(pixels: Pixels) -> bytes:

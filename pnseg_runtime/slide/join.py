@@ -8,21 +8,23 @@ import platform
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import pyarrow as pa
 
 from pnseg_runtime import __version__
-from pnseg_runtime.bundle import sha256_of
+from pnseg_runtime.errors import OutputError, one_line
 from pnseg_runtime.outputs.atomic import all_or_none
 from pnseg_runtime.plausible import Diameters
-from pnseg_runtime.slide.job import Job
-from pnseg_runtime.slide.outputs import KINDS, RUN, output_paths
-from pnseg_runtime.slide.outputs.labels import write_labels
-from pnseg_runtime.slide.outputs.pictures import PictureSink
-from pnseg_runtime.slide.outputs.rows import GeoJsonSink, ParquetSink, Sink
+from pnseg_runtime.slide.core import Found
+from pnseg_runtime.slide.job import Job, drawn
+from pnseg_runtime.slide.outputs import FOLDERS, KINDS, RUN, output_paths
+from pnseg_runtime.slide.outputs.rows import Part
+from pnseg_runtime.slide.readers.base import Box
 
 OnPart = Callable[[str, int, int], None]
 
@@ -80,82 +82,106 @@ def write_results(
     Raises:
         OutputError: something cannot be written.
     """
-    cores, table = job.plan.cores, job.bundle.manifest.class_table
     paths = output_paths(job.folder, job.stem, kinds)
-    files = {suffix: path for suffix, path in paths.items() if suffix != ".labels.zarr"}
-    firsts, classes, stages, unreadable, total = [], Counter[str](), Counter[str](), [], 0
-    diameters = Diameters()
+    folders = {suffix: job.store.drafts / uuid.uuid4().hex for suffix in paths if suffix in FOLDERS}
+    files = {suffix: path for suffix, path in paths.items() if suffix not in FOLDERS} | job.pictures
     with ExitStack() as stack:
-        run = run_path(job)
-        *streams, run_stream = stack.enter_context(all_or_none([*files.values(), run], job.store.drafts))
-        stream = dict(zip(files, streams, strict=True))
-        pictures = PictureSink(job.thumbnail, table, job.resolution.slide_mpp)
-        sinks: list[Sink] = [pictures]
-        plain, packed = ([stream[name]] if name in stream else [] for name in (".geojson", ".geojson.gz"))
-        if plain or packed:
-            sinks.append(GeoJsonSink(plain, packed, job.slide_sha256, table, job.resolution.slide_mpp))
-        if ".parquet" in stream:
-            sinks.append(ParquetSink(stream[".parquet"]))
-        for sink in sinks:  # after an error, before the streams close under those that would still write
-            stack.callback(sink.release)
-        for done, core in enumerate(cores):
-            on_part("outlines and table", done, len(cores))
-            rows = job.store.load_settled(core)
-            firsts.append(total + 1)
-            for sink in sinks:
-                sink.add(core.name, rows, total + 1)
-            total += rows.num_rows
-            classes.update(rows["class"].to_pylist())
-            diameters.add(rows["area_um2"].to_numpy())
-            found = job.store.load_found(core)
-            stages.update(found.timings or {})
-            unreadable += [(box, reason) for box, reason in found.unreadable]
-        for sink in sinks:
-            sink.close()
-        if ".density.png" in stream:
-            pictures.write_density(stream[".density.png"])
-            pictures.write_classes(stream[".classes.png"])
-        labels = job.store.drafts / f"{uuid.uuid4().hex}.zarr"
-        stack.callback(shutil.rmtree, labels, ignore_errors=True)
-        if ".labels.zarr" in paths:
-            on_part("label image", 0, 1)
-            _write_labels(job, firsts, labels)
-        area = job.area.area_px(job.reader.shape) * (job.resolution.slide_mpp / 1000) ** 2
-        result = SlideResult(
-            slide=job.slide,
-            run=run,
-            outputs=paths,
-            nuclei=total,
-            classes={kind.name: classes[kind.name] for kind in table},
-            area_mm2=area,
-            cores=len(cores),
-            unreadable=_regions(unreadable),
-            median_diameter=diameters.median,
-            doubt=diameters.doubt(job.resolution.slide_mpp),
-            started_anew=job.started_anew,
-        )
-        outputs = _settle_earlier(job, result) | paths
-        facts = _run_facts(job, result, outputs, {"cores": dict(stages), "this process": seconds})
-        for each in stream.values():
-            each.flush()
-        # Bytes of a name that are no UTF-8 become what JSON escapes them with, and so are read as they were.
-        run_stream.write(json.dumps(facts, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
-        if ".labels.zarr" in paths:
-            _replace(paths[".labels.zarr"], labels)
+        for draft in folders.values():
+            stack.callback(shutil.rmtree, draft, ignore_errors=True)
+        with all_or_none([*files.values(), run_path(job)], job.store.drafts) as (*streams, run_stream):
+            places = dict(zip(files, streams, strict=True))
+            tally = _pour(job, paths, kinds, places | folders, on_part)
+            for suffix, picture in drawn(job).items():
+                places[suffix].write(picture)
+            for stream in streams:  # before anything of an earlier run is removed
+                stream.flush()
+            result = _result_of(job, paths, tally)
+            outputs = _settle_earlier(job, result) | paths
+            facts = _run_facts(job, result, outputs, {"cores": dict(tally.stages), "this process": seconds})
+            # Bytes of a name that are no UTF-8 become what JSON escapes them with, and so are read as they were.
+            run_stream.write(json.dumps(facts, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
+        for suffix, draft in folders.items():
+            with _told_of(paths[suffix]):
+                _replace(paths[suffix], draft)
     return result
 
 
-def _write_labels(job: Job, firsts: Sequence[int], draft: Path) -> None:
-    write_labels(
-        draft,
-        job.stem,
-        job.store,
-        firsts,
-        job.resolution,
-        job.reader.shape,
-        job.bundle.manifest.class_table,
-        reach=job.bundle.manifest.masking.window,
+@dataclass
+class _Tally:
+    """What is counted while the cores are read.
+
+    Attributes:
+        nuclei: how many.
+        classes: class → how many.
+        stages: stage → seconds.
+        unreadable: boxes in px of level 0, with the reason.
+        diameters: of the nuclei.
+    """
+
+    nuclei: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+    unreadable: list[tuple[Box, str]] = field(default_factory=list)
+    diameters: Diameters = field(default_factory=Diameters)
+
+    def add(self, rows: pa.Table, found: Found) -> None:
+        self.nuclei += rows.num_rows
+        self.classes.update(rows["class"].to_pylist())
+        self.diameters.add(rows["area_um2"].to_numpy())
+        self.stages.update(found.timings or {})
+        self.unreadable += found.unreadable
+
+
+def _pour(
+    job: Job, paths: dict[str, Path], kinds: Sequence[str], places: dict[str, BinaryIO | Path], on_part: OnPart
+) -> _Tally:
+    """Read the cores once, and give their nuclei to all outputs."""
+    tally, sinks = _Tally(), {}
+    with ExitStack() as stack:
+        for kind in dict.fromkeys(kinds):
+            suffixes = KINDS[kind].suffixes
+            with _told_of(path := paths[suffixes[0]]):
+                sinks[path] = KINDS[kind].open(job, [places[suffix] for suffix in suffixes])
+            # After an error, before the streams close under those that would still write.
+            stack.callback(sinks[path].release)
+        for done, core in enumerate(job.plan.cores):
+            on_part("outlines and table", done, len(job.plan.cores))
+            part = Part(job, core, job.store.load_settled(core), tally.nuclei + 1)
+            for path, sink in sinks.items():
+                with _told_of(path):
+                    sink.add(part)
+            tally.add(part.rows, job.store.load_found(core))
+        for path, sink in sinks.items():
+            on_part(path.name, 0, 1)
+            with _told_of(path):
+                sink.close()
+    return tally
+
+
+def _result_of(job: Job, paths: dict[str, Path], tally: _Tally) -> SlideResult:
+    return SlideResult(
+        slide=job.slide,
+        run=run_path(job),
+        outputs=paths,
+        nuclei=tally.nuclei,
+        classes={kind.name: tally.classes[kind.name] for kind in job.bundle.manifest.class_table},
+        area_mm2=job.area.area_px(job.reader.shape) * (job.resolution.slide_mpp / 1000) ** 2,
+        cores=len(job.plan.cores),
+        unreadable=_regions(tally.unreadable),
+        median_diameter=tally.diameters.median,
+        doubt=tally.diameters.doubt(job.resolution.slide_mpp),
+        started_anew=job.started_anew,
     )
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Tell an error of the disk of the output that it is about, which is not the first of those that are open."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or one_line(error)
+        raise OutputError(f"{path}: cannot be written ({why}); choose another folder or make room.") from error
 
 
 def _replace(target: Path, draft: Path) -> None:
@@ -184,19 +210,25 @@ def _settle_earlier(job: Job, result: SlideResult) -> dict[str, Path]:
     if (earlier.get("fingerprint"), earlier.get("unreadable")) == (job.plan.fingerprint, result.unreadable):
         return found
     result.run.unlink(missing_ok=True)
-    for path in found.values():
-        if path in result.outputs.values():  # is replaced when all of them are
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    files = {path for suffix, path in result.outputs.items() if suffix not in FOLDERS}  # replaced when all of them are
+    # A folder takes its name when the files have theirs: until then none of another result has it.
+    folders = {path for suffix, path in result.outputs.items() if suffix in FOLDERS and path.exists()}
+    for path in sorted({*found.values(), *folders} - files):
+        with _told_of(path):
+            _remove(path)
     return {}
 
 
-def _regions(unreadable: list[tuple[tuple[int, int, int, int], str]]) -> list[dict[str, Any]]:
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _regions(unreadable: list[tuple[Box, str]]) -> list[dict[str, Any]]:
     """Each unreadable box once, though the views of several cores hold it."""
-    found = {tuple(box): reason for box, reason in unreadable}
+    found = dict(unreadable)
     return [{"box": list(box), "reason": reason} for box, reason in sorted(found.items())]
 
 
@@ -283,13 +315,3 @@ def earlier_facts(job: Job) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
-
-
-def hashes(result: SlideResult) -> dict[str, str]:
-    """File → hex SHA-256 of the outputs; a folder stands for its files."""
-    found = {}
-    for path in result.outputs.values():
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                found[str(file.relative_to(result.run.parent))] = sha256_of(file)
-    return found

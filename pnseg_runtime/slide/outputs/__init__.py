@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+if TYPE_CHECKING:
+    from pnseg_runtime.slide.job import Job
+    from pnseg_runtime.slide.outputs.rows import Sink
+
+_HERE = "pnseg_runtime.slide.outputs"
 
 
 @dataclass(frozen=True)
@@ -14,24 +22,39 @@ class SlideOutput:
     Attributes:
         name: what it is called on the command line.
         suffixes: follow the slide's stem, one for every file or folder of the kind.
-        help: one line for the user.
+        sink: ``module:class`` of the :class:`~pnseg_runtime.slide.outputs.rows.Sink` that writes it.
+        folder: whether it is a folder and no file.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    help: str
+    sink: str
+    folder: bool = False
+
+    def open(self, job: Job, places: Sequence[BinaryIO | Path]) -> Sink:
+        """Make the sink.
+
+        Args:
+            job: the slide.
+            places: what is written to, one for every suffix: a stream, or the path of a folder that is not there yet.
+        """
+        module, _, name = self.sink.partition(":")
+        return cast("Sink", getattr(import_module(module), name)(job, *places))
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        SlideOutput("geojson", (".geojson",), "outlines for QuPath"),
-        SlideOutput("geojson.gz", (".geojson.gz",), "the same, compressed"),
-        SlideOutput("parquet", (".parquet",), "one row a nucleus, with its polygon (GeoParquet)"),
-        SlideOutput("labels", (".labels.zarr",), "label image with a pyramid (OME-Zarr 0.5)"),
-        SlideOutput("pictures", (".density.png", ".classes.png"), "density map and classes on the thumbnail"),
+        SlideOutput("geojson", (".geojson",), f"{_HERE}.rows:GeoJsonSink"),
+        SlideOutput("geojson.gz", (".geojson.gz",), f"{_HERE}.rows:PackedGeoJsonSink"),
+        SlideOutput("parquet", (".parquet",), f"{_HERE}.rows:ParquetSink"),
+        SlideOutput("labels", (".labels.zarr",), f"{_HERE}.labels:LabelSink", folder=True),
+        SlideOutput("pictures", (".density.png", ".classes.png"), f"{_HERE}.pictures:PictureSink"),
     )
 }
+
+#: Suffixes of what is a folder.
+FOLDERS = frozenset(suffix for kind in KINDS.values() if kind.folder for suffix in kind.suffixes)
 
 #: Written for every slide.
 THUMBNAIL, TISSUE, RUN, WORK = ".thumbnail.png", ".tissue.png", ".run.json", ".work"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from pnseg_runtime import __version__
 from pnseg_runtime.errors import OutputError
 from pnseg_runtime.nuclei import NucleusClass
+from pnseg_runtime.slide.outputs.rows import Part, Sink
 from pnseg_runtime.slide.plan import Core
 from pnseg_runtime.slide.readers.base import Box
 from pnseg_runtime.slide.resolution import Resolution
 from pnseg_runtime.slide.store import Store
 from pnseg_runtime.slide.table import WorkMask, work_masks
+
+if TYPE_CHECKING:
+    from pnseg_runtime.slide.job import Job
 
 CHUNK = 1024  # px
 _BLOCK = 2 * CHUNK
@@ -40,6 +44,31 @@ def check_zarr() -> None:
     if int(zarr.__version__.split(".")[0]) < 3:
         raise OutputError(
             f"labels: need zarr 3 and with it Python 3.11, not zarr {zarr.__version__}; leave them out with --only."
+        )
+
+
+class LabelSink(Sink):
+    """The label image, painted when all nuclei are numbered: a block of it shows those of several cores."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self._job = job
+        self._folder = folder
+        self._firsts: list[int] = []
+
+    def add(self, part: Part) -> None:
+        self._firsts.append(part.first)
+
+    def close(self) -> None:
+        manifest = self._job.bundle.manifest
+        write_labels(
+            self._folder,
+            self._job.stem,
+            self._job.store,
+            self._firsts,
+            self._job.resolution,
+            self._job.reader.shape,
+            manifest.class_table,
+            reach=manifest.masking.window,
         )
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pnseg_runtime.nuclei import NucleusClass
 from pnseg_runtime.slide.area import Area
+from pnseg_runtime.slide.outputs.rows import Part, Sink
 from pnseg_runtime.slide.plan import Plan
 from pnseg_runtime.slide.readers.base import Pixels
 from pnseg_runtime.slide.resolution import Resolution
 from pnseg_runtime.slide.tissue import Thumbnail
+
+if TYPE_CHECKING:
+    from pnseg_runtime.slide.job import Job
 
 _GREEN, _BLUE, _GREY, _RED = (0, 170, 0), (30, 80, 255), (120, 120, 120), (230, 0, 0)
 _CELL_MICRONS = 50  # side of the cells in which nuclei are counted
@@ -40,11 +43,13 @@ def draw_tissue(thumbnail: Thumbnail, area: Area, plan: Plan, resolution: Resolu
     return canvas
 
 
-class PictureSink:
+class PictureSink(Sink):
     """Counts and colours nuclei on the thumbnail."""
 
-    def __init__(self, thumbnail: Thumbnail, class_table: Sequence[NucleusClass], mpp: float) -> None:
+    def __init__(self, job: Job, density: BinaryIO, classes: BinaryIO) -> None:
+        thumbnail, class_table, mpp = job.thumbnail, job.bundle.manifest.class_table, job.resolution.slide_mpp
         height, width = thumbnail.shape
+        self._density, self._classes = density, classes
         self._thumbnail = thumbnail
         self._kinds = {kind.name: index for index, kind in enumerate(class_table)}
         self._table = class_table
@@ -54,7 +59,8 @@ class PictureSink:
         self._counts = np.zeros(shape, np.int64)
         self._areas = np.zeros((len(class_table), height, width), np.float32)
 
-    def add(self, core: str, table: pa.Table, first: int) -> None:
+    def add(self, part: Part) -> None:
+        table = part.rows
         if not table.num_rows:
             return
         x, y = (table[name].to_numpy() for name in ("point_x", "point_y"))
@@ -66,12 +72,10 @@ class PictureSink:
             _count(self._areas[kind], x[of_kind], y[of_kind], self._thumbnail.scale, area[of_kind].astype(np.float32))
 
     def close(self) -> None:
-        return
+        self._write_density(self._density)
+        self._write_classes(self._classes)
 
-    def release(self) -> None:
-        return
-
-    def write_density(self, stream: BinaryIO) -> None:
+    def _write_density(self, stream: BinaryIO) -> None:
         """Nuclei per mm² in cells of 50 µm, smoothed, over the thumbnail."""
         density = np.asarray(cv2.GaussianBlur(self._counts.astype(np.float32), (0, 0), 1.0), np.float32) / np.float32(
             self._cell_area
@@ -86,7 +90,7 @@ class PictureSink:
         picture = (self._thumbnail.pixels * (1 - opaque) + heat * opaque).astype(np.uint8)
         _with_scale(picture, top).save(stream, format="PNG")
 
-    def write_classes(self, stream: BinaryIO) -> None:
+    def _write_classes(self, stream: BinaryIO) -> None:
         """The thumbnail in the colours of the classes, as deep as nuclei cover it."""
         smooth = np.stack([np.asarray(cv2.GaussianBlur(area, (0, 0), 1.0), np.float32) for area in self._areas])
         cover = smooth.sum(axis=0)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter
 
-from pnseg_runtime.bundle import Bundle, Normalisation
+from pnseg_runtime.bundle import Bundle, Normalisation, sha256_of
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
@@ -126,3 +126,11 @@ def run_local(
     model = Model(str(bundle), Options())
     segmenter = local_segmenter(bundle, pause=pause)
     return run_slide(slide, out, model, options, kinds, segmenter=segmenter, **more)
+
+
+def hashes(result: SlideResult) -> dict[str, str]:
+    """File → hex SHA-256 of the outputs; a folder stands for its files."""
+    files = [
+        file for path in result.outputs.values() for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+    ]
+    return {str(file.relative_to(result.run.parent)): sha256_of(file) for file in files if file.is_file()}

@@ -15,9 +15,9 @@ from pnseg_runtime.errors import BackendError
 from pnseg_runtime.options import Options
 from pnseg_runtime.sessions import BACKENDS
 from pnseg_runtime.slide import Model, SlideOptions, run_slide
-from pnseg_runtime.slide.join import hashes
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone
+from tests.runtime.slide.local import hashes
 from tests.runtime.slide.made import sample_mosaic, save_image
 
 pytest.importorskip("openslide")

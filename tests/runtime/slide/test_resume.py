@@ -28,18 +28,19 @@ from PIL import Image
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, OutputError
 from pnseg_runtime.options import Options
+from pnseg_runtime.outputs import atomic
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide import Busy, Model, SlideOptions, SlideResult, join, networks, run_slide
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, load, save
 from pnseg_runtime.slide.job import Job, prepare
-from pnseg_runtime.slide.join import current_result, hashes
+from pnseg_runtime.slide.join import current_result
 from pnseg_runtime.slide.plan import Core, Plan
 from pnseg_runtime.slide.store import Store, earlier_plans
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone, Settler
-from tests.runtime.slide.local import local_segmenter, run_local
+from tests.runtime.slide.local import hashes, local_segmenter, run_local
 from tests.runtime.slide.made import sample_mosaic, save_image
 
 KINDS = ("geojson", "geojson.gz", "parquet", "labels", "pictures")
@@ -312,7 +313,9 @@ def test_a_process_that_joins_while_the_results_are_written_keeps_the_work(
     assert not list(tmp_path.glob("*.work"))
 
 
-def test_a_result_that_is_kept_has_its_own_pictures(slide: Path, bundle: Path, tmp_path: Path) -> None:
+def test_pictures_take_the_place_of_those_of_another_result_together_with_the_outputs(
+    slide: Path, bundle: Path, tmp_path: Path
+) -> None:
     class Stopped(Watcher):
         def core_done(self, done: CoreDone) -> None:
             raise KeyboardInterrupt
@@ -324,10 +327,83 @@ def test_a_result_that_is_kept_has_its_own_pictures(slide: Path, bundle: Path, t
         return (tmp_path / "slide.tissue.png").read_bytes()
 
     own = run("0,0,300,300")
-    assert run("500,100,300,300", Stopped()) != own
+    assert run("500,100,300,300", Stopped()) == own
     watcher = Counting()
     assert run("0,0,300,300", watcher) == own
     assert (watcher.cores, len(watcher.kept)) == ([], 1)
+    assert run("500,100,300,300") != own
+
+
+def test_a_result_whose_pictures_were_replaced_has_its_own_again(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path
+) -> None:
+    out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
+    own = {name: (out / name).read_bytes() for name in ("slide.thumbnail.png", "slide.tissue.png")}
+    (out / "slide.thumbnail.png").write_bytes(b"another")
+    (out / "slide.tissue.png").unlink()
+    watcher = Counting()
+    run_local(slide, out, bundle, KINDS, OPTIONS, watcher=watcher)
+    assert len(watcher.kept) == 1
+    assert {name: (out / name).read_bytes() for name in own} == own
+
+
+OTHER = SlideOptions(mpp=0.25, core=192, margin=192, roi="0,0,300,300")
+
+
+def test_outputs_that_cannot_take_their_names_leave_no_new_label_image_beside_old_outlines(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
+    rename = atomic._rename_all
+
+    def refuse(drafts: list[Path], targets: list[Path]) -> None:
+        if out / "slide.geojson" in targets:
+            raise OSError(errno.EROFS, "Read-only file system")
+        rename(drafts, targets)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "_rename_all", refuse)
+        with pytest.raises(OutputError, match="Read-only file system"):
+            run_local(slide, out, bundle, ("geojson", "labels"), OTHER)
+    assert (out / "slide.geojson").read_bytes() == undisturbed.outputs[".geojson"].read_bytes()
+    assert not (out / "slide.labels.zarr").exists()
+    result = run_local(slide, out, bundle, ("geojson", "labels"), OTHER)
+    assert hashes(result) == hashes(run_local(slide, tmp_path / "new", bundle, ("geojson", "labels"), OTHER))
+
+
+def test_a_label_image_that_cannot_be_written_is_named_and_nothing_else_appears(
+    slide: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zarr.open_group", full)
+    with pytest.raises(OutputError, match=r"slide\.labels\.zarr: cannot be written \(No space left on device\)"):
+        run_local(slide, tmp_path, bundle, ("geojson", "labels"), OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["slide.work"]
+    assert not list(tmp_path.glob("*.work/*/drafts/*"))
+
+
+def test_a_label_image_that_cannot_take_its_name_is_named_and_written_by_the_next_run(
+    slide: Path, bundle: Path, undisturbed: SlideResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
+    run_local(slide, out, bundle, KINDS, OTHER)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if Path(target).name == "slide.labels.zarr":
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refuse)
+        with pytest.raises(OutputError, match=r"slide\.labels\.zarr: cannot be written \(Permission denied\)"):
+            run_local(slide, out, bundle, KINDS, OPTIONS)
+    assert not (out / "slide.labels.zarr").exists(), "none of another result"
+    watcher = Counting()
+    assert hashes(run_local(slide, out, bundle, KINDS, OPTIONS, watcher=watcher)) == hashes(undisturbed)
+    assert watcher.cores == []
 
 
 def test_a_failure_of_the_networks_ends_the_run_and_keeps_what_was_done(
