@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
@@ -29,7 +29,7 @@ class Found:
 
     Attributes:
         origin: (x, y) of the view, work px of the slide; everything else is in px of the view.
-        points: all points of its own.
+        points: all points of its own, with the classes that the segmentor tells where it tells them.
         ious: (N,) float32, predicted IoU, 0 where a point has no mask.
         boxes: (N, 4) int32, empty where a point has no mask.
         masks: N masks.
@@ -75,6 +75,10 @@ def _gathered(
     ious[found.points], boxes[found.points] = found.ious, found.boxes
     for point, mask in zip(found.points, found.masks, strict=True):
         masks[point] = mask
+    if found.classes is not None:
+        classes = points.classes.copy()
+        classes[found.points] = found.classes
+        points = replace(points, classes=classes)
     kept = np.flatnonzero(owned)
     return Found(
         origin, points.select(kept), ious[kept], boxes[kept], tuple(masks[i] for i in kept), unreadable, timings

@@ -23,8 +23,8 @@ from pnseg_runtime.windows import macro_tiles
 #: About the side of a core where nothing limits what the prompter is shown, px of the model.
 USUAL_CORE = 1920
 
-#: Raised when files of work change in a way that older ones cannot be read.
-WORK_FORMAT = 1
+#: Raised when files of work change in a way that older ones cannot be read, or what they hold is no longer right.
+WORK_FORMAT = 2
 
 
 @dataclass(frozen=True)

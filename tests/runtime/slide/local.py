@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ BLUR = 9  # px, side of the box over which darkness is meant
 DARK = 120  # mean grey of a spot's middle
 REACH = 12.0  # px around a point that a mask may cover
 NORMALISATION = Normalisation()
+
+Network = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 
 def write_bundle(folder: Path, **changes: Any) -> Path:
@@ -102,7 +105,20 @@ def decoder(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {"mask_logits": logits.astype(np.float32), "iou": (area / 64).astype(np.float32)}
 
 
-def local_segmenter(bundle: Path, options: Options | None = None, pause: float = 0.0, backend: str = "") -> Segmenter:
+def telling_decoder(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The decoder above, which tells classes too: of small masks the first, of large ones the second."""
+    raw = decoder(inputs)
+    large = raw["iou"] > 0.3
+    return raw | {"class_logits": np.stack([~large, large], axis=1).astype(np.float32)}
+
+
+def local_segmenter(
+    bundle: Path,
+    options: Options | None = None,
+    pause: float = 0.0,
+    backend: str = "",
+    decoder: Network = decoder,
+) -> Segmenter:
     """A segmenter with the networks above; ``pause`` s are slept in every view, ``backend`` is what it says it is."""
 
     def slow(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -119,12 +135,13 @@ def run_local(
     kinds: tuple[str, ...] = ("geojson", "parquet"),
     options: SlideOptions | None = None,
     pause: float = 0.0,
+    decoder: Network = decoder,
     **more: Any,
 ) -> SlideResult:
     """``pnseg slide`` with the networks above."""
     options = options or SlideOptions(mpp=0.25, tissue=False, core=192, margin=192)
     model = Model(str(bundle), Options())
-    segmenter = local_segmenter(bundle, pause=pause)
+    segmenter = local_segmenter(bundle, pause=pause, decoder=decoder)
     return run_slide(slide, out, model, options, kinds, segmenter=segmenter, **more)
 
 

@@ -16,7 +16,7 @@ from pnseg_runtime.options import Options
 from pnseg_runtime.slide import Model, SlideOptions, SlideResult, run_slide
 from tests.real_data import real
 from tests.runtime.slide.conftest import pixels
-from tests.runtime.slide.local import local_segmenter, run_local, write_bundle
+from tests.runtime.slide.local import local_segmenter, run_local, telling_decoder, write_bundle
 from tests.runtime.slide.made import sample_mosaic, save_image
 
 zarr = pytest.importorskip("zarr", minversion="3")
@@ -51,6 +51,22 @@ def test_an_image_done_in_cores_is_the_image_seen_whole(
     options = SlideOptions(mpp=0.25, tissue=False, core=core, margin=192)
     result = run_local(large_image, tmp_path, bundle, ("parquet", "labels"), options)
     assert_same(result, whole)
+
+
+def test_classes_that_the_segmentor_tells_are_those_of_the_image_seen_whole(
+    mosaic: Path, bundle: Path, tmp_path: Path
+) -> None:
+    with local_segmenter(bundle, decoder=telling_decoder) as segmenter:
+        whole = segmenter.predict(pixels(mosaic))
+    result = run_local(mosaic, tmp_path, bundle, ("parquet", "labels"), decoder=telling_decoder)
+    assert result.cores > 1
+    assert_same(result, whole)
+    _, partner = cKDTree(points_of(result)).query(whole.points.astype(np.float64))
+    told = pq.read_table(result.outputs[".parquet"])["class"].to_pylist()
+    names = [whole.class_table[kind].name for kind in whole.classes]
+    assert [told[row] for row in partner] == names
+    assert set(names) == {"dark", "darker"}
+    assert set(result.classes.values()) == {names.count("dark"), names.count("darker")}
 
 
 def test_cores_smaller_than_the_reach_of_a_mask_are_joined_too(tmp_path: Path) -> None:
