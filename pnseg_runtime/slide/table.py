@@ -19,6 +19,7 @@ from pnseg_runtime.slide.resolution import Resolution
 from pnseg_runtime.slide.settle import Settled
 
 _DECIMALS = 3  # of a pixel: far more than is measured
+_CERTAIN_DECIMALS = 4  # of scores and IoUs: last bits depend on the number of threads
 
 
 def _field(name: str, kind: pa.DataType, unit: str = "") -> pa.Field:
@@ -72,8 +73,8 @@ def table_of(settled: Settled, resolution: Resolution, class_table: tuple[Nucleu
     names = np.array([kind.name for kind in class_table], dtype=object)
     columns: dict[str, Any] = {
         "class": names[settled.classes],
-        "score": settled.scores,
-        "predicted_iou": settled.ious,
+        "score": _rounded(settled.scores),
+        "predicted_iou": _rounded(settled.ious),
         "centroid_x": centroids[:, 0],
         "centroid_y": centroids[:, 1],
         **{f"bbox_{name}": full[:, index] for index, name in enumerate(("x0", "y0", "x1", "y1"))},
@@ -91,6 +92,10 @@ def table_of(settled: Settled, resolution: Resolution, class_table: tuple[Nucleu
     return pa.Table.from_arrays(
         [pa.array(columns[field.name], from_pandas=False).cast(field.type) for field in SCHEMA], schema=SCHEMA
     )
+
+
+def _rounded(certain: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.round(certain.astype(np.float64), _CERTAIN_DECIMALS)
 
 
 def _geometries(masks: Sequence[Mask], boxes: NDArray[np.int64], resolution: Resolution) -> list[bytes]:

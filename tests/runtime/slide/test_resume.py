@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,7 +41,7 @@ from pnseg_runtime.slide.plan import Core, Plan
 from pnseg_runtime.slide.store import Store, earlier_plans
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone, Settler
-from tests.runtime.slide.local import hashes, local_segmenter, run_local
+from tests.runtime.slide.local import Network, decoder, hashes, local_segmenter, run_local
 from tests.runtime.slide.made import sample_mosaic, save_image
 
 KINDS = ("geojson", "geojson.gz", "parquet", "labels", "pictures")
@@ -154,6 +155,26 @@ def test_the_order_in_which_cores_are_done_does_not_matter(
     in_order = work._to_do
     monkeypatch.setattr(work, "_to_do", lambda *args: reversed(list(in_order(*args))))
     assert hashes(run_local(slide, tmp_path, bundle, KINDS, OPTIONS)) == hashes(undisturbed)
+
+
+def test_last_bits_that_networks_give_otherwise_with_other_threads_are_not_written(
+    slide: Path, bundle: Path, tmp_path: Path
+) -> None:
+    def certain(more: float) -> Network:
+        def decode(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            raw = decoder(inputs)
+            return raw | {"iou": (raw["iou"] * 0.7123 + more).astype(np.float32)}
+
+        return decode
+
+    first, second = (
+        run_local(slide, tmp_path / str(more), bundle, KINDS, OPTIONS, decoder=certain(more)) for more in (0, 1.8e-7)
+    )
+    assert hashes(first) == hashes(second)
+    table = pq.read_table(first.outputs[".parquet"])
+    certainties = np.stack([table[name].to_numpy() for name in ("score", "predicted_iou")], axis=1)
+    np.testing.assert_allclose(certainties * 1e4, np.rint(certainties * 1e4), atol=1e-2)
+    assert len(np.unique(certainties[:, 1])) > 5
 
 
 @pytest.mark.slow
