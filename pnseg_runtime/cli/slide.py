@@ -141,7 +141,7 @@ def slide(
     elif results:
         print_table(results)
     for result in results:
-        if not result.cores:
+        if not result.area_mm2:
             show_warning(
                 f"{result.slide}: nothing was looked at, as no tissue was found in it or its region of interest; "
                 f"see {result.run.with_name(stem_of(result.slide) + TISSUE)}, or look everywhere with --no-tissue."
@@ -382,7 +382,7 @@ def print_table(results: Sequence[SlideResult]) -> None:
             Text(printable(row.slide.name)),
             f"{row.nuclei:,}",
             f"{row.area_mm2:.3f}",
-            f"{row.per_mm2:,.0f}",
+            "–" if row.per_mm2 is None else f"{row.per_mm2:,.0f}",
             str(len(row.unreadable)),
         )
     console.print(table)
@@ -398,6 +398,7 @@ def summary(results: Sequence[SlideResult], failed: Sequence[tuple[str, str]]) -
                 "nuclei_of_class": row.classes,
                 "area_mm2": row.area_mm2,
                 "nuclei_per_mm2": row.per_mm2,
+                "doubt": row.doubt,
                 "unreadable": row.unreadable,
                 "run": str(row.run),
                 "outputs": {suffix: str(path) for suffix, path in row.outputs.items()},

@@ -60,9 +60,9 @@ class SlideResult:
     started_anew: str | None = None
 
     @property
-    def per_mm2(self) -> float:
-        """Nuclei per mm² of what was looked at."""
-        return self.nuclei / self.area_mm2 if self.area_mm2 else 0.0
+    def per_mm2(self) -> float | None:
+        """Nuclei per mm² of what was looked at; None where that is nothing."""
+        return self.nuclei / self.area_mm2 if self.area_mm2 else None
 
 
 def write_results(
@@ -265,7 +265,7 @@ def _run_facts(
         "median_diameter_um": result.median_diameter and round(result.median_diameter, 3),
         "doubt": result.doubt,
         "area_mm2": round(result.area_mm2, 6),
-        "nuclei_per_mm2": round(result.per_mm2, 3),
+        "nuclei_per_mm2": None if result.per_mm2 is None else round(result.per_mm2, 3),
         "cores": len(job.plan.cores),
         "unreadable": result.unreadable,
         "outputs": {suffix: path.name for suffix, path in outputs.items()},

@@ -72,6 +72,8 @@ def test_a_resolution_that_the_nuclei_belie_is_a_warning(run, slide: Path, tmp_p
     assert "Warning: " in done.stderr
     doubt = json.loads((tmp_path / "out" / "slide.run.json").read_text())["doubt"]
     assert doubt in done.stderr
+    told = json.loads(run(slide, "--mpp", "0.25", "--only", "parquet", "--json").stdout)
+    assert told["slides"][0]["doubt"] == doubt
 
 
 def test_a_slide_on_which_there_is_nothing_to_look_at_is_a_warning(run, tmp_path: Path) -> None:
@@ -81,7 +83,19 @@ def test_a_slide_on_which_there_is_nothing_to_look_at_is_a_warning(run, tmp_path
         assert done.exit_code == 0, done.output
         assert "empty.png: nothing was looked at" in done.stderr
         assert "empty.tissue.png" in done.stderr
+        assert done.stdout.split()[-5:] == ["empty.png", "0", "0.000", "–", "0"]
     assert "is done already" in done.stderr
+    assert json.loads((tmp_path / "out" / "empty.run.json").read_text())["nuclei_per_mm2"] is None
+
+
+def test_a_region_on_glass_between_tissue_is_a_warning_and_has_no_nuclei_per_mm2(run, tmp_path: Path) -> None:
+    path = two_pieces(tmp_path / "two.tif", 1280)
+    done = run(path, "--mpp", "0.25", "--only", "parquet", "--roi", "0,620,500,40", "--json")
+    assert done.exit_code == 0, done.output
+    assert "two.tif: nothing was looked at" in done.stderr
+    facts = json.loads((tmp_path / "out" / "two.run.json").read_text())
+    assert (facts["cores"], facts["area_mm2"], facts["nuclei_per_mm2"]) == (1, 0, None)
+    assert json.loads(done.stdout)["slides"][0]["nuclei_per_mm2"] is None
 
 
 def test_a_name_is_printed_as_it_is(run, slide: Path, tmp_path: Path) -> None:
