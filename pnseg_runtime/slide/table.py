@@ -22,30 +22,33 @@ _DECIMALS = 3  # of a pixel: far more than is measured
 _CERTAIN_DECIMALS = 4  # of scores and IoUs: last bits depend on the number of threads
 
 
-def _field(name: str, kind: pa.DataType, unit: str = "") -> pa.Field:
-    return pa.field(name, kind, nullable=False, metadata={"unit": unit})
+def _field(name: str, kind: pa.DataType, unit: str = "", origin: str = "") -> pa.Field:
+    metadata = {"unit": unit} | ({"origin": origin} if origin else {})
+    return pa.field(name, kind, nullable=False, metadata=metadata)
 
 
-#: What the table of a slide holds, but for the number of the row. Pixel centres lie at integers, edges half a
-#: pixel beside them: boxes and geometry are edges counted from the corner of the first pixel.
+#: Where places are counted from: of the one pixel centres lie at integers, of the other edges of pixels.
+_CENTRE, _CORNER = "centre of the first pixel", "corner of the first pixel"
+
+#: What the table of a slide holds, but for the number of the row.
 PUBLIC = (
     _field("class", pa.string()),
     _field("score", pa.float32(), "probability"),
     _field("predicted_iou", pa.float32(), "IoU"),
-    _field("centroid_x", pa.float64(), "px"),
-    _field("centroid_y", pa.float64(), "px"),
-    _field("bbox_x0", pa.float64(), "px"),
-    _field("bbox_y0", pa.float64(), "px"),
-    _field("bbox_x1", pa.float64(), "px"),
-    _field("bbox_y1", pa.float64(), "px"),
+    _field("centroid_x", pa.float64(), "px", _CENTRE),
+    _field("centroid_y", pa.float64(), "px", _CENTRE),
+    _field("bbox_x0", pa.float64(), "px", _CORNER),
+    _field("bbox_y0", pa.float64(), "px", _CORNER),
+    _field("bbox_x1", pa.float64(), "px", _CORNER),
+    _field("bbox_y1", pa.float64(), "px", _CORNER),
     _field("area_px", pa.float64(), "px²"),
     _field("perimeter_px", pa.float32(), "px"),
     _field("eccentricity", pa.float32()),
     _field("area_um2", pa.float32(), "µm²"),
     _field("perimeter_um", pa.float32(), "µm"),
-    _field("point_x", pa.float64(), "px"),
-    _field("point_y", pa.float64(), "px"),
-    _field("geometry", pa.binary(), "px"),
+    _field("point_x", pa.float64(), "px", _CENTRE),
+    _field("point_y", pa.float64(), "px", _CENTRE),
+    _field("geometry", pa.binary(), "px", _CORNER),
 )
 _PRIVATE = (_field("work_box", pa.list_(pa.int32(), 4)), _field("bits", pa.binary()))
 SCHEMA = pa.schema([*PUBLIC, *_PRIVATE])
@@ -95,7 +98,7 @@ def table_of(settled: Settled, resolution: Resolution, class_table: tuple[Nucleu
 
 
 def _rounded(certain: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.round(certain.astype(np.float64), _CERTAIN_DECIMALS)
+    return certain.astype(np.float64).round(_CERTAIN_DECIMALS)
 
 
 def _geometries(masks: Sequence[Mask], boxes: NDArray[np.int64], resolution: Resolution) -> list[bytes]:

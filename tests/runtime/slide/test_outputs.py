@@ -139,6 +139,20 @@ def test_the_table_is_geoparquet(result: SlideResult) -> None:
     np.testing.assert_array_equal(ids, np.arange(1, result.nuclei + 1))
 
 
+def test_places_are_counted_from_the_origin_that_their_columns_name(result: SlideResult) -> None:
+    table = pq.read_table(result.outputs[".parquet"])
+    named = {field.name: field.metadata[b"origin"].decode() for field in table.schema if b"origin" in field.metadata}
+    of_box = ("bbox_x0", "bbox_y0", "bbox_x1", "bbox_y1", "geometry")
+    assert named == dict.fromkeys(("centroid_x", "centroid_y", "point_x", "point_y"), "centre of the first pixel") | (
+        dict.fromkeys(of_box, "corner of the first pixel")
+    )
+    shapely = pytest.importorskip("shapely")
+    shapes = shapely.centroid(shapely.from_wkb(table["geometry"].to_pylist()))
+    middles = np.stack([shapely.get_x(shapes), shapely.get_y(shapes)], axis=1)
+    centroids = np.stack([table[f"centroid_{axis}"].to_numpy() for axis in "xy"], axis=1)
+    np.testing.assert_allclose((middles - centroids).mean(axis=0), 0.5, atol=0.02)
+
+
 def test_the_label_image_shows_every_nucleus_where_the_table_has_it(result: SlideResult) -> None:
     labels = np.asarray(zarr.open_group(result.outputs[".labels.zarr"], mode="r")["0"][:])
     table = pq.read_table(result.outputs[".parquet"])
