@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.errors import one_line
+from pnseg_runtime.tiff import MAGIC
 
 Box = tuple[int, int, int, int]
 Pixels = NDArray[np.uint8]
@@ -71,7 +72,7 @@ class SlideReader(ABC):
         self.name = name
         self.path = path
         self.stored = facts.levels  # all that the file has
-        self._places = [at for at, level in enumerate(self.stored) if at == 0 or _is_whole(self.stored[0], level)]
+        self._places = [at for at, level in enumerate(self.stored) if at == 0 or is_whole(self.stored[0], level)]
         self.facts = replace(facts, levels=tuple(self.stored[at] for at in self._places))
 
     @property
@@ -108,7 +109,20 @@ class SlideReader(ABC):
         return
 
 
-def _is_whole(full: Level, level: Level) -> bool:
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as a TIFF does."""
+    with path.open("rb") as stream:
+        return stream.read(4) in MAGIC
+
+
+def hint_of(mpp: str | float, power: str | float | None) -> str:
+    """What a slide says in place of a credible pixel size: microns per pixel, empty or not, or an objective."""
+    if mpp:
+        return f"states {float(mpp):.4g}"
+    return f"names an objective of {power}×" if power else ""
+
+
+def is_whole(full: Level, level: Level) -> bool:
     """Whether a level shows all of the slide at its scale, which is one for both axes; to a pixel or a hundredth."""
     sides = zip(full.shape, level.shape, strict=True)
     return all(abs(big / level.downsample - small) <= max(1, _SLACK * small) for big, small in sides)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.images import RgbImage, image_size, read_image
-from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader
-from pnseg_runtime.tiff import MAGIC
+from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader, is_tiff
 
 #: px that are held in memory, 300 MB; a larger image needs a reader that decodes it bit by bit.
 MAX_PIXELS = 100_000_000
@@ -19,9 +18,7 @@ def open_slide(path: Path) -> SlideReader:
     Raises:
         NotMine: it is no image, damaged, or too large to be read whole.
     """
-    with path.open("rb") as stream:
-        is_tiff = stream.read(4) in MAGIC
-    if not is_tiff:
+    if not is_tiff(path):
         try:
             height, width = image_size(path)
         except ImageError as error:

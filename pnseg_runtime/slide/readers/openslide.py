@@ -19,6 +19,7 @@ from pnseg_runtime.slide.readers.base import (
     SlideReader,
     UnreadableRegion,
     downsample_of,
+    hint_of,
 )
 from pnseg_runtime.slide.readers.several import files_of
 from pnseg_runtime.tiff import credible_mpp
@@ -137,12 +138,10 @@ def _facts_of(path: Path, handle: openslide.OpenSlide, bounds: Box) -> Facts:
         shape = (height, width) if size == full else (max(int(size[0] / step), 1), max(int(size[1] / step), 1))
         levels.append(Level(shape, step))
     mpp_x, mpp_y = (said.get(f"openslide.mpp-{axis}", "") for axis in "xy")
-    power = said.get("openslide.objective-power")
-    hint = f"states {float(mpp_x):.4g}" if mpp_x else (f"names an objective of {power}×" if power else "")
     return Facts(
         levels=tuple(levels),
         mpp=credible_mpp(mpp_x, mpp_y),
-        hint=hint,
+        hint=hint_of(mpp_x, said.get("openslide.objective-power")),
         identity=f"{said.get('openslide.quickhash-1', '')} {bounds}",
         files=files_of(path),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -21,8 +22,16 @@ from pnseg_runtime.slide.readers.base import (
     SlideReader,
     UnreadableRegion,
     downsample_of,
+    is_tiff,
+    is_whole,
 )
-from pnseg_runtime.tiff import MAGIC, credible_mpp, normalise_samples, stated_mpp
+from pnseg_runtime.tiff import credible_mpp, normalise_samples, stated_mpp
+
+LOGGER = logging.getLogger("pnseg.slide")
+
+#: Kinds of TIFF whose series are images side by side; those of scanners begin with the slide.
+_SIDE_BY_SIDE = ("ome", "generic", "uniform", "shaped")
+_SMALL = 0.1  # of the slide's pixels: no more than that have its label and its overview
 
 _PIECE_LIMIT = 100_000_000  # px of one tile or strip
 _CACHE_BYTES = 64_000_000
@@ -36,9 +45,8 @@ def open_slide(path: Path) -> SlideReader:
     Raises:
         NotMine: it is none, damaged, a stack, or has no meaning in RGB.
     """
-    with path.open("rb") as stream:
-        if stream.read(4) not in MAGIC:
-            raise NotMine("not a TIFF")
+    if not is_tiff(path):
+        raise NotMine("not a TIFF")
     try:
         handle = tifffile.TiffFile(path)
     except Exception as error:
@@ -57,7 +65,7 @@ class TiffReader(SlideReader):
     """A TIFF of which only the pieces that are wanted are decoded."""
 
     def __init__(self, path: Path, handle: tifffile.TiffFile) -> None:
-        series = handle.series[0]
+        series = _slide_in(path, handle)
         if series.axes not in ("YX", "YXS"):
             raise NotMine(f"it is a stack or has separate planes (axes {series.axes})")
         self._handle = handle
@@ -67,7 +75,7 @@ class TiffReader(SlideReader):
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         shapes = [(int(page.imagelength), int(page.imagewidth)) for page in self._pages]
-        mpp, hint = _mpp_of(handle, self._pages[0])
+        mpp, hint = _mpp_of(handle, self._pages[0], first=series is handle.series[0])
         levels = tuple(Level(shape, downsample_of(shapes[0], shape)) for shape in shapes)
         super().__init__("tiff", path, Facts(levels=levels, mpp=mpp, hint=hint, files=(path,)))
 
@@ -122,6 +130,50 @@ class TiffReader(SlideReader):
         self._handle.close()
 
 
+def _slide_in(path: Path, handle: tifffile.TiffFile) -> Any:
+    """The series that is the slide: the largest image of the file, which is said where others may be meant.
+
+    Labels and overviews that a file holds beside its slide are far smaller, and a level of a pyramid that is not marked
+    as one is the slide again.
+    """
+    first = handle.series[0]
+    if first.kind not in _SIDE_BY_SIDE:
+        return first
+    images = [series for series in handle.series if not series.keyframe.is_mask]
+    largest = max(images, key=_pixels_of, default=first)
+    full = Level(_shape_of(largest), 1.0)
+    others = [
+        series
+        for series in images
+        if series is not largest
+        and _pixels_of(series) > _SMALL * _pixels_of(largest)
+        and not _is_level(full, _shape_of(series))
+    ]
+    if others:
+        sizes = ", ".join("{1}×{0} px".format(*_shape_of(series)) for series in others[:3])
+        LOGGER.warning(
+            "%s: holds several images, of which the largest is the slide (%d×%d px); if the others are wanted (%s%s), "
+            "save them by themselves.",
+            *(path, *full.shape[::-1], sizes, ", …" if len(others) > 3 else ""),
+        )
+    return largest
+
+
+def _shape_of(series: Any) -> tuple[int, int]:
+    """(height, width), px."""
+    return int(series.keyframe.imagelength), int(series.keyframe.imagewidth)
+
+
+def _pixels_of(series: Any) -> int:
+    height, width = _shape_of(series)
+    return height * width
+
+
+def _is_level(full: Level, shape: tuple[int, int]) -> bool:
+    step = downsample_of(full.shape, shape)
+    return step > 1 and is_whole(full, Level(shape, step))
+
+
 def _flat(decoded: Any) -> Any:
     """(1, h, w, samples) → (h, w, samples), or (h, w) of one sample."""
     piece = decoded.reshape(decoded.shape[-3:])
@@ -154,9 +206,14 @@ def _check(page: Any) -> None:
         raise NotMine(one_line(error)) from error
 
 
-def _mpp_of(handle: tifffile.TiffFile, page: Any) -> tuple[float | None, str]:
-    """Microns per pixel and what the file says instead; inches are a printer's unit and never believed."""
+def _mpp_of(handle: tifffile.TiffFile, page: Any, first: bool) -> tuple[float | None, str]:
+    """Microns per pixel and what the file says instead; inches are a printer's unit and never believed.
+
+    What an OME-TIFF states is of its first image.
+    """
     stated = stated_mpp(handle, page)
+    if stated is not None and handle.is_ome and not first:
+        return None, f"states {stated:.4g} of its first image, and this is another"
     if stated is not None or "XResolution" not in page.tags or "YResolution" not in page.tags:
         return stated, ""
     unit = int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else _INCH

@@ -9,8 +9,8 @@ import numpy as np
 import tiffslide
 
 from pnseg_runtime.errors import one_line
-from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader, downsample_of
-from pnseg_runtime.tiff import credible_mpp
+from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader, downsample_of, hint_of
+from pnseg_runtime.tiff import credible_mpp, stated_mpp
 
 
 def open_slide(path: Path) -> SlideReader:
@@ -58,10 +58,11 @@ def _facts_of(path: Path, handle: tiffslide.TiffSlide) -> Facts:
     said = handle.properties
     shapes = [(height, width) for width, height in handle.level_dimensions]
     mpp_x, mpp_y = (said.get(f"tiffslide.mpp-{axis}") or "" for axis in "xy")
-    power = said.get("tiffslide.objective-power")
+    tif = handle.ts_tifffile
     return Facts(
         levels=tuple(Level(shape, downsample_of(shapes[0], shape)) for shape in shapes),
-        mpp=credible_mpp(mpp_x, mpp_y),
-        hint=f"states {float(mpp_x):.4g}" if mpp_x else (f"names an objective of {power}×" if power else ""),
+        # It knows nothing of an OME-TIFF's pixel size.
+        mpp=credible_mpp(mpp_x, mpp_y) or stated_mpp(tif, tif.series[0].keyframe),
+        hint=hint_of(mpp_x, said.get("tiffslide.objective-power")),
         files=(path,),
     )

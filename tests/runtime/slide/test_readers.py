@@ -21,6 +21,7 @@ from pnseg_runtime.slide.readers.several import files_of
 from pnseg_runtime.slide.tissue import Thumbnail, find_tissue, thumbnail_of
 from tests.real_data import real
 from tests.runtime.made import SAMPLES, sample
+from tests.runtime.slide.made import sample_mosaic
 from tests.runtime.slide.test_resolution import write_pyramid
 
 
@@ -90,6 +91,53 @@ def test_a_tiled_ome_tiff_has_the_levels_and_the_pixel_size_that_it_states(tmp_p
     assert (slide.name, slide.facts.mpp) == ("tiff", 0.5)
     assert [level.downsample for level in slide.levels] == [1, 2]
     np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), image[5:90, 3:100])
+
+
+def write_images(path: Path, *images: np.ndarray, ome: bool) -> Path:
+    """Images side by side in a TIFF; an OME-TIFF states 0.5, 0.6 … µm of them."""
+    with tifffile.TiffWriter(path, ome=ome) as writer:
+        for number, image in enumerate(images):
+            mpp = {f"PhysicalSize{axis}": 0.5 + number / 10 for axis in "XY"}
+            writer.write(np.ascontiguousarray(image), photometric="rgb", metadata=mpp if ome else None)
+    return path
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_of_several_images_in_a_tiff_the_largest_is_the_slide(
+    ome: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tissue, label = sample_mosaic(), sample()[:100, :120]
+    slide = open_slide(write_images(tmp_path / "a.tif", label, tissue, ome=ome))
+    assert (slide.name, slide.facts.mpp) == ("tiff", None)
+    assert slide.facts.hint == ("states 0.5 of its first image, and this is another" if ome else "")
+    np.testing.assert_array_equal(slide.read(0, (3, 5, 500, 300)), tissue[5:300, 3:500])
+    slide = open_slide(write_images(tmp_path / "b.tif", tissue, label, ome=ome))
+    assert slide.facts.mpp == (0.5 if ome else None)
+    np.testing.assert_array_equal(slide.read(0, (3, 5, 500, 300)), tissue[5:300, 3:500])
+    open_slide(write_images(tmp_path / "c.tif", tissue, tissue[::2, ::2], ome=ome))
+    assert caplog.messages == [], "labels and levels are no other images"
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_another_image_in_a_tiff_that_may_be_meant_is_a_warning(
+    ome: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = sample_mosaic()[:200, :300], sample_mosaic()
+    path = write_images(tmp_path / "a.tif", first, second, ome=ome)
+    slide = open_slide(path)
+    np.testing.assert_array_equal(slide.read(0, (0, 0, 512, 384)), second)
+    (told,) = caplog.messages
+    assert told.startswith(f"{path}: holds several images, of which the largest is the slide (512×384 px)")
+    assert "if the others are wanted (300×200 px), save them" in told
+
+
+def test_an_ome_tiff_of_separate_planes_has_the_pixel_size_that_it_states(tmp_path: Path) -> None:
+    planes = np.ascontiguousarray(np.moveaxis(sample(), -1, 0))
+    size = {"axes": "CYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes, tile=(64, 64), photometric="minisblack", metadata=size)
+    slide = open_slide(tmp_path / "a.ome.tif")
+    assert (slide.name, slide.facts.mpp) == ("tiffslide", 0.25)
+    np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), sample()[5:90, 3:100])
 
 
 def test_a_tiled_tiff_of_floats_is_read_by_the_reader_that_can_decode_it(tmp_path: Path) -> None:
