@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,26 @@ class NucleiTable:
             self._file = pq.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:
             raise OutputError(f"{path}: cannot be read as a table of nuclei ({error}); write it again.") from error
-        missing = {"id", "class", "geometry", *_BOX} - set(self._file.schema_arrow.names)
-        if missing:
-            raise OutputError(f"{path}: has no column {sorted(missing)[0]}; give the Parquet file of pnseg slide.")
-        self._lock = threading.Lock()
-        self._classes = classes
-        self._group = lru_cache(maxsize=16)(self._read_group)
-        self._cell = max(shape) / _CELLS
-        self._grid = np.zeros(
-            (len(classes), int(np.ceil(shape[0] / self._cell)), int(np.ceil(shape[1] / self._cell))), np.int64
-        )
-        self.counts: Counter[str] = Counter()
-        self._boxes, self._ids = self._survey()
+        with ExitStack() as stack:
+            stack.callback(self._file.close)
+            missing = {"id", "class", "geometry", *_BOX} - set(self._file.schema_arrow.names)
+            if missing:
+                raise OutputError(f"{path}: has no column {sorted(missing)[0]}; give the Parquet file of pnseg slide.")
+            self._lock = threading.Lock()
+            self._classes = classes
+            self._group = lru_cache(maxsize=16)(self._read_group)
+            self._cell = max(shape) / _CELLS
+            self._grid = np.zeros(
+                (len(classes), int(np.ceil(shape[0] / self._cell)), int(np.ceil(shape[1] / self._cell))), np.int64
+            )
+            self.counts: Counter[str] = Counter()
+            self._boxes, self._ids = self._survey()
+            stack.pop_all()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._file.close()
 
     def __len__(self) -> int:
         return int(self._file.metadata.num_rows)

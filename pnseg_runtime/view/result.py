@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ class View:
     nuclei: NucleiTable
     classes: list[dict[str, Any]]
     facts: dict[str, Any]
+
+    def close(self) -> None:
+        """Let go of slide and table."""
+        self.zoom.close()
+        self.nuclei.close()
 
     def summary(self) -> dict[str, Any]:
         """What the page begins with."""
@@ -80,16 +86,16 @@ def open_view(result: Path, slide: Path | None = None) -> View:
         raise OutputError(f"{run}: is no result of pnseg slide; run pnseg slide again.") from error
     if not path.exists():
         raise OutputError(f"{path}: the slide is no longer there; say where it is with --slide.")
-    reader = open_slide(path)
-    zoom = DeepZoom(reader)
-    if (zoom.width, zoom.height) != size:
-        reader.close()
-        raise OutputError(
-            f"{path}: has {zoom.width}×{zoom.height} px, and the slide of {run} {size[0]}×{size[1]}; "
-            "name the one it belongs to with --slide."
-        )
-    names = [each["name"] for each in classes]
-    return View(path.name, zoom, NucleiTable(table, (zoom.height, zoom.width), names), classes, known)
+    with ExitStack() as stack:
+        zoom = stack.enter_context(closing(DeepZoom(open_slide(path))))
+        if (zoom.width, zoom.height) != size:
+            raise OutputError(
+                f"{path}: has {zoom.width}×{zoom.height} px, and the slide of {run} {size[0]}×{size[1]}; "
+                "name the one it belongs to with --slide."
+            )
+        nuclei = NucleiTable(table, (zoom.height, zoom.width), [each["name"] for each in classes])
+        stack.pop_all()
+    return View(path.name, zoom, nuclei, classes, known)
 
 
 def _run_file(result: Path) -> Path:
@@ -102,6 +108,11 @@ def _run_file(result: Path) -> Path:
             return result.with_name(stem + RUN)
         raise OutputError(f"{result}: no result; give a folder that pnseg slide has written to, or its .run.json.")
     runs = sorted(result.glob(f"*{RUN}")) if result.is_dir() else []
+    if not runs and (outlines := next(iter(sorted(result.glob("*.geojson"))), None)) is not None:
+        raise OutputError(
+            f"{result}: holds results of pnseg predict; name one of them and its image: "
+            f"pnseg view {outlines} --slide IMAGE."
+        )
     if not runs:
         raise OutputError(f"{result}: holds no result of pnseg slide (no *{RUN}); give the folder named with --out.")
     if len(runs) > 1:
@@ -126,13 +137,15 @@ def _of_geojson(path: Path, image: Path | None) -> View:
         rows, colors = _rows(document["features"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise OutputError(f"{path}: is no GeoJSON of nuclei ({error}); write it with pnseg predict.") from error
-    zoom = DeepZoom(open_slide(image))
     classes = [{"name": name, "color": color} for name, color in colors.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "nuclei.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, _schema(rows)), table, row_group_size=2048)
-        opened = NucleiTable(table, (zoom.height, zoom.width), list(colors))
-        # The open file outlives its name; where it does not (Windows), it has been read already.
+    with ExitStack() as stack:
+        zoom = stack.enter_context(closing(DeepZoom(open_slide(image))))
+        with tempfile.TemporaryDirectory() as folder:
+            table = Path(folder) / "nuclei.parquet"
+            pq.write_table(pa.Table.from_pylist(rows, _schema(rows)), table, row_group_size=2048)
+            opened = NucleiTable(table, (zoom.height, zoom.width), list(colors))
+            # The open file outlives its name; where it does not (Windows), it has been read already.
+        stack.pop_all()
     return View(image.name, zoom, opened, classes, {"mpp": None, "per_mm2": None})
 
 

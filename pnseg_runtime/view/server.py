@@ -31,7 +31,7 @@ _NUCLEUS = re.compile(r"/nucleus/(\d{1,10})\.json")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one view.
+    """Serves one view, and closes it at the end.
 
     Requests that name another host than this machine are refused, so that no page of the web can
     read a slide through a name of its own that points here.
@@ -51,6 +51,7 @@ class Server(ThreadingHTTPServer):
         """
         self.view = view
         if not (STATIC / _FILES["/openseadragon.min.js"]).is_file():
+            view.close()
             raise OutputError(
                 "pnseg view: this installation was built without npm and has no OpenSeadragon; "
                 "install npm and then pnseg again (in a checkout: python hatch_build.py)."
@@ -59,6 +60,10 @@ class Server(ThreadingHTTPServer):
             super().__init__((LOOPBACK, port), Handler)
         except OSError as error:
             raise OutputError(f"port {port}: cannot be used ({error.strerror}); choose another with --port.") from error
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.view.close()
 
     @property
     def address(self) -> str:

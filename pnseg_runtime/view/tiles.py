@@ -28,6 +28,11 @@ class DeepZoom:
         self.height, self.width = reader.shape
         self.levels = math.ceil(math.log2(max(self.height, self.width, 2))) + 1
 
+    def close(self) -> None:
+        """Let go of the slide."""
+        with self._lock:
+            self._reader.close()
+
     def tile(self, level: int, column: int, row: int) -> bytes | None:
         """A tile as JPEG, or None if there is none."""
         if not 0 <= level < self.levels or column < 0 or row < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 
 from pnseg_runtime.errors import OutputError
+from pnseg_runtime.slide.readers import SlideReader, open_slide
+from pnseg_runtime.view import result as results
 from pnseg_runtime.view import server as servers
 from pnseg_runtime.view.result import open_view
 from pnseg_runtime.view.server import STATIC, Server
@@ -185,6 +188,63 @@ def test_geojson_of_predict_is_shown_with_its_image(result: Path, mosaic: Path, 
     assert row["Area px²"]["value"] > 0
     with pytest.raises(OutputError, match="--slide"):
         open_view(Path(copied))
+
+
+def test_a_folder_of_predict_is_told_how_one_of_its_results_is_shown(result: Path, tmp_path: Path) -> None:
+    shutil.copy(result / "mosaic.geojson", tmp_path / "tile.geojson")
+    with pytest.raises(OutputError) as told:
+        open_view(tmp_path)
+    assert f"pnseg view {tmp_path / 'tile.geojson'} --slide IMAGE" in str(told.value)
+
+
+@pytest.fixture
+def open_slides(monkeypatch: pytest.MonkeyPatch) -> list[SlideReader]:
+    """Slides that were opened and are not closed yet."""
+    opened: list[SlideReader] = []
+
+    def remember(path: Path) -> SlideReader:
+        reader = open_slide(path)
+        opened.append(reader)
+        monkeypatch.setattr(reader, "close", lambda: opened.remove(reader))
+        return reader
+
+    monkeypatch.setattr(results, "open_slide", remember)
+    return opened
+
+
+def test_a_view_that_cannot_be_opened_lets_go_of_the_slide(
+    result: Path, mosaic: Path, tmp_path: Path, open_slides: list[SlideReader]
+) -> None:
+    (tmp_path / "mosaic.run.json").write_bytes((result / "mosaic.run.json").read_bytes())
+    (tmp_path / "mosaic.parquet").write_bytes(b"no table")
+    with pytest.raises(OutputError, match="table of nuclei"):
+        open_view(tmp_path, mosaic)
+    assert open_slides == []
+
+
+@pytest.mark.parametrize("name", ["mosaic.run.json", "tile.geojson"])
+def test_a_server_that_ends_or_does_not_start_lets_go_of_slide_and_table(
+    name: str, result: Path, mosaic: Path, tmp_path: Path, open_slides: list[SlideReader], monkeypatch
+) -> None:
+    shutil.copytree(result, tmp_path / "out")
+    shutil.copy(result / "mosaic.geojson", tmp_path / "out" / "tile.geojson")
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor" / "openseadragon.min.js").touch()
+    monkeypatch.setattr(servers, "STATIC", tmp_path)
+    with Server(open_view(tmp_path / "out" / name, mosaic)) as server:
+        table = server.view.nuclei
+        assert len(open_slides) == 1
+    assert open_slides == []
+    assert table._file.closed
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OutputError, match="cannot be used"):
+            Server(open_view(tmp_path / "out" / name, mosaic), taken.getsockname()[1])
+    monkeypatch.setattr(servers, "STATIC", tmp_path / "vendor")
+    with pytest.raises(OutputError, match="npm"):
+        Server(open_view(tmp_path / "out" / name, mosaic))
+    assert open_slides == []
 
 
 def test_a_result_without_nuclei_is_shown(tmp_path: Path) -> None:
