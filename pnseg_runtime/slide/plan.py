@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,17 +68,14 @@ class Plan:
 
     def neighbours(self, core: Core) -> list[Core]:
         """The cores whose nuclei can meet those of a core, itself among them, in the order of the plan."""
-        index, rings = self._index(), -(-self.reach // self.side)
+        rings = -(-self.reach // self.side)
         steps = range(-rings, rings + 1)
         near = [(core.row + dy, core.column + dx) for dy in steps for dx in steps]
-        return [index[place] for place in near if place in index]
+        return [self._places[place] for place in near if place in self._places]
 
-    def _index(self) -> dict[tuple[int, int], Core]:
-        cached: dict[tuple[int, int], Core] | None = self.__dict__.get("_places")
-        if cached is None:
-            cached = {(core.row, core.column): core for core in self.cores}
-            object.__setattr__(self, "_places", cached)
-        return cached
+    @cached_property
+    def _places(self) -> dict[tuple[int, int], Core]:
+        return {(core.row, core.column): core for core in self.cores}
 
 
 def grid(options: SlideOptions, window: int, overlap: int, longest: int | None = None) -> tuple[int, int]:

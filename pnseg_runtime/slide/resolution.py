@@ -71,12 +71,6 @@ class Resolution:
         """Work px a pixel of the level that is read, at least 1."""
         return max(1.0 / self.step, 1.0)
 
-    @property
-    def full_shape(self) -> tuple[int, int]:
-        """(height, width) of what the work px cover, px of level 0."""
-        height, width = (math.ceil(side * self.scale - 1e-6) for side in self.shape)
-        return height, width
-
 
 def resolve(
     reader: SlideReader, model_mpp: float, mpp: float | None = None, tolerance: float = TOLERANCE
