@@ -52,7 +52,9 @@ Exit codes: 0 all slides done, 1 something failed or was unreadable, 2 wrong usa
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("slides", nargs=-1, required=True, metavar="SLIDE|FOLDER...", type=click.Path(path_type=Path))
+@click.argument(
+    "slides", nargs=-1, required=True, metavar="SLIDE|FOLDER...", type=click.Path(path_type=Path, readable=False)
+)
 @bundle_option
 @output_options(KINDS)
 @click.option(

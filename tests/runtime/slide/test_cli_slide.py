@@ -220,6 +220,7 @@ def test_what_cannot_be_opened_or_looked_into_is_one_sentence_and_stops_no_other
         return look(folder)
 
     monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "access", lambda path, _: path != os.fspath(closed))
     done = run(endless, closed, slide, "--mpp", "0.25", "--only", "parquet")
     assert (done.exit_code, type(done.exception)) == (1, SystemExit), done.output
     assert f"{endless}: cannot be opened (File name too long); check its path and permissions." in done.stderr
