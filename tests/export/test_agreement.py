@@ -114,7 +114,7 @@ def test_findings_of_other_tiles_are_not_compared_and_tiles_are_enlarged_each_by
 
 
 def test_what_just_meets_every_limit_does_not_fall_short():
-    squares = [(x, y, 10) for y in (0, 40) for x in range(0, 100, 20)]
+    squares = [(x, y, 10) for y in range(0, 60, 15) for x in range(0, 100, 25)]
     reference = finding([(x, 70, 0.9) for x in range(0, 120, 12)], squares)
     candidate = Finding(reference.points.select(np.arange(9)), finding([], [(x, y, 8) for x, y, _ in squares]).nuclei)
     found = agreement([reference], [candidate])
