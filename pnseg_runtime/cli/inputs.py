@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,23 +27,32 @@ class Job:
 def plan(named: Sequence[Path], folder: Path, kinds: Sequence[str], recursive: bool = False) -> list[Job]:
     """One job an image, in the order named; a folder stands for the images in it, sorted.
 
-    Two images whose outputs would have the same names, an image that an output would overwrite, and
-    what cannot be looked into are jobs with a problem.
+    Results of an image in a folder inside a named one go to a folder of the same name inside ``folder``. Two images
+    whose outputs would have the same names, an image that an output would overwrite, and what cannot be looked into
+    are jobs with a problem.
     """
-    found = [item for path in named for item in _expand(path, recursive)]
-    images = list(dict.fromkeys(path for path in found if isinstance(path, Path)))
-    rivals: dict[str, list[Path]] = defaultdict(list)
+    found: dict[Path | _Refused, Path] = {}  # what was found → where its results go
+    for path in named:
+        for item in _expand(path, recursive):
+            found.setdefault(item, folder / _inside(item, path))
+    images = [item for item in found if isinstance(item, Path)]
+    rivals: dict[Path, list[Path]] = defaultdict(list)  # results' names without their ends → images
     for image in images:
-        rivals[image.stem].append(image)
+        rivals[found[image] / image.stem].append(image)
     inputs = {os.path.realpath(image) for image in images}
-    jobs: dict[Path, Job] = {}
-    for image in images:
-        outputs = output_paths(folder, image.stem, kinds)
-        jobs[image] = Job(image, outputs, _conflict(image, rivals[image.stem], outputs.values(), inputs))
-    return [
-        jobs[item] if isinstance(item, Path) else Job(item.path, {}, ImageError(f"{item.path}: {item.reason}."))
-        for item in dict.fromkeys(found)
-    ]
+
+    def job_of(item: Path | _Refused, place: Path) -> Job:
+        if isinstance(item, _Refused):
+            return Job(item.path, {}, ImageError(f"{item.path}: {item.reason}."))
+        outputs = output_paths(place, item.stem, kinds)
+        return Job(item, outputs, _conflict(item, rivals[place / item.stem], outputs, folder, inputs))
+
+    return [job_of(item, place) for item, place in found.items()]
+
+
+def _inside(item: Path | _Refused, named: Path) -> Path:
+    """The folders between a named one and an image in it."""
+    return Path() if isinstance(item, _Refused) or item == named else item.parent.relative_to(named)
 
 
 @dataclass(frozen=True, order=True)
@@ -121,16 +130,26 @@ def _may_be_file(path: Path) -> bool:
         return True
 
 
-def _conflict(image: Path, rivals: list[Path], outputs: Collection[Path], inputs: set[str]) -> ImageError | None:
-    others = [rival for rival in rivals if rival != image]
-    if others:
+def _conflict(
+    image: Path, rivals: list[Path], outputs: dict[str, Path], folder: Path, inputs: set[str]
+) -> ImageError | None:
+    """What keeps an image from being predicted.
+
+    Args:
+        rivals: the images whose results would have its names, itself among them.
+        outputs: kind → file.
+        folder: of all results; it is there, those inside it may not be yet.
+        inputs: real paths of all images.
+    """
+    other = next((rival for rival in rivals[:2] if rival != image), None)
+    if other is not None:
         return ImageError(
-            f"{image}: its results would be named as those of {others[0]}; rename one or predict it by itself."
+            f"{image}: its results would be named as those of {other}; predict one of them with another --out."
         )
-    overwritten = [output for output in outputs if os.path.realpath(output) in inputs]
-    if overwritten:
-        return ImageError(f"{image}: its result {overwritten[0]} is an input itself; choose another folder with --out.")
-    if any(_is_too_long(output) for output in outputs):
+    overwritten = next((output for output in outputs.values() if os.path.realpath(output) in inputs), None)
+    if overwritten is not None:
+        return ImageError(f"{image}: its result {overwritten} is an input itself; choose another folder with --out.")
+    if any(_is_too_long(folder / output.name) for output in outputs.values()):
         return ImageError(f"{image}: its results would have names that are too long; give it a shorter one.")
     return None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -23,7 +26,7 @@ from pnseg_runtime.cli.report import Done, Failed, print_json, print_table, summ
 from pnseg_runtime.errors import ImageError, OutputError, PnsegError
 from pnseg_runtime.images import RgbImage, read_image
 from pnseg_runtime.nuclei import Nuclei
-from pnseg_runtime.outputs import KINDS, Prediction, refuse_existing, write_outputs
+from pnseg_runtime.outputs import KINDS, Prediction, refuse_existing, refuse_other_image, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
 from pnseg_runtime.params import Mpp, MppChoice, settled
 from pnseg_runtime.plausible import diameters_of, seen_at
@@ -36,6 +39,23 @@ class Predictor(Protocol):
     manifest: Manifest
 
     def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None, *, guessed: bool = False) -> Nuclei: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What holds for all images of a run.
+
+    Attributes:
+        segmenter: the model.
+        mpp: what was said of the images' microns per pixel.
+        overwrite: whether earlier results may be replaced; None for those of the same image.
+        make_folder: makes a folder for results, each once.
+    """
+
+    segmenter: Predictor
+    mpp: MppChoice
+    overwrite: bool | None
+    make_folder: Callable[[Path], None]
 
 
 _EPILOG = """\b
@@ -71,7 +91,11 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
     "--overlap", type=click.IntRange(0, 255), metavar="PX", help="Of neighbouring windows [default: the bundle's]."
 )
 @click.option("--recursive", is_flag=True, help="Look into folders inside a folder too.")
-@click.option("--overwrite/--no-overwrite", default=True, show_default=True, help="Replace results of an earlier run.")
+@click.option(
+    "--overwrite/--no-overwrite",
+    default=None,
+    help="Replace results of an earlier run [default: those of the same image].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def predict(
     images: tuple[Path, ...],
@@ -81,7 +105,7 @@ def predict(
     mpp: MppChoice,
     backend: str,
     recursive: bool,
-    overwrite: bool,
+    overwrite: bool | None,
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -94,8 +118,8 @@ def predict(
     segmenter = load(bundle, backend=backend, **given(chosen))
     if backend == AUTO:
         tell_choice(segmenter.reason, segmenter.passed_over)
-    jobs = plan(images, folder, kinds, recursive)
-    results = [_run(job, segmenter, mpp, overwrite) for job in _with_progress(jobs)]
+    asked = Asked(segmenter, mpp, overwrite, cache(make_folder))
+    results = [_run(job, asked) for job in _with_progress(plan(images, folder, kinds, recursive))]
     done = [result for result in results if isinstance(result, Done)]
     failed = [result for result in results if isinstance(result, Failed)]
     if as_json:
@@ -106,10 +130,10 @@ def predict(
         raise Failure(f"{len(failed)} of {len(results)} images failed")
 
 
-def _run(job: Job, segmenter: Predictor, mpp: MppChoice, overwrite: bool) -> Done | Failed:
+def _run(job: Job, asked: Asked) -> Done | Failed:
     """Segment and write one image; whatever goes wrong is told in one sentence."""
     try:
-        return _segment(job, segmenter, mpp, overwrite)
+        return _segment(job, asked)
     except PnsegError as error:
         sentence = str(error)
     except MemoryError:
@@ -121,25 +145,36 @@ def _run(job: Job, segmenter: Predictor, mpp: MppChoice, overwrite: bool) -> Don
     return Failed(job.image, sentence)
 
 
-def _segment(job: Job, segmenter: Predictor, mpp: MppChoice, overwrite: bool) -> Done:
+def _segment(job: Job, asked: Asked) -> Done:
     if job.problem is not None:
         raise job.problem
-    if not overwrite:
+    if asked.overwrite is False:
         refuse_existing(job.outputs.values())  # before the work, not only after it
     image = read_image(job.image)
+    if asked.overwrite is None:
+        with _naming(job.image):
+            refuse_other_image(job.outputs, image.pixels)
     start = perf_counter()
     try:
-        nuclei, enlarged = _find(segmenter, image, mpp)
+        nuclei, enlarged = _find(asked.segmenter, image, asked.mpp)
     except ImageError as error:  # a segmenter is given pixels and knows no file
         raise ImageError(f"{job.image}: {error}") from error
     seconds = perf_counter() - start
     if nuclei.mpp is not None and (doubt := diameters_of(nuclei.masks, nuclei.mpp).doubt(nuclei.mpp)):
         show_warning(f"{job.image}: {doubt}")
-    try:
-        write_outputs(Prediction(image.pixels, nuclei), job.outputs, overwrite)
-    except OutputError as error:  # names a file or a folder
-        raise OutputError(f"{job.image}: {error}") from error
+    with _naming(job.image):
+        asked.make_folder(next(iter(job.outputs.values())).parent)
+        write_outputs(Prediction(image.pixels, nuclei), job.outputs, asked.overwrite is not False)
     return Done(job.image, nuclei.shape, len(nuclei), seconds, job.outputs, enlarged)
+
+
+@contextmanager
+def _naming(image: Path) -> Iterator[None]:
+    """Name the image in errors of its results, which name a file or a folder."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"{image}: {error}") from error
 
 
 def _find(segmenter: Predictor, image: RgbImage, choice: MppChoice) -> tuple[Nuclei, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import tempfile
 import time
@@ -21,7 +22,9 @@ _ABANDONED = 24 * 3600  # s: no writer leaves a draft alone for as long
 
 
 @contextmanager
-def all_or_none(paths: Iterable[Path], drafts_in: Path | None = None) -> Iterator[list[BinaryIO]]:
+def all_or_none(
+    paths: Iterable[Path], drafts_in: Path | None = None, removed: Iterable[Path] = ()
+) -> Iterator[list[BinaryIO]]:
     """Open one writable binary stream a path; the files take their names together at the end.
 
     Everything is written under temporary names in the same folder and flushed to the disk first, so
@@ -32,6 +35,7 @@ def all_or_none(paths: Iterable[Path], drafts_in: Path | None = None) -> Iterato
     Args:
         paths: the files.
         drafts_in: folder of the same file system for what is not complete yet; None for that of each file.
+        removed: files that go when the others take their names, and are put back with what these replace.
 
     Raises:
         OutputError: a file cannot be created, written or renamed.
@@ -49,7 +53,7 @@ def all_or_none(paths: Iterable[Path], drafts_in: Path | None = None) -> Iterato
                 stream.flush()
                 os.fsync(stream.fileno())
         with _sentence_for_os_errors(targets, drafts):
-            _rename_all(drafts, targets)
+            _rename_all(drafts, targets, list(removed))
     finally:
         for draft in drafts:
             with contextlib.suppress(OSError):
@@ -70,30 +74,48 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # without a name, where the system can: a kill leaves nothing behind
             pass
-        for draft in folder.glob(f".pnseg-*{_DRAFT}"):
-            with contextlib.suppress(OSError):  # another process may own it, or have swept it
-                if time.time() - draft.stat().st_mtime > _ABANDONED:
-                    draft.unlink()
+        _sweep(folder)
 
 
-def _rename_all(drafts: list[Path], targets: list[Path]) -> None:
-    if len(targets) == 1:  # one rename is all or none by itself
+def _sweep(folder: Path) -> None:
+    """Remove what a killed run has left, but no kept file whose place is empty: it may be the only copy."""
+    drafts, kept = (sorted(folder.glob(f".pnseg-*{kind}")) for kind in (_DRAFT, _KEPT))
+    in_place = tuple(map(_kept_of, folder.iterdir())) if kept else ()
+    for path in (*drafts, *(path for path in kept if path.name.endswith(in_place))):
+        with contextlib.suppress(OSError):  # another process may own it, or have swept it
+            # What is kept has the times of its content; its inode changes when it gets its second name.
+            told = path.stat().st_ctime if path.suffix == _KEPT else path.stat().st_mtime
+            if time.time() - told > _ABANDONED:
+                path.unlink()
+
+
+def _rename_all(drafts: list[Path], targets: list[Path], removed: list[Path]) -> None:
+    if len(targets) == 1 and not removed:  # one rename is all or none by itself
         drafts[0].replace(targets[0])
         return
-    kept = [_hidden(draft.parent, _KEPT) for draft in drafts]
+    draft_of = dict(zip(targets, drafts, strict=True))
+    places = {target: draft.parent for target, draft in draft_of.items()} | {path: path.parent for path in removed}
+    kept = {target: _hidden(place, _kept_of(target)) for target, place in places.items()}
     try:
-        for target, old in zip(targets, kept, strict=True):
+        for target, old in kept.items():
             _keep(target, old)
-        for draft, target in zip(drafts, targets, strict=True):
+        for path in removed:  # first: whoever is killed leaves nothing of the old result beside the new one
+            path.unlink(missing_ok=True)
+        for target, draft in draft_of.items():
             draft.replace(target)
     except BaseException:
-        for draft, target, old in zip(drafts, targets, kept, strict=True):
+        for target, old in kept.items():
             with contextlib.suppress(OSError):  # the others can still be put back
-                _put_back(draft, target, old)
+                _put_back(draft_of.get(target), target, old)
         raise
-    for old in kept:
+    for old in kept.values():
         with contextlib.suppress(OSError):
             old.unlink()
+
+
+def _kept_of(target: Path) -> str:
+    """The end of the name under which a file is kept, from which a sweep tells whether it is there again."""
+    return f"-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}{_KEPT}"
 
 
 def _keep(target: Path, old: Path) -> None:
@@ -107,9 +129,9 @@ def _keep(target: Path, old: Path) -> None:
             target.rename(old)
 
 
-def _put_back(draft: Path, target: Path, old: Path) -> None:
-    """Undo a rename that may or may not have been done."""
-    placed = not draft.exists()
+def _put_back(draft: Path | None, target: Path, old: Path) -> None:
+    """Undo a rename, or without a draft a removal, that may or may not have been done."""
+    placed = draft is not None and not draft.exists()
     if os.path.lexists(old):
         if placed or not os.path.lexists(target):
             old.replace(target)

@@ -6,12 +6,14 @@ import json
 import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.nuclei import NucleusClass
+from pnseg_runtime.outputs.origin import Origin
 from pnseg_runtime.outputs.prediction import Prediction
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pnseg.nucleus")
@@ -29,6 +31,21 @@ def write_geojson(prediction: Prediction, stream: BinaryIO) -> None:
     the image.
     """
     write_collection((feature_of(prediction, index) for index in range(len(prediction.nuclei))), stream)
+
+
+def geojson_origin(path: Path, content_hash: str) -> Origin:
+    """Which image a collection is of, by the id of its first nucleus; without nuclei it may be any."""
+    with path.open("rb") as stream:
+        if stream.read(len(HEAD)) != HEAD:
+            return Origin.UNKNOWN
+        beginning = stream.read(1 << 10)
+    if beginning == TAIL:
+        return Origin.SOME
+    start = b'\n{"type": "Feature", "id": "'
+    if not beginning.startswith(start):
+        return Origin.UNKNOWN
+    first = _id_of(_identity(content_hash, 0)).encode()
+    return Origin.SAME if beginning.removeprefix(start).startswith(first) else Origin.OTHER
 
 
 def write_collection(features: Iterable[dict[str, Any]], stream: BinaryIO) -> None:
@@ -49,7 +66,7 @@ def feature_of(prediction: Prediction, index: int) -> dict[str, Any]:
     """The GeoJSON feature of one nucleus of an image."""
     nuclei = prediction.nuclei
     return feature(
-        identity=f"{prediction.content_hash}/{index + 1}",
+        identity=_identity(prediction.content_hash, index),
         kind=nuclei.class_table[int(nuclei.classes[index])],
         polygons=prediction.outlines[index],
         measurements=measurements_of(prediction, index),
@@ -63,7 +80,7 @@ def feature(identity: str, kind: NucleusClass, polygons: Polygons, measurements:
     """
     return {
         "type": "Feature",
-        "id": str(uuid.uuid5(_NAMESPACE, identity)),
+        "id": _id_of(identity),
         "geometry": geometry_of(polygons),
         "properties": {
             "objectType": "detection",
@@ -71,6 +88,14 @@ def feature(identity: str, kind: NucleusClass, polygons: Polygons, measurements:
             "measurements": {name: _short(value) for name, value in measurements.items() if math.isfinite(value)},
         },
     }
+
+
+def _identity(content_hash: str, index: int) -> str:
+    return f"{content_hash}/{index + 1}"
+
+
+def _id_of(identity: str) -> str:
+    return str(uuid.uuid5(_NAMESPACE, identity))
 
 
 def geometry_of(polygons: Polygons) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 
+from pnseg_runtime.outputs.origin import mark
 from pnseg_runtime.outputs.prediction import Prediction
 
 _MICRONS_PER_CM = 10_000
@@ -15,7 +16,8 @@ _MICRONS_PER_CM = 10_000
 def write_labels(prediction: Prediction, stream: BinaryIO) -> None:
     """Write (H, W) uint32, deflate: 0 is background, i the nucleus of row i of the table.
 
-    With a known pixel size the resolution tags hold it, in pixels per centimetre.
+    With a known pixel size the resolution tags hold it, in pixels per centimetre. The description says which image
+    it is of.
     """
     nuclei = prediction.nuclei
     scale: dict[str, Any] = {}
@@ -27,6 +29,7 @@ def write_labels(prediction: Prediction, stream: BinaryIO) -> None:
         photometric="minisblack",
         compression="adobe_deflate",
         predictor=True,
+        description=mark(prediction.content_hash),
         metadata=None,
         **scale,
     )

@@ -8,15 +8,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from pnseg_runtime.outputs.origin import mark
 from pnseg_runtime.outputs.prediction import Prediction
 
 _SHIFT = 4  # OpenCV draws at 1/16 px
 
 
 def write_overlay(prediction: Prediction, stream: BinaryIO) -> None:
-    """Write :func:`draw_outlines` as a PNG of the image's size."""
-    Image.fromarray(draw_outlines(prediction)).save(stream, format="PNG")
+    """Write :func:`draw_outlines` as a PNG of the image's size, whose source says which image it is of."""
+    texts = PngInfo()
+    texts.add_text("Source", mark(prediction.content_hash))
+    Image.fromarray(draw_outlines(prediction)).save(stream, format="PNG", pnginfo=texts)
 
 
 def draw_outlines(prediction: Prediction) -> NDArray[np.uint8]:

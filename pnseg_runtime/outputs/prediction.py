@@ -38,7 +38,12 @@ class Prediction:
 
     @cached_property
     def content_hash(self) -> str:
-        """Hex SHA-256 of the image's size and pixels: the same image has it under any file name."""
-        digest = hashlib.sha256(repr(self.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(self.pixels).data)
-        return digest.hexdigest()
+        """:func:`content_hash` of the image."""
+        return content_hash(self.pixels)
+
+
+def content_hash(pixels: NDArray[np.uint8]) -> str:
+    """Hex SHA-256 of an image's size and pixels (H, W, 3): the same image has it under any file name."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()

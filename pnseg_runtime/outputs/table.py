@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from pnseg_runtime.outputs.origin import Origin, mark
 from pnseg_runtime.outputs.prediction import Prediction
 
 
@@ -63,19 +65,27 @@ MICRON_COLUMNS = (_in_microns(_AREA, "area_um2", 2), _in_microns(_PERIMETER, "pe
 
 
 def table_of(prediction: Prediction) -> pa.Table:
-    """The rows of a prediction, in label order; units stand in the fields' metadata.
+    """The rows of a prediction, in label order; units stand in the fields' metadata, the image in the schema's.
 
     The columns in µm are there when the image's microns per pixel are known.
     """
     columns = COLUMNS + (MICRON_COLUMNS if prediction.nuclei.mpp is not None else ())
     fields = [pa.field(c.name, c.type, nullable=False, metadata={"unit": c.unit}) for c in columns]
     arrays = [pa.array(np.asarray(c.values(prediction)), from_pandas=False).cast(c.type) for c in columns]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, {"image": mark(prediction.content_hash)}))
 
 
 def write_csv(prediction: Prediction, stream: BinaryIO) -> None:
     """Write the table as UTF-8 text with a header line."""
     pyarrow.csv.write_csv(table_of(prediction), stream)
+
+
+def csv_origin(path: Path, content_hash: str) -> Origin:  # noqa: ARG001 - text has no room to say which image
+    """Whether a file has the header of :func:`write_csv`."""
+    headers = [[column.name for column in columns] for columns in (COLUMNS, COLUMNS + MICRON_COLUMNS)]
+    with path.open("rb") as stream:
+        names = stream.readline(1 << 12).decode(errors="replace").strip().replace('"', "").split(",")
+    return Origin.SOME if names in headers else Origin.UNKNOWN
 
 
 def write_parquet(prediction: Prediction, stream: BinaryIO) -> None:

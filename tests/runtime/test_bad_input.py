@@ -17,6 +17,7 @@ from PIL import Image
 
 from pnseg_runtime.bundle import FORMAT_VERSION, sha256_of
 from pnseg_runtime.cli import cli
+from pnseg_runtime.cli.inputs import plan
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS
 from pnseg_runtime.segmenter import Segmenter
@@ -130,7 +131,8 @@ def test_a_folder_inside_that_cannot_be_looked_into_is_one_sentence_and_the_othe
         f"Error: {tree / 'a'}: cannot be looked into (Permission denied); change its permissions"
     )
     assert closing == "Error: 1 of 3 images failed"
-    assert names(tmp_path / "out") == all_outputs("good", "second")
+    assert names(tmp_path / "out") == sorted(["b", *all_outputs("good")])
+    assert names(tmp_path / "out" / "b") == all_outputs("second")
 
 
 @pytest.mark.parametrize("recursive", [[], ["--recursive"]])
@@ -161,6 +163,7 @@ def test_linked_folders_are_looked_into_once_and_may_lead_in_circles(
     images = [entry["image"] for entry in json.loads(result.stdout)["images"]]
     assert (result.exit_code, result.stderr) == (0, "")
     assert images == [str(tree / place) for place in ("a/first.png", "b/second.png", "good.png", "link/third.png")]
+    assert names(tmp_path / "out" / "link") == all_outputs("third")
 
 
 def test_a_file_that_may_not_be_read_is_one_sentence_and_the_others_finish(
@@ -253,8 +256,34 @@ def test_two_inputs_with_one_stem_both_fail_naming_each_other(model: DarkSpotMod
     assert str(twins[1]) in first
     assert str(twins[0]) in second
     assert str(twins[1]) in second
+    assert all("predict one of them with another --out" in told for told in (first, second))
     assert closing == "Error: 2 of 3 images failed"
     assert names(tmp_path / "out") == all_outputs("good")
+
+
+def test_the_remedy_for_two_inputs_with_one_stem_helps(model: DarkSpotModel, tmp_path: Path) -> None:
+    for name, pixels in (("tile.png", RGB), ("tile.tif", RGB[:200])):
+        Image.fromarray(pixels).save(tmp_path / name)
+    assert run("predict", tmp_path / "tile.png", "--out", tmp_path / "one").exit_code == 0
+    assert run("predict", tmp_path / "tile.tif", "--out", tmp_path / "two").exit_code == 0
+    assert names(tmp_path / "one") == names(tmp_path / "two") == all_outputs("tile")
+
+
+def test_thousands_of_images_of_one_stem_are_compared_with_one_other_each() -> None:
+    compared = 0
+
+    class Counted(type(Path())):  # type: ignore[misc]
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return super().__eq__(other)
+
+        __hash__ = type(Path()).__hash__
+
+    images = [Counted(f"in/tile.{number}.png").with_name(f"tile.{number}") for number in range(3000)]
+    jobs = plan(images, Path("out"), ["csv"])
+    assert all("another --out" in str(job.problem) for job in jobs)
+    assert compared < 20 * len(images)
 
 
 def test_an_image_is_never_overwritten_by_a_result(model: DarkSpotModel, good: Path, tmp_path: Path) -> None:

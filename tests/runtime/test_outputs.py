@@ -10,6 +10,7 @@ import pytest
 from pnseg_runtime import outputs
 from pnseg_runtime.errors import OutputError
 from pnseg_runtime.outputs import KINDS, OutputKind, Prediction, output_paths, write_outputs
+from pnseg_runtime.outputs.origin import Origin
 from tests.runtime.made import nuclei_of, sample, square_ring_and_pair
 
 WHITE = np.full((30, 40, 3), 255, np.uint8)
@@ -67,3 +68,46 @@ def test_the_content_hash_follows_the_pixels_and_the_shape() -> None:
         for pixels in (image, np.asfortranarray(image), changed, image.reshape(320, 256, 3))
     }
     assert len(hashes) == 3
+
+
+OTHER = Prediction(WHITE[:20], nuclei_of([(3, 2, np.ones((4, 6), bool))], (20, 40)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_tells_which_image_it_is_of(kind: str, tmp_path: Path) -> None:
+    (path,) = output_paths(tmp_path, "tile", [kind]).values()
+    write_outputs(PREDICTION, {kind: path})
+    same, other = (KINDS[kind].origin(path, each.content_hash) for each in (PREDICTION, OTHER))
+    assert (same, other) == ((Origin.SOME,) * 2 if kind == "csv" else (Origin.SAME, Origin.OTHER))
+
+
+@pytest.mark.parametrize("kind", ["labels", "parquet", "overlay"])
+def test_a_large_file_tells_which_image_it_is_of(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (1500, 1500, 3), np.uint8)
+    dots = [(3 * (i % 500), 3 * (i // 500), np.ones((1, 1), bool)) for i in range(100_000)]
+    prediction = Prediction(noise, nuclei_of(dots, (1500, 1500)))
+    monochrome = {"overlay": Prediction(noise, nuclei_of([], (1500, 1500)))}
+    (path,) = output_paths(tmp_path, "tile", [kind]).values()
+    write_outputs(written := monochrome.get(kind, prediction), {kind: path})
+    assert path.stat().st_size > 200_000
+    assert KINDS[kind].origin(path, written.content_hash) is Origin.SAME
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "content", [b"", b"mine", b'{"type": "FeatureCollection", "features": []}', b"id,class\n1,a\n"]
+)
+def test_a_file_that_is_no_result_is_not_taken_for_one(content: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert KINDS[kind].origin(tmp_path / "file", PREDICTION.content_hash) is Origin.UNKNOWN
+    assert KINDS[kind].origin(tmp_path, PREDICTION.content_hash) is Origin.UNKNOWN
+
+
+def test_an_outdated_file_of_another_kind_goes_and_a_current_one_stays(tmp_path: Path) -> None:
+    paths = output_paths(tmp_path, "tile")
+    write_outputs(OTHER, paths)
+    write_outputs(PREDICTION, {"geojson": paths["geojson"]})
+    assert list(tmp_path.iterdir()) == [paths["geojson"]]
+    write_outputs(PREDICTION, {"csv": paths["csv"]})
+    assert sorted(tmp_path.iterdir()) == sorted([paths["csv"], paths["geojson"]])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pnseg_runtime.errors import OutputError
+from pnseg_runtime.outputs import atomic
 from pnseg_runtime.outputs.atomic import all_or_none, make_folder
 
 
@@ -105,6 +106,40 @@ def test_an_overwrite_that_fails_midway_puts_the_earlier_files_back(
 
 
 @pytest.mark.usefixtures("links")
+@pytest.mark.parametrize("error", [PermissionError(13, "in use"), KeyboardInterrupt()])
+def test_what_was_to_be_removed_is_put_back_when_a_rename_fails(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.txt", "gone.txt"):
+        (tmp_path / name).write_text(f"old {name}")
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.suffix != ".part":
+            return replace(self, target)
+        raise error
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with (
+        pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError),
+        all_or_none([tmp_path / "a.txt"], removed=[tmp_path / "gone.txt", tmp_path / "never.txt"]),
+    ):
+        pass
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.txt": "old a.txt",
+        "gone.txt": "old gone.txt",
+    }
+
+
+@pytest.mark.usefixtures("links")
+def test_what_is_to_be_removed_goes_with_the_renames_and_not_before(tmp_path: Path) -> None:
+    (tmp_path / "gone.txt").touch()
+    with all_or_none([tmp_path / "a.txt"], removed=[tmp_path / "gone.txt"]):
+        assert (tmp_path / "gone.txt").exists()
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.usefixtures("links")
 def test_an_overwrite_leaves_the_new_files_and_nothing_of_the_old(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
     with all_or_none([tmp_path / "a.txt", tmp_path / "b.txt"]) as streams:
@@ -199,3 +234,36 @@ def test_drafts_that_a_killed_run_has_left_are_swept_after_a_day(tmp_path: Path)
         os.utime(path, (time.time() - 90_000,) * 2)
     make_folder(tmp_path)
     assert names(tmp_path) == [".pnseg-new.part", "old.part"]
+
+
+@pytest.mark.usefixtures("links")
+def test_kept_files_of_a_run_killed_between_renames_are_swept_after_a_day_if_their_places_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text(f"old {name}")
+    replace = Path.replace
+
+    def die(self: Path, target: Path) -> Path:
+        if target.name == "b.txt":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:  # a kill puts nothing back
+        patch.setattr(Path, "replace", die)
+        patch.setattr(atomic, "_put_back", lambda *_: None)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            all_or_none([tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.txt"]) as streams,
+        ):
+            streams[0].write(b"new")
+    (tmp_path / "b.txt").unlink(missing_ok=True)  # as where there are no hard links: the only copy is the kept one
+    kept = {path.read_text(): path for path in tmp_path.glob(".pnseg-*.kept")}
+    assert sorted(kept) == ["old a.txt", "old b.txt", "old c.txt"]
+    (tmp_path / "c.txt").touch()
+    make_folder(tmp_path)
+    assert all(path.exists() for path in kept.values())
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 90_000)
+    make_folder(tmp_path)
+    assert names(tmp_path) == [kept["old b.txt"].name, "a.txt", "c.txt"]
