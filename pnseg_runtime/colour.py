@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,38 @@ Samples = NDArray[np.uint8]
 
 class UnsupportedImage(ValueError):  # noqa: N818 - an explanation on its way into an ImageError
     """A sound image that has no meaning in RGB; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoder makes of a file.
+
+    Attributes:
+        samples: (H, W) or (H, W, S) uint8.
+        layout: of the samples, a key of :data:`TO_RGB`.
+        mpp: microns per pixel if the file's metadata state them.
+        doubt: one sentence if the samples are hardly what their type says.
+    """
+
+    samples: Samples
+    layout: str
+    mpp: float | None = None
+    doubt: str | None = None
+
+
+def doubt_of_depth(largest: int) -> str | None:
+    """One sentence if 16-bit samples reach so little of their range that they are hardly 16 bits of light.
+
+    Args:
+        largest: of all samples of colour.
+    """
+    if largest >= 65536 // 8:
+        return None
+    return (
+        f"its 16-bit samples reach only {largest} of 65535, as where a camera gives fewer bits, and it is seen nearly "
+        "black; scale them to 16 bits, or state their bits in the file (MaxSampleValue of TIFF, SignificantBits of "
+        "OME-TIFF)."
+    )
 
 
 def to_8_bit(samples: NDArray[np.generic], peak: int) -> Samples:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pnseg_runtime import tiff
-from pnseg_runtime.colour import TO_RGB, Samples, UnsupportedImage, to_8_bit, unit_to_8_bit
+from pnseg_runtime.colour import TO_RGB, Decoded, Samples, UnsupportedImage, doubt_of_depth, to_8_bit, unit_to_8_bit
 from pnseg_runtime.errors import ImageError, one_line
 from pnseg_runtime.pixels import MAX_PIXELS
 
@@ -32,32 +32,41 @@ class RgbImage:
     Attributes:
         pixels: (H, W, 3) uint8, red, green, blue, in the order they are stored in the file.
         mpp: microns per pixel, None unless the file's own metadata state a credible value.
+        doubt: one sentence if its samples are hardly what their type says, as 12 bits of a camera stored as 16.
     """
 
     pixels: NDArray[np.uint8]
     mpp: float | None = None
+    doubt: str | None = None
 
 
 def read_image(path: str | Path) -> RgbImage:
     """Read an image of any usual kind as 8-bit RGB.
 
-    Grey is replicated, alpha is laid on white, CMYK and palettes are converted, samples of up to
-    16 bits are scaled by the range of their type (16-bit: divided by 257; of a 16-bit RGB PNG the
-    upper byte is taken) and floating-point ones from 0–1. Of an animation the first frame is taken,
-    of a pyramid the full resolution. An EXIF or TIFF orientation is left alone, so that labels and
-    outlines lie on the pixels as stored.
+    Grey is replicated, alpha is laid on white, CMYK and palettes are converted. Samples of up to 16 bits are
+    scaled by the range of their type (16-bit: divided by 257; of a 16-bit RGB PNG the upper byte is taken) or of
+    the bits that a TIFF says are used, floating-point ones from 0–1. Of an animation the first frame is taken, of
+    a pyramid the full resolution. An EXIF or TIFF orientation is left alone, so that labels and outlines lie on
+    the pixels as stored.
 
     Raises:
         ImageError: the file is missing, empty, damaged, larger than ``MAX_PIXELS``, a stack, or no
             image that has a meaning in RGB.
     """
     path = Path(path)
-    _check_file(path)
-    try:
+    with _sentence_for_errors(path):
         with path.open("rb") as stream:
             is_tiff = stream.read(4) in tiff.MAGIC
-        samples, layout, mpp = tiff.read_tiff(path, MAX_PIXELS) if is_tiff else _read_pillow(path)
-        return RgbImage(TO_RGB[layout](samples), mpp)
+        decoded = tiff.read_tiff(path, MAX_PIXELS) if is_tiff else _read_pillow(path)
+        return RgbImage(TO_RGB[decoded.layout](decoded.samples), decoded.mpp, decoded.doubt)
+
+
+@contextmanager
+def _sentence_for_errors(path: Path) -> Iterator[None]:
+    """Check that a file can be an image, and turn what its decoder raises into one sentence."""
+    _check_file(path)
+    try:
+        yield
     except UnsupportedImage as error:
         raise ImageError(f"{path}: cannot be segmented: {error}.") from error
     except PermissionError as error:
@@ -88,33 +97,37 @@ def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image that is no TIFF, px, without decoding it.
 
     Raises:
-        ImageError: the file is missing, empty or no image of a known kind.
+        ImageError: the file is missing, empty, damaged or no image of a known kind.
     """
-    _check_file(path)
-    try:
-        with _own_pixel_limit(), Image.open(path, formats=_FORMATS) as image:
-            return image.height, image.width
-    except Exception as error:
-        raise ImageError(f"{path}: not an image of a known kind; convert it to PNG, JPEG or TIFF.") from error
+    with _sentence_for_errors(path), _opened(path) as image:
+        return image.height, image.width
 
 
-def _read_pillow(path: Path) -> tuple[Samples, str, None]:
-    with _own_pixel_limit(), Image.open(path, formats=_FORMATS) as image:
+def _read_pillow(path: Path) -> Decoded:
+    with _opened(path) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise UnsupportedImage(tiff.too_large(width, height, MAX_PIXELS))
+        # Pillow has no mode for 16 bits of several channels: it tells only before it decodes, and gives the upper byte.
+        upper_byte = image.format == "PNG" and any(";16" in str(tile.args) for tile in image.tile)
         image.load()
+        if image.mode in _SIXTEEN_BIT:
+            return _sixteen_bit(np.asarray(image))
         samples, layout = _samples_of(image)
-        return samples, layout, None
+        if not upper_byte:
+            return Decoded(samples, layout)
+        colors = samples[..., :-1] if layout.endswith("A") else samples
+        return Decoded(samples, layout, doubt=doubt_of_depth(257 * int(colors.max())))
+
+
+def _sixteen_bit(grey: NDArray[np.generic]) -> Decoded:
+    if grey.min() < 0 or (largest := int(grey.max())) > 65535:
+        raise UnsupportedImage("its samples have 32 bits; save it with 8 or 16 bits a channel")
+    return Decoded(to_8_bit(grey, 65535), "L", doubt=doubt_of_depth(largest))
 
 
 def _samples_of(image: Image.Image) -> tuple[Samples, str]:
     """8-bit samples of a Pillow image and their layout."""
-    if image.mode in _SIXTEEN_BIT:
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise UnsupportedImage("its samples have 32 bits; save it with 8 or 16 bits a channel")
-        return to_8_bit(grey, 65535), "L"
     if image.mode == "F":
         return unit_to_8_bit(np.asarray(image)), "L"
     if image.has_transparency_data:
@@ -124,12 +137,13 @@ def _samples_of(image: Image.Image) -> tuple[Samples, str]:
     return np.asarray(image.convert("RGB")), "RGB"
 
 
-@contextmanager
-def _own_pixel_limit() -> Iterator[None]:
-    # Pillow's limit is a global that refuses honest large images; ours takes its place while we read.
+def _opened(path: Path) -> ImageFile.ImageFile:
+    """An image that is open but not decoded yet."""
+    # Pillow's limit is a global that refuses honest large images; ours takes its place while one is opened. Decoding
+    # the first frame of what we read asks for no limit, and so waits for no other image.
     with _pillow_limit:
         theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            yield
+            return Image.open(path, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = theirs

@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from tifffile import PHOTOMETRIC
 
-from pnseg_runtime.colour import Samples, UnsupportedImage, to_8_bit, unit_to_8_bit
+from pnseg_runtime.colour import Decoded, Samples, UnsupportedImage, doubt_of_depth, to_8_bit, unit_to_8_bit
 from pnseg_runtime.options import LEAST_MPP, MOST_MPP
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
@@ -31,15 +31,20 @@ _JPEG = (6, 7, 33003, 33005, 33007, 34892)  # compressions that carry YCbCr and 
 _ALPHA = {1: "a", 2: "A"}  # extra sample's kind → premultiplied or straight alpha; any other kind is left out
 # Whole slides: tifffile gives the slide first, then pictures of label and glass, of which a small cut-out's are larger.
 _SLIDES = ("svs", "ndpi", "philips", "bif", "qpi", "avs")
-_MICRONS = ("micron", "microns", "um", "µm", "μm", "\\u00B5m")
+
+#: Units of length, as files name them → microns. No inch: where that is the unit, dots per inch are all that is known.
+MICRONS_IN = {
+    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "\\u00B5m"), 1.0),
+    **dict.fromkeys(("Å", "\N{ANGSTROM SIGN}", "angstrom"), 1e-4),
+    **dict.fromkeys(("nm", "nanometer"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter"), 1e3),
+    **dict.fromkeys(("cm", "centimeter"), 1e4),
+    **dict.fromkeys(("m", "meter"), 1e6),
+}
 
 
-def read_tiff(path: Path, max_pixels: int) -> tuple[Samples, str, float | None]:
+def read_tiff(path: Path, max_pixels: int) -> Decoded:
     """Read the image of a TIFF, at full resolution if it is a pyramid.
-
-    Returns:
-        samples (H, W) or (H, W, S) uint8, their layout (a key of
-        :data:`pnseg_runtime.colour.TO_RGB`), and microns per pixel if the file's metadata states it.
 
     Raises:
         UnsupportedImage: a stack, several images of which the first is not the largest, pixels that were never
@@ -63,7 +68,7 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[Samples, str, float | None]:
         if series.axes == "SYX":
             array = np.moveaxis(array, 0, -1)
         samples, layout = normalise_samples(array, page)
-        return samples, layout, stated_mpp(tif, page)
+        return Decoded(samples, layout, stated_mpp(tif, page), _doubt(array, page))
 
 
 def too_large(width: int, height: int, max_pixels: int) -> str:
@@ -113,11 +118,10 @@ def normalise_samples(array: NDArray[Any], page: Any) -> tuple[Samples, str]:
     if layout is None or (photometric == PHOTOMETRIC.YCBCR and page.compression not in _JPEG):
         name = getattr(photometric, "name", photometric)
         raise UnsupportedImage(f"its colour space ({name}, {page.samplesperpixel} samples) is not RGB; save it as RGB")
-    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
     if photometric == PHOTOMETRIC.PALETTE:
         index = array if array.ndim == 2 else array[..., 0]
         return _palette(page.colormap)[index], layout
-    samples = _eight_bit(array, bits)
+    samples = _eight_bit(array, page)
     if samples.ndim == 3 and samples.shape[2] == 1:
         samples = samples[..., 0]
     if photometric == PHOTOMETRIC.MINISWHITE:
@@ -129,14 +133,41 @@ def normalise_samples(array: NDArray[Any], page: Any) -> tuple[Samples, str]:
     return (kept[..., 0] if kept.shape[2] == 1 else kept), layout + alpha
 
 
-def _eight_bit(array: NDArray[Any], bits: int) -> Samples:
+def _eight_bit(array: NDArray[Any], page: Any) -> Samples:
     if array.dtype == np.bool_:
         return to_8_bit(array.astype(np.uint8), 1)
     if array.dtype in (np.uint8, np.uint16):
-        return to_8_bit(array, 2**bits - 1)
+        return to_8_bit(array, _peak(array, page))
     if array.dtype.kind == "f":
         return unit_to_8_bit(array)
     raise UnsupportedImage(f"its samples are {array.dtype}; save it with 8 or 16 bits a channel")
+
+
+def _peak(array: NDArray[Any], page: Any) -> int:
+    """The largest value that samples can have: of the bits that the file says are used, if no sample needs more."""
+    stored = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+    full = 2**stored - 1
+    if array.dtype != np.uint16 or (used := _used_bits(page)) is None:
+        return full
+    return min(2**used - 1, full) if array.max(initial=0) < 2**used else full
+
+
+def _used_bits(page: Any) -> int | None:
+    """Bits of a sample that a camera gives, by MaxSampleValue or OME-XML, None if neither is there.
+
+    MaxSampleValue may be the largest one of this image alone, so it stands for all values of as many bits.
+    """
+    if (tag := page.tags.get("MaxSampleValue")) is not None and (largest := int(np.max(tag.value))) > 0:
+        return max(largest.bit_length(), 8)
+    stated = _ome_pixels(page.parent.ome_metadata or "").get("SignificantBits", "") if page.parent.is_ome else ""
+    return max(int(stated), 8) if stated.isdecimal() else None
+
+
+def _doubt(array: NDArray[Any], page: Any) -> str | None:
+    if array.dtype != np.uint16 or page.photometric == PHOTOMETRIC.PALETTE or _peak(array, page) != 65535:
+        return None
+    colors = array[..., : page.samplesperpixel - len(page.extrasamples)] if array.ndim == 3 else array
+    return doubt_of_depth(int(colors.max(initial=0)))
 
 
 def _palette(colormap: NDArray[np.uint16]) -> Samples:
@@ -156,20 +187,30 @@ def stated_mpp(tif: tifffile.TiffFile, page: Any) -> float | None:
 
 
 def _ome_mpp(xml: str) -> float | None:
+    stated = _ome_pixels(xml)
+    units = [MICRONS_IN.get(stated.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
+    try:
+        sides = [float(stated[f"PhysicalSize{axis}"]) for axis in "XY"]
+    except (KeyError, ValueError):
+        return None
+    x, y = (side * (unit or math.nan) for side, unit in zip(sides, units, strict=True))
+    return credible_mpp(x, y)
+
+
+def _ome_pixels(xml: str) -> dict[str, str]:
+    """Attributes of the first image's pixels."""
     # Not parsed: a parser expands entities. Those that stand for one character, as &#181; for µ, are harmless.
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
-    attributes = re.findall(r"""\b(PhysicalSize[XY](?:Unit)?)\s*=\s*(["'])(.*?)\2""", pixels[0]) if pixels else []
-    stated = {name: html.unescape(value) for name, _, value in attributes}
-    if any(stated.get(f"PhysicalSize{axis}Unit", "µm") not in _MICRONS for axis in "XY"):
-        return None
-    return credible_mpp(stated.get("PhysicalSizeX", ""), stated.get("PhysicalSizeY", ""))
+    attributes = re.findall(r"""\b(\w+)\s*=\s*(["'])(.*?)\2""", pixels[0]) if pixels else []
+    return {name: html.unescape(value) for name, _, value in attributes}
 
 
 def _imagej_mpp(unit: str, x_tag: Any, y_tag: Any) -> float | None:
-    if unit not in _MICRONS or x_tag is None or y_tag is None:
+    if unit not in MICRONS_IN or x_tag is None or y_tag is None:
         return None
     (x_pixels, x_units), (y_pixels, y_units) = x_tag.value, y_tag.value
-    return credible_mpp(x_units / max(x_pixels, 1), y_units / max(y_pixels, 1))
+    scale = MICRONS_IN[unit]
+    return credible_mpp(x_units / max(x_pixels, 1) * scale, y_units / max(y_pixels, 1) * scale)
 
 
 def credible_mpp(x: float | str, y: float | str) -> float | None:

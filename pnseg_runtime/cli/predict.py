@@ -151,6 +151,8 @@ def _segment(job: Job, asked: Asked) -> Done:
     if asked.overwrite is False:
         refuse_existing(job.outputs.values())  # before the work, not only after it
     image = read_image(job.image)
+    if image.doubt is not None:
+        show_warning(f"{job.image}: {image.doubt}")
     if asked.overwrite is None:
         with _naming(job.image):
             refuse_other_image(job.outputs, image.pixels)

@@ -278,6 +278,14 @@ def test_options_reach_the_model_only_when_they_are_given(loaded: dict[str, Any]
     assert loaded["options"] == {"backend": "onnxruntime", "assignment": "all"}
 
 
+def test_12_bits_in_a_16_bit_file_are_warned_of_and_predicted(loaded: dict[str, Any], tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "tile.tif", sample().astype(np.uint16) * 16, photometric="rgb")
+    result = run("predict", tmp_path / "tile.tif", "--out", tmp_path / "out")
+    (warning,) = result.stderr.splitlines()
+    assert result.exit_code == 0
+    assert warning.startswith(f"Warning: {tmp_path / 'tile.tif'}: its 16-bit samples reach only")
+
+
 def test_the_users_mpp_goes_before_the_files(loaded: dict[str, Any], tmp_path: Path) -> None:
     image = tmp_path / "tile.tif"
     tifffile.imwrite(image, sample(), photometric="rgb", description="Aperio|MPP = 0.5", metadata=None)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import pytest
 import tifffile
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from pnseg_runtime import images
 from pnseg_runtime.colour import cmyk_to_rgb, premultiplied_on_white, rgba_on_white, to_8_bit
@@ -128,6 +132,61 @@ def test_a_16_bit_rgb_png_is_right_to_one_level(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(imagecodecs.png_encode(deep))
     difference = read_image(tmp_path / "image.png").pixels - deep / 257
     assert np.abs(difference).max() <= 1
+
+
+TWELVE = RGB.astype(np.uint16) * 16 + (RGB >> 4)  # 0–4095
+TWELVE_BIT_TIFFS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+    "MaxSampleValue": (TWELVE, {"extratags": [(281, "H", 3, (4095,) * 3, True)]}),
+    "MaxSampleValue of this image": (TWELVE, {"extratags": [(281, "H", 3, (3808,) * 3, True)]}),
+    "SignificantBits": (TWELVE, {"ome": True, "metadata": {"axes": "YXS", "SignificantBits": 12}}),
+}
+
+
+@pytest.mark.parametrize("kind", TWELVE_BIT_TIFFS)
+def test_12_bits_in_16_are_seen_by_their_own_range_where_a_tiff_says_so(kind: str, tmp_path: Path) -> None:
+    stored, options = TWELVE_BIT_TIFFS[kind]
+    tifffile.imwrite(tmp_path / "image.tif", stored, photometric="rgb", **options)
+    read = read_image(tmp_path / "image.tif")
+    np.testing.assert_array_equal(read.pixels, RGB)
+    assert read.doubt is None
+
+
+@pytest.mark.parametrize("value", [0, 255, 4095])
+def test_bits_that_a_tiff_states_are_not_believed_where_samples_need_more(value: int, tmp_path: Path) -> None:
+    tags = [(281, "H", 3, (value,) * 3, True)]
+    tifffile.imwrite(tmp_path / "image.tif", RGB.astype(np.uint16) * 257, photometric="rgb", extratags=tags)
+    read = read_image(tmp_path / "image.tif")
+    np.testing.assert_array_equal(read.pixels, RGB)
+    assert read.doubt is None
+
+
+ALPHA = np.full((*GREY.shape, 1), 65535, np.uint16)
+DARK: dict[str, tuple[str, np.ndarray, dict[str, Any]]] = {
+    "TIFF": ("tif", TWELVE, {"photometric": "rgb"}),
+    "TIFF with alpha": ("tif", np.dstack([TWELVE, ALPHA]), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+    "grey TIFF": ("tif", TWELVE[..., 0], {"photometric": "minisblack"}),
+    "grey PNG": ("png", TWELVE[..., 0], {}),
+    "RGB PNG": ("png", TWELVE, {}),
+    "RGBA PNG": ("png", np.dstack([TWELVE, ALPHA]), {}),
+}
+
+
+@pytest.mark.parametrize("kind", DARK)
+@pytest.mark.parametrize("bright", [False, True])
+def test_16_bits_of_which_a_few_are_used_are_doubted_with_a_remedy(kind: str, bright: bool, tmp_path: Path) -> None:
+    suffix, stored, options = DARK[kind]
+    stored = stored.copy()
+    stored[0, 0] = np.where(bright, 8192, stored[0, 0])  # an eighth of the range
+    path = tmp_path / f"image.{suffix}"
+    path.write_bytes(imagecodecs.png_encode(stored)) if suffix == "png" else tifffile.imwrite(path, stored, **options)
+    doubt = read_image(path).doubt
+    assert (doubt is None) == bright
+    assert doubt is None or ("of 65535" in doubt and "scale them to 16 bits" in doubt)
+
+
+def test_black_pixels_of_8_bits_are_not_doubted(tmp_path: Path) -> None:
+    Image.fromarray(RGB // 16).save(tmp_path / "image.png")
+    assert read_image(tmp_path / "image.png").doubt is None
 
 
 def test_a_palette_png_shows_its_colours(tmp_path: Path) -> None:
@@ -338,6 +397,58 @@ def test_pillows_own_limit_neither_stops_an_image_nor_is_changed(
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "BMP", "WEBP", "JPEG2000", "PPM", "GIF"])
+def test_decoding_asks_for_no_limit_of_pillows(format_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    more = {"save_all": True, "append_images": frames[1:], "disposal": 2} if format_ == "GIF" else {}
+    frames[0].save(tmp_path / "image", format=format_, **more)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert read_image(tmp_path / "image").pixels.shape == RGB.shape
+
+
+def test_threads_decode_images_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(RGB).save(tmp_path / "image.png")
+    met = threading.Barrier(2)
+    load = PngImageFile.load
+
+    def meet(image: PngImageFile) -> Any:
+        met.wait(timeout=10)
+        return load(image)
+
+    monkeypatch.setattr(PngImageFile, "load", meet)
+    with ThreadPoolExecutor(2) as threads:
+        read = list(threads.map(read_image, [tmp_path / "image.png"] * 2))
+    assert all((image.pixels == RGB).all() for image in read)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied"), "may not be read"),
+        (MemoryError(), "does not fit into memory"),
+        (OSError("broken data stream"), "damaged or incomplete \\(broken data stream\\)"),
+        (UnidentifiedImageError("what is it"), "not an image of a known kind"),
+    ],
+)
+def test_what_keeps_an_image_from_being_opened_is_told_apart(
+    error: Exception, words: str, read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    Image.fromarray(RGB).save(tmp_path / "image.png")
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageError, match=words):
+        read(tmp_path / "image.png")
+
+
+def test_the_size_of_an_image_is_known_without_decoding(tmp_path: Path) -> None:
+    data = (SAMPLES / "he_pink.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
+    assert image_size(tmp_path / "half.png") == (256, 320)
+
+
 def test_programs_posing_as_images_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
     for look in (read_image, image_size):
@@ -353,7 +464,7 @@ def test_the_size_of_an_image_is_its_height_and_width() -> None:
     ("error", "words"),
     [
         (MemoryError(), "does not fit into memory"),
-        (ValueError("two\n  lines"), r"\(two lines\)"),
+        (ValueError("two\n  lines"), r"\(two\)"),
         (ValueError(), r"\(ValueError\)"),
     ],
 )
@@ -369,6 +480,11 @@ def test_whatever_a_decoder_raises_is_one_sentence(
         read_image(tmp_path / "image.tif")
 
 
+def in_unit(size: float, unit: str) -> dict[str, Any]:
+    sides = {f"PhysicalSize{axis}": size for axis in "XY"} | {f"PhysicalSize{axis}Unit": unit for axis in "XY"}
+    return {"axes": "YXS", **sides}
+
+
 OME = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
 MPP_TIFFS: dict[str, tuple[dict[str, Any], float | None]] = {
     "OME": ({"ome": True, "metadata": OME | {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}}, 0.25),
@@ -379,6 +495,19 @@ MPP_TIFFS: dict[str, tuple[dict[str, Any], float | None]] = {
     ),
     "OME without a unit": ({"ome": True, "metadata": OME}, 0.25),
     "OME nearly square": ({"ome": True, "metadata": OME | {"PhysicalSizeY": 0.252}}, 0.251),
+    "OME in mm, sensibly": ({"ome": True, "metadata": in_unit(0.00025, "mm")}, 0.25),
+    "ImageJ in nm": ({"imagej": True, "resolution": (0.004, 0.004), "metadata": {"unit": "nm", "axes": "YXS"}}, 0.25),
+    "OME in two units": (
+        {
+            "ome": True,
+            "metadata": {"axes": "YXS", "PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.25},
+        },
+        0.25,
+    ),
+    "OME in cm": ({"ome": True, "metadata": in_unit(0.000025, "cm")}, 0.25),
+    "OME in m": ({"ome": True, "metadata": in_unit(2.5e-7, "m")}, 0.25),
+    "OME in Å": ({"ome": True, "metadata": in_unit(2500, "Å")}, 0.25),
+    "OME in pixels": ({"ome": True, "metadata": in_unit(1, "pixel")}, None),
     "OME not square": ({"ome": True, "metadata": OME | {"PhysicalSizeY": 0.5}}, None),
     "OME absurd": ({"ome": True, "metadata": OME | {"PhysicalSizeX": 350.0, "PhysicalSizeY": 350.0}}, None),
     "ImageJ": ({"imagej": True, "resolution": (2, 2), "metadata": {"unit": "um", "axes": "YXS"}}, 0.5),
