@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pnseg_runtime.cuda.flavours import FLAVOURS
 from pnseg_runtime.cuda.nvidia import Driver, find_driver
-from pnseg_runtime.sessions.cpu import cpu_told
+from pnseg_runtime.sessions.cpu import cpu_quota, cpu_told
 
 #: Packages whose versions decide what works; of those with several names the first that is installed counts.
 PACKAGES = (
@@ -106,15 +106,6 @@ def cuda_of(name: str, requirements: Iterable[str]) -> int | None:
         if found := re.match(r"[\w-]*[-_]cu(1[0-9])\b|nvidia-cuda-runtime\s*\(?[~=>]=\s*(1[0-9])\b", text):
             return int(found[1] or found[2])
     return None
-
-
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Cores that a container may use at a time, None without a limit."""
-    try:
-        quota, period = (root / "cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def loads(library: str) -> bool:

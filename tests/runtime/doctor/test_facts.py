@@ -4,7 +4,9 @@ import subprocess
 import pytest
 
 from pnseg_runtime.cuda.nvidia import Driver, find_driver
-from pnseg_runtime.doctor.facts import cpu_quota, cuda_of, gather, installed, loads
+from pnseg_runtime.doctor import facts
+from pnseg_runtime.doctor.facts import cuda_of, gather, installed, loads
+from pnseg_runtime.sessions import cpu
 
 # A stand-in for libcuda.so.1 with the calls that are asked of it.
 SOURCE = r"""
@@ -58,13 +60,10 @@ def test_a_machine_without_a_driver_has_none(tmp_path):
     assert find_driver(absent, version_file(tmp_path, "580.82")) == Driver(version="580.82")
 
 
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000\n", None), ("250000 100000\n", 2.5), ("nonsense", None), (None, None)]
-)
-def test_the_cores_of_a_container_are_read(tmp_path, text, cores):
-    if text is not None:
-        (tmp_path / "cpu.max").write_text(text)
-    assert cpu_quota(tmp_path) == cores
+def test_the_quota_of_a_container_is_the_one_that_threads_follow(monkeypatch):
+    assert facts.cpu_quota is cpu.cpu_quota
+    monkeypatch.setattr(facts, "cpu_quota", lambda: 2.5)
+    assert gather().quota == 2.5
 
 
 def test_only_what_is_installed_has_a_version():
