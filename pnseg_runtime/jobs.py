@@ -53,7 +53,7 @@ class Job(Generic[T]):
         ended()
 
     def result(self, timeout: float | None = None) -> T:
-        """What came out.
+        """What came out. Who is interrupted while waiting for it calls it off.
 
         Raises:
             PredictionCancelledError: the job was called off.
@@ -64,6 +64,9 @@ class Job(Generic[T]):
             return self._future.result(timeout)
         except CancelledError as error:
             raise PredictionCancelledError(_CALLED_OFF) from error
+        except (KeyboardInterrupt, SystemExit):  # nobody waits any more, but closing would
+            self.cancel()
+            raise
 
     def cancel(self) -> bool:
         """Call it off: at once if it still waits, before its next network if it runs.
@@ -102,6 +105,14 @@ class Job(Generic[T]):
             self._future.set_result(work(self._off.is_set))
         except BaseException as error:  # it is the waiting thread's to handle
             self._future.set_exception(error)
+
+
+def _until_error(items: Iterable[T], ended: list[Exception]) -> Iterator[T]:
+    """Items up to an error of their source's, which is put into ``ended``."""
+    try:
+        yield from items
+    except Exception as error:  # it is for whoever takes the results, after them
+        ended.append(error)
 
 
 class Jobs(Generic[T]):
@@ -148,11 +159,13 @@ class Jobs(Generic[T]):
         """The results of any number of works, in order; no more are taken on than there are places.
 
         Raises:
-            Exception: whatever a work raised, when it is its turn; the works behind it are called off.
+            Exception: whatever a work raised, when it is its turn; the works behind it are called off. What their
+                source raised comes behind the results of those that it gave before.
         """
         waiting: deque[Job[T]] = deque()
+        ended: list[Exception] = []
         try:
-            for work in works:
+            for work in _until_error(works, ended):
                 waiting.append(self.submit(work))
                 if len(waiting) >= self._ahead:
                     yield waiting.popleft().result()
@@ -161,6 +174,8 @@ class Jobs(Generic[T]):
         finally:
             for job in waiting:
                 job.cancel()
+        if ended:
+            raise ended[0]
 
     def close(self) -> None:
         """Call off what waits, and come to the end of what runs."""

@@ -1,6 +1,8 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from gc import collect
 from weakref import ref
 
@@ -220,3 +222,75 @@ def test_a_job_whose_waiter_is_cancelled_is_called_off(jobs, gate):
     job = asyncio.run(main())
     with pytest.raises(PredictionCancelledError):
         job.result(PATIENCE)
+
+
+def test_results_that_are_worked_on_come_before_an_error_of_their_source(jobs):
+    def works():
+        yield lambda _: 0
+        yield lambda _: (time.sleep(0.05), 1)[1]
+        raise OSError("the disk is gone")
+
+    results = jobs.in_order(works())
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(results)
+
+
+def test_a_work_that_fails_before_its_source_does_is_told_first(jobs):
+    def works():
+        yield lambda _: 1 / 0
+        raise OSError("the disk is gone")
+
+    with pytest.raises(ZeroDivisionError):
+        list(jobs.in_order(works()))
+
+
+WAITING = {
+    "for one": lambda jobs, work: jobs.submit(work).result(),
+    "for many": lambda jobs, work: next(jobs.in_order([work])),
+}
+
+
+@pytest.mark.parametrize("wait", WAITING)
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_of_who_waits_calls_off_what_runs(gate, monkeypatch, wait, interruption):
+    jobs, told, asked = Jobs(workers=1, queue=2), threading.Event(), Future.result
+
+    def work(cancelled):
+        while not gate.wait(0.01):
+            if cancelled():
+                told.set()
+                raise PredictionCancelledError("off")
+
+    def interrupted(future, timeout=None):
+        monkeypatch.setattr(Future, "result", asked)
+        raise interruption
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(interruption):
+        WAITING[wait](jobs, work)
+    assert told.wait(PATIENCE)
+    jobs.close()
+
+
+def test_a_job_that_is_not_done_in_time_goes_on(jobs, gate):
+    job = jobs.submit(behind(gate, 7))
+    with pytest.raises(FutureTimeoutError):
+        job.result(0.01)
+    gate.set()
+    assert job.result(PATIENCE) == 7
+
+
+def test_an_event_loop_goes_on_while_a_thread_waits_for_a_place(jobs, gate):
+    async def main():
+        held = [jobs.submit(behind(gate, i)) for i in range(3)]
+        with pytest.raises(QueueFullError):
+            jobs.submit(lambda _: 0, timeout=0)
+        waiting = asyncio.create_task(asyncio.to_thread(jobs.submit, lambda _: 3))
+        await asyncio.sleep(0.05)  # the loop is free, and there is no place yet
+        assert not waiting.done()
+        gate.set()
+        job = await waiting
+        return [await each for each in (*held, job)]
+
+    assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == [0, 1, 2, 3]
