@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from pnseg_runtime.cli.log import configure
+from pnseg_runtime.cli.log import LOGGER, configure
 from pnseg_runtime.cli.verbs import LIBRARY_NAMES, Verb
 from pnseg_runtime.errors import PnsegError
 
@@ -31,16 +33,21 @@ class MissingExtra(Failure):
 
 def show_error(sentence: str, file: IO[Any] | None = None) -> None:
     """Print an error sentence, red where there is colour."""
-    click.secho(f"Error: {sentence}", fg="red", file=file, err=file is None)
+    click.secho(f"Error: {sentence}", fg="red", file=file, err=file is None, color=_color())
 
 
 def show_warning(sentence: str) -> None:
     """Print what a user should look at, yellow where there is colour."""
-    click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+    click.secho(f"Warning: {sentence}", fg="yellow", err=True, color=_color())
+
+
+def _color() -> bool | None:
+    """No colour where NO_COLOR asks for none (no-color.org); otherwise as the stream is a terminal."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 class LazyGroup(click.Group):
-    """The group ``pnseg``; its help and completion import no verb."""
+    """The group ``pnseg``; its help and the completion of verbs' names import none."""
 
     def __init__(self, name: str, verbs: Sequence[Verb]) -> None:
         super().__init__(
@@ -68,9 +75,20 @@ class LazyGroup(click.Group):
         verb = self.verbs.get(cmd_name)
         if verb is None:
             return None
-        if ctx.resilient_parsing:  # completion needs names and help only
-            return click.Command(verb.name, help=verb.help)
-        return load_verb(verb)
+        try:
+            return load_verb(verb)
+        except MissingExtra:
+            if ctx.resilient_parsing:  # completion of a verb that cannot be run has no options to offer
+                return click.Command(verb.name, help=verb.help)
+            raise
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and help of verbs as click gives them, but without importing one."""
+        named = [verb for verb in self.verbs.values() if verb.name.startswith(incomplete)]
+        return [
+            *(CompletionItem(verb.name, help=verb.help) for verb in named),
+            *click.Command.shell_complete(self, ctx, incomplete),
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -80,6 +98,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PnsegError as error:
+            LOGGER.debug("failed", exc_info=True)
             raise Failure(str(error)) from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

@@ -16,13 +16,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from pnseg_runtime import load
+from pnseg_runtime import __version__, load
 from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.cli.group import Failure, show_error, show_warning
 from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
-from pnseg_runtime.cli.report import Done, Failed, print_json, print_table, summary
+from pnseg_runtime.cli.report import (
+    Done,
+    Failed,
+    MppSource,
+    logged,
+    print_json,
+    print_table,
+    summary,
+    summary_printed,
+)
 from pnseg_runtime.errors import ImageError, OutputError, PnsegError
 from pnseg_runtime.images import RgbImage, read_image
 from pnseg_runtime.nuclei import Nuclei
@@ -37,6 +46,12 @@ class Predictor(Protocol):
     """What the verb asks of a model; :class:`pnseg_runtime.segmenter.Segmenter` is one."""
 
     manifest: Manifest
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
 
     def predict(self, rgb: NDArray[np.uint8], mpp: float | None = None, *, guessed: bool = False) -> Nuclei: ...
 
@@ -122,10 +137,17 @@ def predict(
     results = [_run(job, asked) for job in _with_progress(plan(images, folder, kinds, recursive))]
     done = [result for result in results if isinstance(result, Done)]
     failed = [result for result in results if isinstance(result, Failed)]
-    if as_json:
-        print_json(summary(bundle, done, failed))
-    elif done:
-        print_table(done)
+    with summary_printed(folder):
+        if as_json:
+            run = {
+                "pnseg": __version__,
+                "bundle": bundle,
+                "backend": segmenter.backend,
+                "precision": segmenter.precision,
+            }
+            print_json(summary(run, done, failed))
+        elif done:
+            print_table(done)
     if failed:
         raise Failure(f"{len(failed)} of {len(results)} images failed")
 
@@ -136,11 +158,13 @@ def _run(job: Job, asked: Asked) -> Done | Failed:
         return _segment(job, asked)
     except PnsegError as error:
         sentence = str(error)
+        LOGGER.debug("%s: failed", job.image, exc_info=True)
     except MemoryError:
         sentence = f"{job.image}: does not fit into memory; cut the region of interest out of it first."
+        LOGGER.debug("%s: failed", job.image, exc_info=True)
     except Exception as error:  # a fault of ours or a library's must not take the other images with it
-        LOGGER.debug("unexpected error", exc_info=True)
         sentence = f"{job.image}: unexpected {type(error).__name__} ({error}); run pnseg -v predict for the details."
+        LOGGER.debug("%s: failed", job.image, exc_info=True)
     show_error(sentence)
     return Failed(job.image, sentence)
 
@@ -158,16 +182,40 @@ def _segment(job: Job, asked: Asked) -> Done:
             refuse_other_image(job.outputs, image.pixels)
     start = perf_counter()
     try:
-        nuclei, enlarged = _find(asked.segmenter, image, asked.mpp)
+        found = _find(asked.segmenter, image, asked.mpp)
     except ImageError as error:  # a segmenter is given pixels and knows no file
         raise ImageError(f"{job.image}: {error}") from error
-    seconds = perf_counter() - start
-    if nuclei.mpp is not None and (doubt := diameters_of(nuclei.masks, nuclei.mpp).doubt(nuclei.mpp)):
+    seconds, nuclei = perf_counter() - start, found.nuclei
+    median, doubt = _sizes(nuclei)
+    if doubt is not None:
         show_warning(f"{job.image}: {doubt}")
     with _naming(job.image):
         asked.make_folder(next(iter(job.outputs.values())).parent)
         write_outputs(Prediction(image.pixels, nuclei), job.outputs, asked.overwrite is not False)
-    return Done(job.image, nuclei.shape, len(nuclei), seconds, job.outputs, enlarged)
+    done = Done(
+        image=job.image,
+        size=nuclei.shape,
+        nuclei=len(nuclei),
+        seconds=seconds,
+        outputs=job.outputs,
+        enlarged=found.enlarged,
+        mpp=found.mpp,
+        mpp_source=found.source,
+        median_diameter=median,
+        doubt=doubt,
+        classes={kind.name: int((nuclei.classes == index).sum()) for index, kind in enumerate(nuclei.class_table)},
+        timings=nuclei.timings,
+    )
+    LOGGER.info("%s", logged(done, asked.segmenter.manifest.mpp))
+    return done
+
+
+def _sizes(nuclei: Nuclei) -> tuple[float | None, str | None]:
+    """The median diameter, µm, and a sentence if no tissue has it; nothing without microns per pixel."""
+    if nuclei.mpp is None:
+        return None, None
+    diameters = diameters_of(nuclei.masks, nuclei.mpp)
+    return diameters.median, diameters.doubt(nuclei.mpp)
 
 
 @contextmanager
@@ -179,14 +227,29 @@ def _naming(image: Path) -> Iterator[None]:
         raise OutputError(f"{image}: {error}") from error
 
 
-def _find(segmenter: Predictor, image: RgbImage, choice: MppChoice) -> tuple[Nuclei, float]:
+@dataclass(frozen=True)
+class _Found:
+    """An image's nuclei, how many times it was enlarged on a guess, and with what microns per pixel it was seen."""
+
+    nuclei: Nuclei
+    enlarged: float
+    mpp: float | None
+    source: MppSource | None
+
+
+def _find(segmenter: Predictor, image: RgbImage, choice: MppChoice) -> _Found:
     chosen, guess = settled(choice, segmenter.manifest.unknown_mpp)
     known = chosen or image.mpp
 
     def at(mpp: float | None) -> Nuclei:
         return segmenter.predict(image.pixels, mpp=mpp, guessed=known is None)
 
-    return seen_at(at, known, guess, segmenter.manifest.mpp)
+    nuclei, enlarged = seen_at(at, known, guess, segmenter.manifest.mpp)
+    if known is not None:
+        return _Found(nuclei, enlarged, known, "file" if chosen is None else "given")
+    if enlarged > 1:
+        return _Found(nuclei, enlarged, segmenter.manifest.mpp * enlarged, "guessed")
+    return _Found(nuclei, enlarged, None, None)
 
 
 def _with_progress(jobs: Sequence[Job]) -> Iterator[Job]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from pnseg_runtime.errors import OutputError
+
+#: Where microns per pixel come from: the user, the file's metadata, or the size of the nuclei.
+MppSource = Literal["given", "file", "guessed"]
 
 _ENDLESS = 10_000  # columns: a pipe has no width, and a file name must not be folded in a log
 
@@ -28,6 +36,12 @@ class Done:
         seconds: time of the prediction, without reading and writing files.
         outputs: kind → file.
         enlarged: how many times it was enlarged, since it states no resolution and its nuclei are small.
+        mpp: microns per pixel it was seen with, None where it was taken as it is.
+        mpp_source: where these come from.
+        median_diameter: of its nuclei, µm; None without any, or without microns per pixel that are more than a guess.
+        doubt: one sentence if nuclei of this size mean that the microns per pixel are wrong.
+        classes: class → nuclei.
+        timings: stage → seconds.
     """
 
     image: Path
@@ -36,6 +50,12 @@ class Done:
     seconds: float
     outputs: dict[str, Path]
     enlarged: float = 1.0
+    mpp: float | None = None
+    mpp_source: MppSource | None = None
+    median_diameter: float | None = None
+    doubt: str | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def megapixels(self) -> float:
@@ -48,6 +68,55 @@ class Failed:
 
     image: Path
     error: str
+
+
+def logged(row: Done, model_mpp: float) -> str:
+    """What the log tells of an image.
+
+    Args:
+        row: the image.
+        model_mpp: microns per pixel of the model.
+    """
+    height, width = row.size
+    seen = "resolution unknown, taken as it is"
+    if row.mpp is not None:
+        seen = f"{row.mpp:g} µm per pixel ({row.mpp_source}), {row.mpp / model_mpp:.3g} times the model's"
+    stages = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in row.timings.items() if stage != "total")
+    return (
+        f"{row.image}: {width}×{height} px, {seen}, enlarged {row.enlarged:g} times on a guess: "
+        f"{row.nuclei} nuclei in {row.seconds:.3f} s ({stages})"
+    )
+
+
+@contextmanager
+def summary_printed(folder: Path) -> Iterator[None]:
+    """See that what is printed inside arrives on standard output.
+
+    Args:
+        folder: of the results, which are written already.
+
+    Raises:
+        OutputError: it does not.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read has had enough
+            raise
+        _drop_output()
+        raise OutputError(
+            f"standard output: cannot be written ({error.strerror or error}); the results that were made are in "
+            f"{folder}."
+        ) from error
+
+
+def _drop_output() -> None:
+    """Let go of what is in standard output's buffer, of which the process would complain again at its end."""
+    with suppress(OSError, ValueError, AttributeError), Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 def print_table(done: Sequence[Done]) -> None:
@@ -88,16 +157,27 @@ def print_json(document: Any) -> None:
     print(text)
 
 
-def summary(bundle: str, done: Sequence[Done], failed: Sequence[Failed]) -> dict[str, Any]:
-    """The run as JSON values: sizes in px, times in seconds."""
+def summary(run: Mapping[str, str], done: Sequence[Done], failed: Sequence[Failed]) -> dict[str, Any]:
+    """The run as JSON values: sizes in px, times in seconds.
+
+    Args:
+        run: what holds for all images.
+        done: those that were segmented.
+        failed: those that were not.
+    """
     return {
-        "bundle": bundle,
+        **run,
         "images": [
             {
                 "image": str(row.image),
                 "width": row.size[1],
                 "height": row.size[0],
                 "nuclei": row.nuclei,
+                "nuclei_of_class": dict(row.classes),
+                "mpp": row.mpp,
+                "mpp_source": row.mpp_source,
+                "median_diameter_um": row.median_diameter and round(row.median_diameter, 3),
+                "doubt": row.doubt,
                 "seconds": round(row.seconds, 4),
                 "enlarged": row.enlarged,
                 "outputs": {kind: str(path) for kind, path in row.outputs.items()},

@@ -66,6 +66,8 @@ class DarkSpotModel:
 
     asked: list[tuple[tuple[int, ...], float | None]] = field(default_factory=list)
     unknown_mpp: Guess = "model"
+    backend: str = "handmade"
+    precision: str = "float32"
 
     @property
     def manifest(self) -> Manifest:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ import tifffile
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from pnseg_runtime import __version__, plausible
 from pnseg_runtime.cli import cli
-from pnseg_runtime.cli.group import LazyGroup, load_verb
+from pnseg_runtime.cli.group import LazyGroup, load_verb, show_warning
 from pnseg_runtime.cli.verbs import VERBS, Verb
 from pnseg_runtime.errors import BundleError
 from pnseg_runtime.outputs import KINDS
@@ -107,12 +109,52 @@ def test_a_library_the_plain_installation_brings_is_never_an_extra() -> None:
         load_verb(Verb("look", "no_such_library:look", "Look."))
 
 
-def test_completion_imports_no_verb() -> None:
+def completed(*words: str, code: str = "") -> list[str]:
+    """What bash is offered for the last word, one ``type,value`` a line."""
+    asked = {"COMP_WORDS": shlex.join(("pnseg", *words)), "COMP_CWORD": str(len(words))}
+    done = python(f"{code}\nfrom pnseg_runtime.cli import main; main()", _PNSEG_COMPLETE="bash_complete", **asked)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_the_names_of_verbs_are_completed_without_importing_one() -> None:
+    modules = {verb.target.partition(":")[0] for verb in VERBS}
+    code = f"import atexit, sys; atexit.register(lambda: print(*{modules}.intersection(sys.modules)))"
+    assert completed("e", code=code) == [*(f"plain,{verb.name}" for verb in VERBS if verb.name[0] == "e"), ""]
     context = click.Context(cli, resilient_parsing=True)
-    for verb in VERBS:
-        command = cli.get_command(context, verb.name)
-        assert command is not None
-        assert command.help == verb.help
+    offered = {item.value: item.help for item in cli.shell_complete(context, "")}
+    assert offered == {verb.name: verb.help for verb in VERBS}
+
+
+def test_options_values_and_files_of_a_verb_are_completed() -> None:
+    assert completed("predict", "--rec") == ["plain,--recursive"]
+    assert completed("predict", "--assignment", "cen") == ["plain,central"]
+    assert [line.partition(",")[0] for line in completed("predict", "ti")] == ["file"]
+    assert completed("--ver") == ["plain,--verbose", "plain,--version"]
+
+
+def test_a_verb_whose_extra_is_missing_has_no_options_to_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_torch.py").write_text("import torch.nn\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    group = LazyGroup("pnseg", [Verb("fit", "needs_torch:fit", "Fit.", extra="train")])
+    command = group.get_command(click.Context(group, resilient_parsing=True), "fit")
+    assert command is not None
+    assert (command.name, command.help, command.params) == ("fit", "Fit.", [])
+
+
+@pytest.mark.parametrize(("no_color", "colored"), [(None, True), ("", True), ("1", False)])
+def test_no_color_takes_the_colour_of_errors_and_warnings(
+    no_color: str | None, colored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        show_warning("look at this")
+        raise BundleError("b/: no bundle here; export one.")
+
+    result = CliRunner(env={"NO_COLOR": no_color}).invoke(group_of(fail, monkeypatch), ["do"], color=True)
+    assert [line.startswith("\x1b[3") for line in result.stderr.splitlines()] == [colored, colored]
 
 
 def group_of(callback: Any, monkeypatch: pytest.MonkeyPatch) -> LazyGroup:
@@ -227,6 +269,95 @@ def test_json_names_sizes_counts_and_files(loaded: dict[str, Any], tmp_path: Pat
     assert image["nuclei"] == len(dark_spots(sample("he_pink")))
     assert image["outputs"] == {"csv": str(tmp_path / "he_pink.csv")}
     assert document["failed"] == []
+
+
+def test_json_tells_what_ran_and_how_sure_its_numbers_are(
+    loaded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plausible, "LEAST", 1)
+    loaded["model"].unknown_mpp = "auto"
+    tifffile.imwrite(
+        tmp_path / "stated.tif", sample(), photometric="rgb", description="Aperio|MPP = 0.5", metadata=None
+    )
+    Image.fromarray(sample()).save(tmp_path / "silent.png")
+    Image.new("RGB", (90, 70), "white").save(tmp_path / "empty.png")
+
+    def told(*options: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        images = [tmp_path / name for name in ("stated.tif", "silent.png", "empty.png")]
+        result = run("predict", *images, "--out", tmp_path / "out", "--only", "csv", "--json", *options)
+        document = json.loads(result.stdout)
+        return document, document["images"]
+
+    document, (stated, silent, empty) = told()
+    assert {name: document[name] for name in ("pnseg", "bundle", "backend", "precision")} == {
+        "pnseg": __version__,
+        "bundle": "nano",
+        "backend": "handmade",
+        "precision": "float32",
+    }
+    assert [(image["mpp"], image["mpp_source"]) for image in (stated, silent, empty)] == [
+        (0.5, "file"),
+        (pytest.approx(0.375), "guessed"),
+        (None, None),
+    ]
+    nuclei = dark_spots(sample())
+    assert stated["nuclei_of_class"] == silent["nuclei_of_class"]
+    assert stated["nuclei_of_class"] == {
+        "neoplastic": (len(nuclei) + 1) // 2,
+        "inflammatory": len(nuclei) // 2,
+    }
+    assert empty["nuclei_of_class"] == {"neoplastic": 0, "inflammatory": 0}
+    diameters = sorted(2 * 0.5 * (mask.sum() / np.pi) ** 0.5 for mask in nuclei.masks)
+    assert stated["median_diameter_um"] == pytest.approx(diameters[(len(diameters) - 1) // 2], abs=0.05)
+    assert (silent["median_diameter_um"], empty["median_diameter_um"]) == (None, None)
+    assert stated["doubt"] is None
+    _, (given, *_) = told("--mpp", "5")
+    assert (given["mpp"], given["mpp_source"]) == (5, "given")
+    assert "which no tissue has" in given["doubt"]
+    _, (_, silent, _) = told("--mpp", "model")
+    assert (silent["mpp"], silent["mpp_source"]) == (None, None)
+
+
+def test_the_log_tells_of_each_image_how_it_was_seen_and_of_each_error_where_it_arose(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "stated.tif", sample(), photometric="rgb", description="Aperio|MPP = 0.5", metadata=None
+    )
+    images = (SAMPLES / "he_pink.png", tmp_path / "stated.tif", tmp_path / "gone.png")
+    code = (
+        "import sys; from pnseg_runtime.cli import main\n"
+        f"sys.argv[1:] = ['-v', 'predict', *{[str(path) for path in images]}, '--out', {str(tmp_path / 'out')!r}]\n"
+        "main()"
+    )
+    done = python(code)
+    first, second = (line for line in done.stderr.splitlines() if line.startswith("INFO pnseg: /"))
+    assert f"{images[0]}: 320×256 px, " in first
+    assert "times on a guess: " in first
+    assert "320×256 px, 0.5 µm per pixel (file), 2 times the model's, enlarged 1 times on a guess: " in second
+    assert re.search(r" \d+ nuclei in [\d.]+ s \(prepare [\d.]+, prompter [\d.]+, .*masks [\d.]+\)$", second)
+    assert "DEBUG pnseg: " in done.stderr
+    assert "ImageError: " in done.stderr.partition("Traceback")[2]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no such device")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+def test_a_summary_that_cannot_be_printed_is_one_sentence_that_says_where_the_results_are(
+    where: str, options: list[str], tmp_path: Path
+) -> None:
+    command = ["predict", SAMPLES / "he_pink.png", "--out", tmp_path / "out", "--only", "csv", *options]
+    words = [sys.executable, "-c", MAIN + "main()", *map(str, command)]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {where}', "sh", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    (sentence,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert sentence.startswith("Error: standard output: cannot be written (")
+    assert sentence.endswith(f"the results that were made are in {tmp_path / 'out'}.")
+    assert (tmp_path / "out" / "he_pink.csv").exists()
 
 
 @pytest.mark.parametrize("stem", ["CMU-1 [d=1,x=0]", ":smile: x", "case [red]"])
