@@ -288,9 +288,10 @@ class Bundle:
         manifest = self.manifest
         graphs = manifest.graphs if precision == "float32" else manifest.variants.get(precision)  # type: ignore[call-overload]
         if graphs is None:
+            named = self.folder.name if self.folder.parent == SHIPPED else self.folder
             raise BundleError(
                 f"{self.folder}: the bundle has no {precision} graphs (it has {', '.join(manifest.precisions)}); "
-                f"choose one of these or export it with --precision {precision}."
+                f"choose one of these or add it: pnseg quantise {named} --precision {precision} --out FOLDER."
             )
         return graphs[name]  # type: ignore[index]
 

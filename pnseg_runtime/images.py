@@ -85,6 +85,8 @@ def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
             raise ImageError(f"{path}: is a folder; give the image files in it.")
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: is a pipe or a device, not a file; save what it gives as a file first.")
         if not path.is_file():
             raise ImageError(f"{path}: no such file; check its path.")
         if path.stat().st_size == 0:

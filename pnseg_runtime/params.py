@@ -28,16 +28,24 @@ def settled(choice: MppChoice, usual: Guess) -> tuple[float | None, Guess]:
 class Microns(click.FloatRange):
     """Microns per pixel that images can have."""
 
+    #: What is taken, for whoever gives something else.
+    taken = "a number with a decimal point"
+
     def __init__(self) -> None:
         super().__init__(LEAST_MPP, MOST_MPP)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        return self.fail(f"{value} is no number.", param, ctx) if math.isnan(found) else found
+        try:
+            is_nan = math.isnan(float(value))
+        except ValueError:
+            self.fail(f"{value} is not {self.taken}.", param, ctx)
+        return self.fail(f"{value} is no number.", param, ctx) if is_nan else super().convert(value, param, ctx)
 
 
 class Mpp(Microns):
     """Microns per pixel that images can have, or a guess."""
+
+    taken = f"{Microns.taken}, {' or '.join(get_args(Guess))}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value in get_args(Guess) else super().convert(value, param, ctx)

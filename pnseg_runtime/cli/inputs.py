@@ -73,7 +73,10 @@ def _expand(path: Path, recursive: bool) -> list[Path | _Refused]:
     images, refused = _look_into(path, recursive)
     if not images and not refused:
         known = " ".join(EXTENSIONS)
-        return [_Refused(path, f"no images in this folder ({known}); name image files or another folder")]
+        remedy = "name image files or another folder"
+        if not recursive and _has_images_inside(path):
+            remedy = "there are some in folders inside it, which --recursive looks into"
+        return [_Refused(path, f"no images in this folder ({known}); {remedy}")]
     return [*sorted(images), *sorted(refused)]
 
 
@@ -113,6 +116,10 @@ def _look_into(folder: Path, recursive: bool) -> tuple[list[Path], list[_Refused
             folders[:] = sorted(folders) if recursive else []
             starts += filter(Path.is_symlink, (Path(here, name) for name in folders))
     return images, refused
+
+
+def _has_images_inside(folder: Path) -> bool:
+    return any(_is_image(Path(here, name)) for here, _, files in os.walk(folder) for name in files)
 
 
 def _is_image(path: Path) -> bool:

@@ -130,7 +130,11 @@ def predict(
     IMAGE, and for every image in a FOLDER.
     """
     make_folder(folder)
-    segmenter = load(bundle, backend=backend, **given(chosen))
+    try:
+        segmenter = load(bundle, backend=backend, **given(chosen))
+    except ValueError as error:  # an option that makes no sense with this bundle, as windows that overlap whole
+        LOGGER.debug("%s: not opened", bundle, exc_info=True)
+        raise click.UsageError(str(error)) from error
     if backend == AUTO:
         tell_choice(segmenter.reason, segmenter.passed_over)
     asked = Asked(segmenter, mpp, overwrite, cache(make_folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from pnseg_runtime.bundle import FORMAT_VERSION, sha256_of
+from pnseg_runtime.bundle import FORMAT_VERSION, SHIPPED, sha256_of
 from pnseg_runtime.cli import cli
 from pnseg_runtime.cli.inputs import plan
 from pnseg_runtime.nuclei import Nuclei
@@ -90,6 +91,18 @@ def test_an_unreadable_input_is_one_sentence_and_the_others_finish(
     assert names(tmp_path / "out") == all_outputs("good")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+def test_what_is_no_file_is_said_to_be_a_pipe_or_a_device(kind: str, model: DarkSpotModel, tmp_path: Path) -> None:
+    path = Path(os.devnull)
+    if kind == "named pipe":
+        os.mkfifo(path := tmp_path / "pipe.png")
+    result = run("predict", path, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {path}: is a pipe or a device")
+    assert "as a file first" in result.stderr
+
+
 # Paths that cannot be looked at
 
 
@@ -113,6 +126,19 @@ def tree(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(RGB).save(path)
     return tmp_path / "tree"
+
+
+def test_a_folder_whose_images_lie_in_folders_inside_names_the_option_that_finds_them(
+    model: DarkSpotModel, tree: Path, tmp_path: Path
+) -> None:
+    (tree / "good.png").unlink()
+    told = run("predict", tree, "--out", tmp_path / "out").stderr.splitlines()[0]
+    assert told.startswith(f"Error: {tree}: no images in this folder (")
+    assert told.endswith("which --recursive looks into.")
+    (tree / "a" / "first.png").unlink()
+    (tree / "b" / "second.png").unlink()
+    told = run("predict", tree, "--out", tmp_path / "out").stderr.splitlines()[0]
+    assert told.endswith("name image files or another folder.")
 
 
 @pytest.mark.parametrize("lacking", ["read", "execute"])
@@ -490,6 +516,25 @@ def test_a_damaged_bundle_is_refused_in_one_sentence(kind: str, bundle: Path, go
     assert len(result.stderr.splitlines()) == 1
     assert words in result.stderr
     assert names(tmp_path / "out") == []
+
+
+def test_a_precision_that_a_bundle_lacks_names_the_command_that_makes_it(
+    bundle: Path, good: Path, tmp_path: Path
+) -> None:
+    for named, folder in (("nano", "nano"), (str(bundle), bundle)):
+        result = run("predict", good, "--bundle", named, "--precision", "int8", "--out", tmp_path / "out")
+        assert result.exit_code == 1
+        assert result.stderr.endswith(f"pnseg quantise {folder} --precision int8 --out FOLDER.\n")
+
+
+def test_windows_that_would_overlap_whole_are_wrong_usage(good: Path, tmp_path: Path) -> None:
+    manifest = json.loads((SHIPPED / "nano" / "manifest.json").read_text(encoding="utf-8"))
+    manifest["masking"] |= {"window": 128, "overlap": 32}
+    shutil.copytree(SHIPPED / "nano", tmp_path / "narrow")
+    (tmp_path / "narrow" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    result = run("predict", good, "--bundle", tmp_path / "narrow", "--overlap", 128, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "Error: overlap must be less than a window's 128 px, not 128."
 
 
 def test_info_tells_what_a_bundle_holds(bundle: Path) -> None:

@@ -88,6 +88,7 @@ def test_the_usual_context_is_a_quarter_of_small_macro_tiles_in_whole_strides():
         (["--sensitivity", "nan"], "sensitivity must be a number, not nan."),
         (["--colour-blur", "nan"], "colour_blur must be a number, not nan."),
         (["--mpp", "nan"], "nan is no number."),
+        (["--mpp", "0,25"], "0,25 is not a number with a decimal point, auto or model."),
         (["--negatives", "100000000"], "negatives must be at most 64, not 100000000."),
     ],
 )
@@ -96,6 +97,12 @@ def test_choices_on_the_command_line_that_make_no_sense_are_one_sentence(tmp_pat
     assert result.exit_code == 2
     assert result.output.splitlines()[-1].endswith(says)
     assert not list(tmp_path.iterdir())
+
+
+def test_microns_per_pixel_of_a_slide_cannot_be_guessed(tmp_path):
+    result = CliRunner().invoke(cli, ["slide", str(SAMPLES / "he_pink.png"), "--mpp", "auto", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1].endswith("auto is not a number with a decimal point.")
 
 
 def test_a_slide_of_no_microns_per_pixel_is_refused_before_anything_is_opened(tmp_path):
