@@ -31,6 +31,7 @@ _JPEG = (6, 7, 33003, 33005, 33007, 34892)  # compressions that carry YCbCr and 
 _ALPHA = {1: "a", 2: "A"}  # extra sample's kind → premultiplied or straight alpha; any other kind is left out
 # Whole slides: tifffile gives the slide first, then pictures of label and glass, of which a small cut-out's are larger.
 _SLIDES = ("svs", "ndpi", "philips", "bif", "qpi", "avs")
+_MOST_OF_CAMERAS = 14  # bits, of those that give fewer than 16
 
 #: Units of length, as files name them → microns. No inch: where that is the unit, dots per inch are all that is known.
 MICRONS_IN = {
@@ -155,10 +156,11 @@ def _peak(array: NDArray[Any], page: Any) -> int:
 def _used_bits(page: Any) -> int | None:
     """Bits of a sample that a camera gives, by MaxSampleValue or OME-XML, None if neither is there.
 
-    MaxSampleValue may be the largest one of this image alone, so it stands for all values of as many bits.
+    MaxSampleValue may be the largest one of this image alone, so it stands for all values of as many bits; of 15, which
+    no camera gives, for 16.
     """
     if (tag := page.tags.get("MaxSampleValue")) is not None and (largest := int(np.max(tag.value))) > 0:
-        return max(largest.bit_length(), 8)
+        return bits if (bits := max(largest.bit_length(), 8)) <= _MOST_OF_CAMERAS else 16
     stated = _ome_pixels(page.parent.ome_metadata or "").get("SignificantBits", "") if page.parent.is_ome else ""
     return max(int(stated), 8) if stated.isdecimal() else None
 

@@ -160,6 +160,13 @@ def test_bits_that_a_tiff_states_are_not_believed_where_samples_need_more(value:
     assert read.doubt is None
 
 
+def test_the_largest_value_of_an_image_of_16_bits_does_not_change_its_brightness(tmp_path: Path) -> None:
+    dark = RGB // 2
+    tags = [(281, "H", 3, (int(dark.max()) * 257,) * 3, True)]
+    tifffile.imwrite(tmp_path / "image.tif", dark.astype(np.uint16) * 257, photometric="rgb", extratags=tags)
+    np.testing.assert_array_equal(read_image(tmp_path / "image.tif").pixels, dark)
+
+
 ALPHA = np.full((*GREY.shape, 1), 65535, np.uint16)
 DARK: dict[str, tuple[str, np.ndarray, dict[str, Any]]] = {
     "TIFF": ("tif", TWELVE, {"photometric": "rgb"}),
