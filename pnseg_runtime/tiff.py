@@ -211,8 +211,10 @@ def _imagej_mpp(unit: str, x_tag: Any, y_tag: Any) -> float | None:
     if unit not in MICRONS_IN or x_tag is None or y_tag is None:
         return None
     (x_pixels, x_units), (y_pixels, y_units) = x_tag.value, y_tag.value
+    if not x_pixels or not y_pixels:
+        return None
     scale = MICRONS_IN[unit]
-    return credible_mpp(x_units / max(x_pixels, 1) * scale, y_units / max(y_pixels, 1) * scale)
+    return credible_mpp(x_units / x_pixels * scale, y_units / y_pixels * scale)
 
 
 def credible_mpp(x: float | str, y: float | str) -> float | None:

@@ -30,7 +30,9 @@ Exit codes: 0 nothing that is installed is broken, 1 something is.
 
 @click.command(epilog=_EPILOG)
 @click.argument("bundle", default="nano")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores].")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores, or a container's quota]."
+)
 @click.option("--try/--no-try", "tried", default=True, show_default=True, help="Run every backend on a tile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(bundle: str, threads: int | None, tried: bool, as_json: bool) -> None:

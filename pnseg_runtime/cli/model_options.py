@@ -92,7 +92,11 @@ def prediction_options(images: bool) -> Callable[[F], F]:
             help="What the networks compute in, of what bundle and backend have "
             "[default: float32; of engines, what they were built in].",
         ),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores]."),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="CPU threads [default: the physical cores, or a container's quota].",
+        ),
         click.option(
             "--assignment",
             type=click.Choice(["central", "all"]),

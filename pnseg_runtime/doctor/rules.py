@@ -228,9 +228,9 @@ def slow_cpu(case: Case) -> Iterator[Finding]:
 
 
 def fewer_cores_than_threads(case: Case) -> Iterator[Finding]:
-    """A container sees all cores and may use a part of them at a time."""
+    """A container may use a part of a core besides whole ones, and threads are one more than these by default."""
     quota, cores = case.facts.quota, case.facts.cores
-    if quota is not None and quota < cores:
+    if quota is not None and quota < cores and quota % 1:
         whole = max(1, int(quota))
         yield Finding(
             "hint",

@@ -221,7 +221,7 @@ def read_roi(text: str) -> Roi:
     path = Path(text)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ImageError(
             f"{text}: no region of interest; give X,Y,WIDTH,HEIGHT in px of the full resolution or a GeoJSON file."
         ) from error

@@ -543,6 +543,12 @@ def test_microns_of_ome_xml_are_known_however_they_are_written(micron: str, quot
     assert read_image(tmp_path / "image.ome.tif").mpp == 0.25
 
 
+def test_imagejs_resolution_of_no_pixels_states_nothing(tmp_path: Path) -> None:
+    metadata = {"unit": "um", "axes": "YXS"}
+    tifffile.imwrite(tmp_path / "image.tif", RGB, imagej=True, resolution=((0, 1), (0, 1)), metadata=metadata)
+    assert read_image(tmp_path / "image.tif").mpp is None
+
+
 def test_the_samples_are_rgb_tiles_without_a_pixel_size() -> None:
     read = [read_image(path) for path in sorted(SAMPLES.glob("*.png"))]
     assert [image.pixels.shape for image in read] == [(256, 320, 3)] * 6

@@ -57,7 +57,7 @@ def told(facts, manifest=None, attempts=()):
     ]
 
 
-@pytest.mark.parametrize("facts", [CPU_ONLY, WITH_GPU])
+@pytest.mark.parametrize("facts", [CPU_ONLY, WITH_GPU, replace(CPU_ONLY, quota=2.0)])
 def test_a_sound_machine_has_no_findings(facts):
     assert told(facts, with_engines(engine()) if facts is WITH_GPU else None) == []
 

@@ -144,6 +144,12 @@ def test_regions_of_interest_are_read_as_rectangles_and_geojson(tmp_path: Path) 
         assert holds.tolist() == [True, False, False]
 
 
+def test_a_region_of_endless_brackets_is_no_region(tmp_path: Path) -> None:
+    (tmp_path / "deep.geojson").write_text("[" * 100_000)
+    with pytest.raises(ImageError, match="no region of interest"):
+        read_roi(str(tmp_path / "deep.geojson"))
+
+
 @pytest.mark.parametrize(("side", "tissue"), [(60, True), (60, False), (4000, True)])
 def test_the_area_of_a_small_region_of_a_large_slide_is_its_own(side: int, tissue: bool) -> None:
     everywhere = np.ones((2048, 2048), bool) if tissue else None
