@@ -37,6 +37,7 @@ from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, load, save
 from pnseg_runtime.slide.job import Job, prepare
 from pnseg_runtime.slide.join import current_result
+from pnseg_runtime.slide.outputs import labels
 from pnseg_runtime.slide.plan import Core, Plan
 from pnseg_runtime.slide.store import Store, earlier_plans
 from pnseg_runtime.slide.watch import Watcher
@@ -377,10 +378,10 @@ def test_outputs_that_cannot_take_their_names_leave_no_new_label_image_beside_ol
     out = shutil.copytree(undisturbed.run.parent, tmp_path / "out")
     rename = atomic._rename_all
 
-    def refuse(drafts: list[Path], targets: list[Path]) -> None:
+    def refuse(drafts: list[Path], targets: list[Path], removed: list[Path]) -> None:
         if out / "slide.geojson" in targets:
             raise OSError(errno.EROFS, "Read-only file system")
-        rename(drafts, targets)
+        rename(drafts, targets, removed)
 
     with monkeypatch.context() as patched:
         patched.setattr(atomic, "_rename_all", refuse)
@@ -658,7 +659,7 @@ def test_a_label_image_that_cannot_be_written_leaves_nothing_of_itself(
         (draft / "0").mkdir(parents=True)
         raise OutputError("no room")
 
-    monkeypatch.setattr(join, "write_labels", fail)
+    monkeypatch.setattr(labels, "write_labels", fail)
     with pytest.raises(OutputError, match="no room"):
         run_local(slide, out, bundle, ("labels",), OPTIONS)
     assert not list(out.glob("*.work/*/drafts/*"))
@@ -675,8 +676,8 @@ def test_a_run_json_that_does_not_tell_a_whole_result_tells_none(text: str, tmp_
     assert current_result(job, ()) is None
 
 
-def test_of_an_area_of_nothing_there_are_no_nuclei_in_a_square_millimetre(tmp_path: Path) -> None:
-    assert SlideResult(tmp_path, tmp_path, {}, 0, {}, 0.0, 0, []).per_mm2 == 0
+def test_of_an_area_of_nothing_nobody_knows_the_nuclei_in_a_square_millimetre(tmp_path: Path) -> None:
+    assert SlideResult(tmp_path, tmp_path, {}, 0, {}, 0.0, 0, []).per_mm2 is None
 
 
 def test_a_region_that_several_cores_cannot_read_is_told_once() -> None:
