@@ -23,7 +23,7 @@ def go_on_unless(cancelled: Callable[[], bool]) -> None:
         PredictionCancelledError: it has.
     """
     if cancelled():
-        raise PredictionCancelledError("The prediction was cancelled.")
+        raise PredictionCancelledError
 
 
 class Clock:

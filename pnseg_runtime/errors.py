@@ -30,6 +30,9 @@ class QueueFullError(PnsegError):
 class PredictionCancelledError(PnsegError):
     """A prediction was called off."""
 
+    def __init__(self, sentence: str = "The prediction was cancelled.") -> None:
+        super().__init__(sentence)
+
 
 def one_line(error: BaseException) -> str:
     """What an exception says first, without the full stop; its type's name if it says nothing."""

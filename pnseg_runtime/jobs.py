@@ -17,7 +17,6 @@ T = TypeVar("T")
 #: What a job does; now and then it asks its argument whether it was called off.
 Work = Callable[[Callable[[], bool]], T]
 
-_CALLED_OFF = "The prediction was cancelled."
 CLOSED = "This segmenter is closed; open the bundle again."
 
 
@@ -63,7 +62,7 @@ class Job(Generic[T]):
         try:
             return self._future.result(timeout)
         except CancelledError as error:
-            raise PredictionCancelledError(_CALLED_OFF) from error
+            raise PredictionCancelledError from error
         except (KeyboardInterrupt, SystemExit):  # nobody waits any more, but closing would
             self.cancel()
             raise
@@ -92,7 +91,7 @@ class Job(Generic[T]):
             return await asyncio.wrap_future(self._future)
         except asyncio.CancelledError:
             if self._off.is_set():
-                raise PredictionCancelledError(_CALLED_OFF) from None
+                raise PredictionCancelledError from None
             self.cancel()  # whoever waited for it was cancelled
             raise
 

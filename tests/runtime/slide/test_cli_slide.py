@@ -22,7 +22,7 @@ from pnseg_runtime import plausible
 from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.cli import cli
 from pnseg_runtime.cli import slide as slides
-from pnseg_runtime.cli.slide import Display
+from pnseg_runtime.cli.slide_progress import Display
 from pnseg_runtime.errors import BackendError
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
