@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ Polygon = list[Ring]
 # The sides of a pixel, clockwise on the screen from the top: (x, y) where each starts, and of the pixel across.
 _STARTS = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
 _ACROSS = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])
+#: Pixels of masks' boxes that are traced at once: what is noted of them takes some 60 bytes each.
+AT_ONCE = 1 << 19
 
 
 def outline(mask: Mask, offset: tuple[int, int] = (0, 0)) -> list[Polygon]:
@@ -37,7 +40,7 @@ def outlines(masks: Sequence[Mask], offsets: NDArray[np.integer]) -> list[list[P
     Pixels that only share a corner belong to different polygons, so no ring crosses or touches
     itself.
 
-    All masks are traced at once: the sides of pixels at which a mask ends are linked, each to the one
+    Many masks are traced at once: the sides of pixels at which a mask ends are linked, each to the one
     that follows it, and put in order by doubling the links.
 
     Args:
@@ -50,10 +53,17 @@ def outlines(masks: Sequence[Mask], offsets: NDArray[np.integer]) -> list[list[P
         wants it (RFC 7946), the shoelace area Σ(x₁y₂ − x₂y₁)/2 is positive for outer rings and
         negative for holes.
     """
+    offsets = np.asarray(offsets, np.int64).reshape(-1, 2)
+    group = np.cumsum([mask.size for mask in masks], dtype=np.int64) // AT_ONCE
+    bounds = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(masks)]
+    return [polygons for first, end in pairwise(bounds) for polygons in _traced(masks[first:end], offsets[first:end])]
+
+
+def _traced(masks: Sequence[Mask], offsets: NDArray[np.int64]) -> list[list[Polygon]]:
     found: list[list[Polygon]] = [[] for _ in masks]
     atlas = Atlas.of(masks)
     rings = _rings(atlas)
-    shift = (np.asarray(offsets, np.int64).reshape(-1, 2) - atlas.origins)[rings.mask]
+    shift = (offsets - atlas.origins)[rings.mask]
     closed = _closed(rings.vertices, rings.starts)
     placed = (closed + np.repeat(shift, np.diff(rings.starts) + 1, axis=0)).astype(np.float32)
     bounds = (rings.starts[1:-1] + np.arange(1, len(rings.mask))).tolist()

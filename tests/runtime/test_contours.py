@@ -1,9 +1,13 @@
+import tracemalloc
+
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pnseg_runtime import contours
 from pnseg_runtime.contours import outline, outlines
 from tests import golden
 
@@ -102,12 +106,27 @@ def test_outlines_of_real_nuclei_enclose_their_pixels():
 
 
 @settings(deadline=None)
-@given(st.lists(masks, max_size=6), st.integers(0, 2**32 - 1))
-def test_masks_traced_together_have_the_outlines_they_have_alone(several, seed):
+@given(st.lists(masks, max_size=6), st.integers(0, 2**32 - 1), st.sampled_from([1, 50, contours.AT_ONCE]))
+def test_masks_traced_together_have_the_outlines_they_have_alone(several, seed, at_once):
     offsets = np.random.default_rng(seed).integers(0, 40, (len(several), 2))
-    together = outlines(several, offsets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contours, "AT_ONCE", at_once)
+        together = outlines(several, offsets)
     for mask, offset, polygons in zip(several, offsets.tolist(), together, strict=True):
         alone = outline(mask, tuple(offset))
         assert [[ring.tolist() for ring in rings] for rings in polygons] == [
             [ring.tolist() for ring in rings] for rings in alone
         ]
+
+
+def test_tracing_more_masks_takes_no_more_memory_than_their_outlines():
+    mask = np.zeros((128, 128), np.bool_)
+    mask[8:-8, 8:-8] = True
+
+    def peak(count):
+        tracemalloc.start()
+        outlines([mask] * count, np.zeros((count, 2), np.int64))
+        return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
+
+    few = contours.AT_ONCE // mask.size
+    assert peak(8 * few)[0] < 1.25 * peak(few)[0]
