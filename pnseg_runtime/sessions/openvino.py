@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import openvino
@@ -19,7 +20,7 @@ from pnseg_runtime.buffers import Buffers
 from pnseg_runtime.bundle import PROMPT_INPUTS, Bundle
 from pnseg_runtime.errors import BackendError, BundleError, one_line
 from pnseg_runtime.sessions import Opening, Runner
-from pnseg_runtime.sessions.cache import cached
+from pnseg_runtime.sessions.cache import cached, writable
 from pnseg_runtime.sessions.cpu import has_bfloat16, has_vnni, physical_cores
 
 Arrays = dict[str, NDArray[Any]]
@@ -85,6 +86,12 @@ class Compiled:
     outputs: list[str]
     weights: openvino.Tensor | None
 
+    @classmethod
+    def of(cls, network: openvino.CompiledModel, weights: openvino.Tensor | None = None, requests: int = 1) -> Compiled:
+        """A network, ready for some inferences at the same time."""
+        outputs = [output.get_any_name() for output in network.outputs]
+        return cls([network.create_infer_request() for _ in range(requests)], outputs, weights)
+
     def run(self, parts: Iterable[Arrays]) -> list[Arrays]:
         """The outputs of as many inputs as there are requests, or fewer, in memory that the next call overwrites."""
         with ExitStack() as running:  # when one fails, it waits for the others
@@ -146,7 +153,8 @@ class Network:
         if shape is not None and shape not in self._expected and prod(shape[2:]) >= LARGE:
             if shape not in self._large:
                 self._large.clear()  # before there is another
-                self._large[shape] = self._compile(shape, None)  # there may be a great many sizes for a disk
+                self._kept.clear()  # its weights once more; a smaller image has it read from the cache again
+                self._large[shape] = self._own(shape)
             return self._large[shape]
         shape = shape if shape in self._expected else None
         if (shape, 1) not in self._kept:
@@ -154,7 +162,28 @@ class Network:
         return self._kept[shape, 1]
 
     def _keep(self, shape: Shape | None, streams: int) -> None:
-        self._kept[shape, streams] = self._compile(shape, self._folder, streams)
+        """With an entry in the cache, by which it opens the next time."""
+        settings = {**self._settings, "NUM_STREAMS": streams}
+        parts = ("openvino", openvino.__version__, self._digest, *sorted(self._leave_out), repr(shape), repr(settings))
+
+        def make(scratch: Path) -> None:
+            scratch.write_bytes(self._export(shape, settings))
+
+        kept = cached(self._folder, parts, f".{self.path.stem}.openvino", make) if self._folder else None
+        if kept is None:
+            self._kept[shape, streams] = Compiled.of(self._compile(shape, settings), None, streams)
+            return
+        with kept.open("rb") as file:
+            self._kept[shape, streams] = Compiled.of(*self._import(file, settings), streams)
+
+    def _own(self, shape: Shape) -> Compiled:
+        """A large image's, through a file that nobody finds again: there may be a great many sizes for a disk."""
+        settings = {**self._settings, "NUM_STREAMS": 1}
+        with suppress(OSError), TemporaryFile(dir=writable(self._folder) if self._folder else None) as file:
+            file.write(self._export(shape, settings))
+            file.flush()
+            return Compiled.of(*self._import(file, settings))
+        return Compiled.of(self._compile(shape, settings))
 
     def _read(self, shape: Shape | None) -> openvino.Model:
         # Read anew for each size: kept, it would hold its weights in memory.
@@ -166,36 +195,23 @@ class Network:
             model.reshape({"image": list(shape)})
         return model
 
-    def _compile(self, shape: Shape | None, folder: Path | None, streams: int = 1) -> Compiled:
-        settings = {**self._settings, "NUM_STREAMS": streams}
+    def _compile(self, shape: Shape | None, settings: dict[str, Any]) -> openvino.CompiledModel:
+        return self._core.compile_model(self._read(shape), "CPU", settings)
 
-        def compiled() -> openvino.CompiledModel:
-            return self._core.compile_model(self._read(shape), "CPU", settings)
+    def _export(self, shape: Shape | None, settings: dict[str, Any]) -> memoryview:
+        """The bytes of a compiled network: one that comes from a file has its weights once in memory, not twice."""
+        exported = BytesIO()
+        self._compile(shape, settings).export_model(exported)
+        return exported.getbuffer()
 
-        def make(scratch: Path) -> None:
-            exported = BytesIO()
-            compiled().export_model(exported)
-            scratch.write_bytes(exported.getbuffer())
-
-        parts = ("openvino", openvino.__version__, self._digest, *sorted(self._leave_out), repr(shape), repr(settings))
-        kept = cached(folder, parts, f".{self.path.stem}.openvino", make) if folder else None
-        # A network that comes from a file has its weights once in memory, one that was compiled just now twice.
-        network, weights = imported(self._core, kept, settings) if kept else (compiled(), None)
-        requests = [network.create_infer_request() for _ in range(streams)]
-        return Compiled(requests, [output.get_any_name() for output in network.outputs], weights)
-
-
-def imported(
-    core: openvino.Core, path: Path, settings: dict[str, Any]
-) -> tuple[openvino.CompiledModel, openvino.Tensor]:
-    """A compiled network from a file, and the file's bytes, which it needs for as long as it lives."""
-    with path.open("rb") as file:
+    def _import(self, file: IO[bytes], settings: dict[str, Any]) -> tuple[openvino.CompiledModel, openvino.Tensor]:
+        """A compiled network and the file's bytes, which it needs for as long as it lives."""
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes no memory that is read-only
-    weights = openvino.Tensor(np.frombuffer(pages, np.uint8), shared_memory=True)
-    network = core.import_model(weights, "CPU", settings)
-    with suppress(OSError):  # a kernel before 5.4
-        pages.madvise(_PAGE_OUT)  # most weights lie in another order elsewhere now
-    return network, weights
+        weights = openvino.Tensor(np.frombuffer(pages, np.uint8), shared_memory=True)
+        network = self._core.import_model(weights, "CPU", settings)
+        with suppress(OSError):  # a kernel before 5.4
+            pages.madvise(_PAGE_OUT)  # most weights lie in another order elsewhere now
+        return network, weights
 
 
 def runner(network: Network, inferences: Inferences) -> Runner:

@@ -1,5 +1,7 @@
 """Backends other than ONNX Runtime's CPU provider, and the choice among them."""
 
+import errno
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,12 +9,13 @@ import numpy as np
 import pytest
 
 from pnseg_runtime import sessions
-from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.bundle import SHIPPED, Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import BACKENDS, Opening, auto, open_sessions
 from pnseg_runtime.sessions.auto import open_fastest, run_tile
+from pnseg_runtime.sessions.cache import FOLDER
 from tests.runtime.made import sample
 
 GPU_PROVIDERS = [name for name, backend in BACKENDS.items() if backend.module.endswith("providers")]
@@ -233,13 +236,18 @@ def test_openvino_finds_the_nuclei_of_onnx_runtime(nano, precision):
 def test_openvino_compiles_for_a_window_for_any_size_and_for_a_large_image_and_gives_the_same(nano, monkeypatch):
     module = pytest.importorskip("pnseg_runtime.sessions.openvino")
     compiled = []
-    compile_one = module.Network._compile
 
-    def noted(network, shape, folder, streams=1):
-        compiled.append((network.path.stem, shape and shape[2:], folder is not None))
-        return compile_one(network, shape, folder, streams)
+    def note(method, in_cache):
+        make = getattr(module.Network, method)
 
-    monkeypatch.setattr(module.Network, "_compile", noted)
+        def noted(network, shape, *streams):
+            compiled.append((network.path.stem, shape and shape[2:], in_cache))
+            return make(network, shape, *streams)
+
+        monkeypatch.setattr(module.Network, method, noted)
+
+    note("_keep", True)
+    note("_own", False)
     sizes = ((64, 96), (128, 64), (256, 256), (96, 32))
     images = [np.random.default_rng(0).standard_normal((1, 3, *size), np.float32) for size in sizes]
     reference = open_sessions(nano, "onnxruntime", 1)
@@ -254,7 +262,33 @@ def test_openvino_compiles_for_a_window_for_any_size_and_for_a_large_image_and_g
         for name, values in opened.prompter({"image": images[index]}).items():
             np.testing.assert_allclose(values, expected[index][name], atol=2e-3, err_msg=name)
     large = [("prompter", sizes[index], False) for index in (0, 1, 0)]
-    assert compiled == [*large, ("prompter", None, True)]
+    assert compiled == [*large, ("prompter", window, True), ("prompter", None, True)]
+
+
+@pytest.mark.parametrize("disk", ["free", "full"])
+def test_a_large_images_network_in_openvino_is_the_only_one_and_leaves_no_file(tmp_path, monkeypatch, disk):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    shutil.copytree(SHIPPED / "nano", tmp_path / "nano", ignore=shutil.ignore_patterns(FOLDER))
+    bundle = Bundle.open(tmp_path / "nano")
+    network = module.Network(
+        bundle.path("prompter", "float32"), Opening(threads=1, backend="openvino"), bundle.folder, "digest"
+    )
+    network.prepare((1, 3, 64, 64))
+    small, large = ({"image": np.full((1, 3, side, side), 0.5, np.float32)} for side in (64, 1024))
+    expected = network.compiled(small, 1).run([small])[0]["points"].copy()
+    files = sorted((bundle.folder / FOLDER).iterdir())
+    if disk == "full":
+
+        def full(**_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(module, "TemporaryFile", full)
+    own = network.compiled(large, 1)
+    assert own.run([large])[0]["region_logits"].shape[2:] == (1024, 1024)
+    assert (own.weights is None) == (disk == "full")
+    assert (list(network._large.values()), network._kept) == ([own], {})
+    assert sorted((bundle.folder / FOLDER).iterdir()) == files
+    np.testing.assert_array_equal(network.compiled(small, 1).run([small])[0]["points"], expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
