@@ -23,6 +23,7 @@ from pnseg_train.recipes import Plan
 from pnseg_train.run_folder import (
     METRICS,
     STATE,
+    RunState,
     append,
     compare_like_with_like,
     forget_after,
@@ -78,20 +79,20 @@ def fit(
         average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
         judged_by = card.recipe.inference.model_dump(include=set(task.judged_by))
         best = card
-        state: dict[str, Any] = {"step": 0, "best": -math.inf, "seconds": 0.0, "judged_by": judged_by}
         run.mkdir(parents=True, exist_ok=True)
         origin = origin_of(card, train, validation, fabric.world_size)
+        state = RunState(card.recipe, origin, bare, optimizer, average, fabric.strategy.precision, judged_by)
         if (run / STATE).is_file():
-            resume(run, card, origin, bare, optimizer, average, state, fabric)
+            resume(run, state)
             if fabric.is_global_zero:
-                forget_after(run / METRICS, int(state["step"]))
+                forget_after(run / METRICS, state.step)
                 # The inference may be another, and the cards are what predicts.
                 for kept in (run / "best", run / "last", *run.glob("step-*")):
                     replace_recipe(kept, card.recipe)
-            log.info("resumed %s at step %d", run, state["step"])
-            if state["best"] > -math.inf:
+            log.info("resumed %s at step %d", run, state.step)
+            if state.best > -math.inf:
                 best = read_card(run / "best", card.network)
-            if state["step"] < plan.steps:
+            if state.step < plan.steps:
                 compare_like_with_like(run, state, judged_by)
         else:
             refuse_lost_state(run)
@@ -100,12 +101,12 @@ def fit(
         if on_start and fabric.is_global_zero:
             on_start()
         crops = Crops(train, card.recipe.augment, plan.seed, plan.steps * plan.batch * fabric.world_size)
-        batches = iter(loader(crops, plan.batch, int(state["step"]), fabric.global_rank, fabric.world_size, workers))
+        batches = iter(loader(crops, plan.batch, state.step, fabric.global_rank, fabric.world_size, workers))
         if not validation and (run / "last").is_dir():
             best = read_card(run / "last", card.network)
-        board = open_board(run, int(state["step"])) if fabric.is_global_zero else None
+        board = open_board(run, state.step) if fabric.is_global_zero else None
         with Display(fabric, plan) as advance:
-            for step in range(int(state["step"]), plan.steps):
+            for step in range(state.step, plan.steps):
                 started = time.perf_counter()
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, plan) * group["factor"]
@@ -117,8 +118,8 @@ def fit(
                     average.module.load_state_dict(bare.state_dict())
                 kept_then = average.module if _keeps(step, plan) else None
                 _refuse_divergence(run, step + 1, losses["loss"], kept_then, fabric)
-                state["step"] = step + 1
-                state["seconds"] += time.perf_counter() - started
+                state.step = step + 1
+                state.seconds += time.perf_counter() - started
                 record: dict[str, Any] = {"step": step + 1, "lr": optimizer.param_groups[0]["lr"], **losses}
                 if fabric.is_global_zero and ((step + 1) % plan.validate_every == 0 or step + 1 == plan.steps):
                     metrics = _validate(task, average.module, validation) if validation else {}
@@ -127,8 +128,8 @@ def fit(
                     save_checkpoint(run / "last", average.module, now)
                     if not validation:
                         best = now
-                    elif metrics[task.score] > state["best"]:
-                        state["best"], best = metrics[task.score], now
+                    elif metrics[task.score] > state.best:
+                        state.best, best = metrics[task.score], now
                         save_checkpoint(run / "best", average.module, now)
                     told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "kept"
                     log.info("step %d: %s", step + 1, told)
@@ -137,9 +138,9 @@ def fit(
                     save_checkpoint(run / f"step-{step + 1}", average.module, now)
                 if board is not None:
                     show(board, record)
-                    append(run / METRICS, record | {"seconds": round(state["seconds"], 2)})
+                    append(run / METRICS, record | {"seconds": round(state.seconds, 2)})
                     if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.steps:
-                        save_state(run, card, origin, bare, optimizer, average, state, fabric)
+                        save_state(run, state)
                 advance(step + 1, losses)
                 if on_step:
                     on_step(step + 1, losses)

@@ -9,12 +9,13 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import Precision
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import nn
@@ -81,16 +82,37 @@ def origin_of(card: Card, train: list[Sample], validation: list[Sample], process
     }
 
 
-def save_state(
-    run: Path,
-    card: Card,
-    origin: dict[str, str],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel,
-    state: dict[str, Any],
-    fabric: Fabric,
-) -> None:
+# How far a run is: what of its state is neither of its networks nor of its optimiser.
+COUNTED = ("step", "best", "seconds", "judged_by")
+
+
+@dataclass
+class RunState:
+    """What a run goes on from: what it is made of, what it has learned, and how far it is.
+
+    Attributes:
+        origin: as ``origin_of`` gives it.
+        average: the moving average of ``network``.
+        precision: the fabric's; that of 16-mixed has a scaler with a state.
+        judged_by: settings of the inference by which ``best`` was measured.
+        step: steps that are done.
+        best: the highest score of a validation.
+        seconds: spent on the steps, over all times that the run was started.
+    """
+
+    recipe: Recipe
+    origin: dict[str, str]
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel
+    precision: Precision
+    judged_by: dict[str, Any]
+    step: int = 0
+    best: float = -math.inf
+    seconds: float = 0.0
+
+
+def save_state(run: Path, state: RunState) -> None:
     """Write what is needed to go on, whole or not at all.
 
     Raises:
@@ -98,13 +120,13 @@ def save_state(
     """
     part = run / (STATE + ".part")
     document = {
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.state_dict(),
-        "state": state,
-        "recipe": card.recipe.training(),
-        "origin": origin,
-        "scaler": fabric.strategy.precision.state_dict(),  # of 16-mixed; otherwise empty
+        "network": state.network.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "average": state.average.state_dict(),
+        "state": {name: getattr(state, name) for name in COUNTED},
+        "recipe": state.recipe.training(),
+        "origin": state.origin,
+        "scaler": state.precision.state_dict(),  # of 16-mixed; otherwise empty
     }
     with part.open("wb") as stream:
         try:
@@ -130,57 +152,49 @@ def refuse_lost_state(run: Path) -> None:
         )
 
 
-def resume(
-    run: Path,
-    card: Card,
-    origin: dict[str, str],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel,
-    state: dict[str, Any],
-    fabric: Fabric,
-) -> None:
-    """Bring network, optimiser, average and ``state`` to where the folder's run was.
+def resume(run: Path, state: RunState) -> None:
+    """Bring network, optimiser, average and what is counted to where the folder's run was.
 
     Raises:
         PnsegError: a state that cannot be read, or a run of another recipe, network, or anything else of ``ORIGIN``.
     """
     document = _read_state(run)
-    if not _same_training(document["recipe"], card.recipe):
+    if not _same_training(document["recipe"], state.recipe):
         raise PnsegError(
             f"{run}: holds a run of another recipe; give another --out, or remove the folder to start anew."
         )
     if "origin" not in document:
         log.warning("%s: its state does not say on which data it was trained; taken to be these", run)
-    for name, was in document.get("origin", origin).items():
-        if was != origin[name]:
+    for name, was in document.get("origin", state.origin).items():
+        if was != state.origin[name]:
             raise PnsegError(
                 f"{run}: holds a run that differs in the {ORIGIN[name]}: {was or 'none'}, "
-                f"now {origin[name] or 'none'}; give another --out, or remove the folder to start anew."
+                f"now {state.origin[name] or 'none'}; give another --out, or remove the folder to start anew."
             )
-    if document["network"].keys() != network.state_dict().keys():  # of a state that does not say of which network
+    if document["network"].keys() != state.network.state_dict().keys():  # of a state that does not say of which network
         raise PnsegError(
             f"{run}: holds a run of another network; give another --out, or remove the folder to start anew."
         )
-    network.load_state_dict(document["network"])
-    optimizer.load_state_dict(document["optimizer"])
-    average.load_state_dict(document["average"])
+    state.network.load_state_dict(document["network"])
+    state.optimizer.load_state_dict(document["optimizer"])
+    state.average.load_state_dict(document["average"])
     if document.get("scaler"):
-        fabric.strategy.precision.load_state_dict(document["scaler"])
-    state.update(document["state"])
+        state.precision.load_state_dict(document["scaler"])
+    for name in document["state"].keys() & COUNTED:
+        setattr(state, name, document["state"][name])
 
 
-def compare_like_with_like(run: Path, state: dict[str, Any], judged_by: dict[str, Any]) -> None:
+def compare_like_with_like(run: Path, state: RunState, judged_by: dict[str, Any]) -> None:
     """Forget the best score if it was measured by other settings, those of the inference that validation follows.
 
     It says nothing about scores to come, so the next step that is validated is the best until a better one comes.
     """
-    was = state["judged_by"]
+    was = state.judged_by
     changed = [f"{name} {was[name]}, now {value}" for name, value in judged_by.items() if was.get(name, value) != value]
-    if changed and state["best"] > -math.inf:
+    if changed and state.best > -math.inf:
         log.warning("%s: its best step was chosen with inference.%s; it is chosen anew", run, ", ".join(changed))
-        state["best"] = -math.inf
-    state["judged_by"] = judged_by
+        state.best = -math.inf
+    state.judged_by = judged_by
 
 
 def _read_state(run: Path) -> dict[str, Any]:
