@@ -20,9 +20,9 @@ from benchmarks.paper import TABLE6
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_train.checkpoints import checkpoint_digest, weights_digest
-from pnseg_train.cli.evaluated import evaluate_run
-from pnseg_train.cli.train import assignment
+from pnseg_train.cli.options import assignment
 from pnseg_train.evaluate import RADIUS, mean
+from pnseg_train.evaluate_sets import evaluate_run
 from pnseg_train.recipes import Inference, read_recipe
 
 RECIPE = "nano-kumar"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import build_prompter, build_segmentor
 from pnseg_train.recipes import Recipe, same_classes
 
+log = logging.getLogger(__name__)
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
@@ -148,6 +150,35 @@ def start_from(folder: Path, network: nn.Module, card: Card) -> list[str]:
     kept = {name: tensor for name, tensor in given.items() if name in own or not name.startswith(CLASS_HEADS)}
     _fill(folder, network, kept | {name: own[name] for name in fresh})
     return fresh
+
+
+def tune_from(folder: Path, network: nn.Module, card: Card) -> str:
+    """Copy a checkpoint's weights into a network to be tuned, or those of both of a pair into a pair.
+
+    Args:
+        folder: the checkpoint, or the pair's, with ``prompter`` and ``segmentor``; a single one is the segmentor's.
+        network: takes its weights.
+        card: what the network is to be.
+
+    Returns:
+        the SHA-256 of the weights, of a pair's two joined by a space.
+
+    Raises:
+        PnsegError: no checkpoint, or weights that are not of such a network.
+    """
+    if isinstance(network, SharedPair):
+        # The segmentor last: the image encoder of both is its.
+        folders = {half: folder / half for half in ("prompter", "segmentor") if (folder / half).is_dir()}
+        if not folders:
+            folders = {"segmentor": folder}
+        parts = network.parts()
+        return " ".join(
+            tune_from(own, parts[half], card.model_copy(update={"network": half})) for half, own in folders.items()
+        )
+    fresh = start_from(folder, network, card)
+    if fresh:
+        log.info("%s: other classes or widths, so these start anew: %s", folder, ", ".join(fresh))
+    return weights_digest(folder)
 
 
 def copy_weights(folder: Path, network: nn.Module) -> None:

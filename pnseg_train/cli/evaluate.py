@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import click
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.params import Mpp, MppChoice
-from pnseg_train.cli.evaluated import evaluate_run, held_out
 from pnseg_train.cli.options import Finite, data_option
 from pnseg_train.cli.scores import document_of, print_scores, protocol_of
 from pnseg_train.evaluate import RADIUS
+from pnseg_train.evaluate_sets import evaluate_run
+from pnseg_train.finder import held_out
 
 EXAMPLES = """
 \b
@@ -104,7 +106,8 @@ def evaluate(
     if bool(model) == bool(folds):
         raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
     named = [_fold(text) for text in folds] or [(split or held_out(model), list(model))]
-    runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius, mpp) for name, parts in named]
+    tell = partial(click.echo, err=True)
+    runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius, mpp, tell) for name, parts in named]
     protocol = protocol_of(runs, options, points, radius)
     if as_json:
         click.echo(json.dumps(document_of(runs, protocol, options), indent=1))

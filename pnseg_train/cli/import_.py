@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.checkpoints import CARD, save_checkpoint
-from pnseg_train.cli.train import assignment
+from pnseg_train.cli.options import assignment
 from pnseg_train.published import NONE, MisfitError, fill, read_state, recipe_of, recognise
 
 SHOWN = 40  # rows of the table of what does not fit

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
+from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.params import Microns
 
 
@@ -33,3 +35,18 @@ data_option = click.option(
     required=True,
     help="Data set in any layout that 'pnseg data check' knows; may be given several times.",
 )
+
+
+def assignment(text: str) -> tuple[str, object]:
+    """A field and its value of ``--set FIELD=VALUE``.
+
+    Raises:
+        PnsegError: no such pair, or a value that is not YAML.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise PnsegError(f"--set {text}: expected FIELD=VALUE, such as prompter.plan.steps=500.")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise PnsegError(f"--set {text}: the value is not YAML; quote it, or close its brackets.") from error

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pnseg_runtime.options import Options
 from pnseg_runtime.plausible import ENLARGED, SMALL
-from pnseg_train.cli.evaluated import Run
 from pnseg_train.evaluate import SHOWN, Row, by_tissue, class_scores, detection_scores, mean, over_folds
+from pnseg_train.evaluate_sets import Run
 from pnseg_train.label_maps import LabelMaps
 
 # Options that change results, and so belong to the protocol.

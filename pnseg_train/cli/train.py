@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-import os
-import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import get_args
 
 import click
-import numpy as np
 import torch
-import yaml
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
-from torch import nn
 
-from pnseg_runtime.errors import PnsegError, one_line
+from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.outputs.atomic import make_folder
-from pnseg_train.checkpoints import Card, build, build_pair, start_from, weights_digest
-from pnseg_train.cli.options import data_option, mpp_option
+from pnseg_train.checkpoints import Card, build, build_pair, tune_from
+from pnseg_train.cli.options import assignment, data_option, mpp_option
 from pnseg_train.curves import draw_curves
-from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
-from pnseg_train.datasets.sample import image_digest
-from pnseg_train.datasets.tcga import patient_of
+from pnseg_train.devices import open_fabric
 from pnseg_train.fit import fit
+from pnseg_train.material import licences_of, read_split, refuse_leak, refuse_nothing_to_judge_by
 from pnseg_train.models.segmentor import WINDOW
-from pnseg_train.models.shared import SharedPair
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
-from pnseg_train.recipes import NO_SPLIT, Part, PrompterPart, Recipe, Splits, read_recipe
+from pnseg_train.provenance import describe_run, logged_to
+from pnseg_train.recipes import NO_SPLIT, Part, PrompterPart, Recipe, read_recipe
 from pnseg_train.run_folder import STATE
-from pnseg_train.tasks import judged_windows, task_of
+from pnseg_train.tasks import task_of
 
 log = logging.getLogger(__name__)
 PROMPTER_PLAN = "prompter.plan"
-TOOLS = ("torch", "torchvision", "timm", "segment-anything", "lightning-fabric", "numpy")
 
 EXAMPLES = """
 \b
@@ -55,14 +40,6 @@ Examples:
 
 The same command goes on where a stopped run was. Each device, and each process of torchrun, takes its own batch.
 """
-
-
-class Read(NamedTuple):
-    """A sample as the model sees it; folder, the data set; digest, of the image as its file holds it."""
-
-    folder: Path
-    sample: Sample
-    digest: str
 
 
 @click.command(epilog=EXAMPLES)
@@ -126,10 +103,10 @@ def train(
         click.get_current_context().with_resource(logged_to(out / "train.log"))
     if threads:
         torch.set_num_threads(threads)
-    training = _read(folders, recipe.splits.train, recipe, mpp)
-    validation = [] if recipe.splits.val == NO_SPLIT else _read(folders, recipe.splits.val, recipe, mpp)
-    _refuse_leak(training, validation, recipe.splits)
-    _refuse_nothing_to_judge_by(network, validation, recipe.splits)
+    training = read_split(folders, recipe.splits.train, recipe, mpp)
+    validation = [] if recipe.splits.val == NO_SPLIT else read_split(folders, recipe.splits.val, recipe, mpp)
+    refuse_leak(training, validation, recipe.splits)
+    refuse_nothing_to_judge_by(network, validation, recipe.splits)
     fabric.launch()
     if fabric.world_size > 1 and fabric.is_global_zero:
         together = fabric.world_size * plan.batch
@@ -139,60 +116,20 @@ def train(
         network=network,
         recipe=recipe,
         data=[folder.resolve().name for folder in folders],
-        licences=sorted({licence for folder in folders for licence in _licences(folder)}),
+        licences=sorted({licence for folder in folders for licence in licences_of(folder)}),
     )
     # Weights that a checkpoint or the run's own state replaces need not be fetched.
     imagenet = pretrained and not init and not (out / STATE).is_file()
     model = build_pair(card, imagenet) if network == "shared" else build(card, imagenet)
     if init:
-        card = card.model_copy(update={"tuned_from": _start_from(init, model, card)})
+        card = card.model_copy(update={"tuned_from": tune_from(init, model, card)})
     samples, held_out = ([read.sample for read in part] for part in (training, validation))
-    describe = partial(_describe_run, out, recipe)
+    describe = partial(describe_run, out, recipe)
     best = fit(task_of(model, recipe), model, card, samples, held_out, out, fabric, workers=workers, on_start=describe)
     if fabric.is_global_zero:
         draw_curves(out)
         scores = [f"{name} {value:.4f}" for name, value in best.metrics.items()]
         click.echo(f"{out / ('best' if held_out else 'last')}: " + ", ".join([f"step {best.step}", *scores]))
-
-
-def open_fabric(accelerator: str, devices: str, precision: Any) -> Fabric:
-    """Lightning Fabric on one device, on several, or as one of torchrun's processes.
-
-    Args:
-        devices: their number, or ``auto`` for all there are; torchrun's processes count instead of it.
-
-    Raises:
-        PnsegError: not such a number, or an accelerator or a precision that there is not.
-    """
-    if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun, which says how many there are
-        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    else:
-        here = everywhere = device_count(accelerator, devices)
-    # SAM's decoder has parts that no single mask needs, and a crop without a nucleus has no masks at all: these
-    # parameters get no gradient.
-    several: dict[str, Any] = {"num_nodes": everywhere // here, "strategy": DDPStrategy(find_unused_parameters=True)}
-    try:
-        return Fabric(accelerator=accelerator, devices=here, precision=precision, **(several if everywhere > 1 else {}))
-    except (ValueError, RuntimeError) as error:
-        raise PnsegError(
-            f"--accelerator {accelerator}, --devices {here} and plan.precision {precision} do not go here "
-            f"({one_line(error)}); --accelerator cpu --devices 1 goes everywhere."
-        ) from error
-
-
-def device_count(accelerator: str, devices: str) -> int:
-    """How many devices ``--devices`` means: a number, or all of CUDA's for ``auto``.
-
-    Raises:
-        PnsegError: neither of them.
-    """
-    if devices == "auto":
-        return max(torch.cuda.device_count(), 1) if accelerator in {"auto", "cuda", "gpu"} else 1
-    if not devices.isdecimal() or int(devices) < 1:
-        raise PnsegError(
-            f"--devices {devices}: give the number of devices, or auto for all; CUDA_VISIBLE_DEVICES says which."
-        )
-    return int(devices)
 
 
 def _recipe(network: str, name: str, overrides: tuple[str, ...]) -> Recipe:
@@ -236,137 +173,3 @@ def _refuse_random_sam(network: str, recipe: Recipe) -> None:
             f"a segmentor of size {recipe.size} starts from Meta's SAM: pnseg import sam_vit_{recipe.size.lower()}.pth "
             f"--out {name}, then --init {name}; --no-pretrained starts from random weights instead."
         )
-
-
-def _start_from(init: Path, model: nn.Module, card: Card) -> str:
-    """Weights of a checkpoint, or of both of a pair; the SHA-256 of them."""
-    if isinstance(model, SharedPair):
-        # The segmentor last: the image encoder of both is its.
-        folders = {half: init / half for half in ("prompter", "segmentor") if (init / half).is_dir()}
-        if not folders:
-            folders = {"segmentor": init}
-        parts = model.parts()
-        return " ".join(
-            _start_from(folder, parts[half], card.model_copy(update={"network": half}))
-            for half, folder in folders.items()
-        )
-    fresh = start_from(init, model, card)
-    if fresh:
-        log.info("%s: other classes or widths, so these start anew: %s", init, ", ".join(fresh))
-    return weights_digest(init)
-
-
-def assignment(text: str) -> tuple[str, object]:
-    """A field and its value of ``--set FIELD=VALUE``.
-
-    Raises:
-        PnsegError: no such pair, or a value that is not YAML.
-    """
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise PnsegError(f"--set {text}: expected FIELD=VALUE, such as prompter.plan.steps=500.")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise PnsegError(f"--set {text}: the value is not YAML; quote it, or close its brackets.") from error
-
-
-def _read(folders: tuple[Path, ...], split: str, recipe: Recipe, mpp: float | None) -> list[Read]:
-    # All samples of a split as the model sees them; mpp is that of images that do not state theirs.
-    number, samples = len(recipe.classes), []
-    for folder in folders:
-        given = (replace(sample, mpp=sample.mpp or mpp) for sample in open_dataset(folder, split))
-        own = [
-            Read(folder, sample.with_classes(number).at_mpp(recipe.mpp), image_digest(sample.image)) for sample in given
-        ]
-        _check_classes(folder, split, [read.sample for read in own], recipe)
-        samples += own
-    return samples
-
-
-def _check_classes(folder: Path, split: str, samples: list[Sample], recipe: Recipe) -> None:
-    other = other_classes(folder, recipe.classes)
-    if other:
-        raise PnsegError(
-            f"{folder}: {other}; choose a recipe with the classes of this data set, or one with a single class."
-        )
-    found = {int(kind) for sample in samples for kind in np.unique(sample.classes)}
-    missing = [name for number, name in enumerate(recipe.classes, start=1) if number not in found]
-    if missing and len(recipe.classes) > 1:
-        log.warning("%s: no nucleus of the split %s is of the class %s", folder, split, " or ".join(missing))
-
-
-def _licences(folder: Path) -> set[str]:
-    index = folder / "index.csv"
-    if not index.is_file():
-        layout = layout_of(folder)
-        return {f"{layout.licence} ({layout.title})"} if layout.licence else set()
-    with index.open(newline="", encoding="utf-8-sig") as stream:
-        return {row["licence"] for row in csv.DictReader(stream) if row.get("licence")}
-
-
-def _refuse_leak(training: list[Read], validation: list[Read], splits: Splits) -> None:
-    both = f"both in the training split {splits.train} and in the validation split {splits.val}"
-    remedy = "choose splits that share none, or --val-split none, which trains without validation"
-    trained = {read.digest: read for read in training}
-    shared = [(read, trained[read.digest]) for read in validation if read.digest in trained]
-    if shared:
-        held, twin = min(shared, key=lambda pair: (pair[0].folder, pair[0].sample.name))
-        there = f"{held.sample.name} one of them"
-        if (held.folder, held.sample.name) != (twin.folder, twin.sample.name):
-            there = f"{held.sample.name} (the same pixels as {twin.folder}: {twin.sample.name}) one of them"
-        raise PnsegError(f"{held.folder}: {len(shared)} images, {there}, stand {both}; {remedy}.")
-    groups = _groups(training) & _groups(validation)
-    if groups:
-        raise PnsegError(
-            f"images of one group ({', '.join(sorted({name for _, name in groups}))}) stand {both}; {remedy}, "
-            "or mend the groups of index.csv where the data have one."
-        )
-
-
-def _groups(samples: list[Read]) -> set[tuple[Path | None, str]]:
-    # A data set may number its patients as another does; those of TCGA have the same names in all.
-    patients = [(read.folder.resolve(), patient_of(read.sample.group)) for read in samples if read.sample.group]
-    return {(None if patient.startswith("TCGA-") else folder, patient) for folder, patient in patients}
-
-
-def _refuse_nothing_to_judge_by(network: str, validation: list[Read], splits: Splits) -> None:
-    if not validation:
-        return
-    remedy = "choose another split, or --val-split none, which trains without validation"
-    if not any(read.sample.instances.any() for read in validation):
-        raise PnsegError(
-            f"the validation split {splits.val} has no nucleus, so no step is better than another; {remedy}."
-        )
-    if network != "prompter" and not any(True for read in validation for _ in judged_windows(read.sample)):
-        raise PnsegError(
-            f"the nuclei of the validation split {splits.val} are all too small to be prompted (under 16 px at "
-            f"the recipe's mpp), so no step is better than another; {remedy}."
-        )
-
-
-@contextmanager
-def logged_to(path: Path) -> Iterator[None]:
-    """What the training logs goes into a file, too, and its progress is told besides its warnings."""
-    ours = logging.getLogger("pnseg_train")
-    file, level = logging.FileHandler(path, encoding="utf-8"), ours.level
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    ours.addHandler(file)
-    ours.setLevel(min(ours.getEffectiveLevel(), logging.INFO))
-    try:
-        yield
-    finally:
-        ours.setLevel(level)
-        ours.removeHandler(file)
-        file.close()
-
-
-def _describe_run(out: Path, recipe: Recipe) -> None:
-    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    environment = {tool: version(tool) for tool in TOOLS}
-    environment |= {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
-    }
-    (out / "environment.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from pnseg_export.bundle import export_bundle
 from pnseg_runtime.bundle import SHIPPED, Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
-from pnseg_train.cli.evaluated import evaluate_run
+from pnseg_train.evaluate_sets import evaluate_run
 from tests.export.tiles import write_coarse
 
 

@@ -30,7 +30,7 @@ from pnseg_runtime.nuclei import Nuclei, NucleusClass
 from pnseg_runtime.options import Options
 from pnseg_runtime.prompts import PointPrompts
 from pnseg_runtime.segmenter import Segmenter
-from pnseg_train.cli.evaluated import evaluate_run
+from pnseg_train.evaluate_sets import evaluate_run
 from tests.export import made
 from tests.export.networks import images
 from tests.export.tiles import write_coarse

@@ -16,7 +16,7 @@ from pnseg_train.checkpoints import (
     replace_recipe,
     save_checkpoint,
 )
-from pnseg_train.cli.evaluated import held_out
+from pnseg_train.finder import held_out
 from pnseg_train.inference import validation_split
 from pnseg_train.recipes import read_recipe
 

@@ -9,11 +9,11 @@ from pnseg_runtime.bundle import Classes
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.nuclei import Nuclei, NucleusClass
 from pnseg_runtime.options import Options
-from pnseg_train.cli import evaluated
+from pnseg_train import finder
 from pnseg_train.cli.evaluate import evaluate
-from pnseg_train.cli.evaluated import open_model
 from pnseg_train.datasets import Sample, read_folder
 from pnseg_train.evaluate import Found, mean, measure
+from pnseg_train.finder import open_model
 from pnseg_train.targets import label_centroids
 from tests import golden
 from tests.fakes import fake_bundle
@@ -75,7 +75,7 @@ class _Fixed:
 
 
 def test_the_verb_prints_every_set_and_its_protocol(sample, monkeypatch):
-    monkeypatch.setattr(evaluated, "open_segmenter", lambda model, options: _Fixed(sample))
+    monkeypatch.setattr(finder, "open_segmenter", lambda model, options: _Fixed(sample))
     arguments = ["nano", "--data", str(golden.TILES), "--split", "val"]
     table = CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
     assert "1.0000" in table.stdout
@@ -112,7 +112,7 @@ def test_a_likely_resolution_is_for_images_that_state_none(sample, monkeypatch, 
     assert sample.median_diameter() < 24
     model = _Asked(sample)
     model.manifest = model.manifest.model_copy(update={"unknown_mpp": usual})
-    monkeypatch.setattr(evaluated, "open_segmenter", lambda *_: model)
+    monkeypatch.setattr(finder, "open_segmenter", lambda *_: model)
     find, _ = open_model(["nano"], Options(), mpp=choice)
     find(replace(sample, mpp=stated))
     assert model.mpps == asked
@@ -120,7 +120,7 @@ def test_a_likely_resolution_is_for_images_that_state_none(sample, monkeypatch, 
 
 
 def test_the_protocol_tells_of_a_second_look(sample, monkeypatch):
-    monkeypatch.setattr(evaluated, "open_segmenter", lambda *_: _Asked(sample))
+    monkeypatch.setattr(finder, "open_segmenter", lambda *_: _Asked(sample))
     for choice, told in (("auto", True), ("model", False), ("0.25", False)):
         arguments = ["nano", "--data", str(golden.TILES), "--mpp", choice]
         result = CliRunner().invoke(evaluate, arguments, catch_exceptions=False)

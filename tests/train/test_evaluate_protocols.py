@@ -14,7 +14,7 @@ from scipy.io import savemat
 from pnseg_runtime.bundle import Classes
 from pnseg_runtime.cli import cli
 from pnseg_runtime.errors import ImageError
-from pnseg_train.cli import evaluated
+from pnseg_train import finder
 from pnseg_train.datasets import Sample, SizeMismatchError, read_folder
 from pnseg_train.evaluate import (
     Found,
@@ -395,7 +395,7 @@ def test_a_model_with_classes_is_measured_without_them_on_data_that_have_others(
     for kind, pixels in (("images", one.image), ("labels", one.instances)):
         (tmp_path / kind).mkdir()
         cv2.imwrite(str(tmp_path / kind / "a.png"), pixels.astype(np.uint8))
-    monkeypatch.setattr(evaluated, "open_segmenter", lambda model, options: _TwoClasses())
+    monkeypatch.setattr(finder, "open_segmenter", lambda model, options: _TwoClasses())
     result = run("x", "--data", tmp_path, "--split", "all", "--json")
     assert result.exit_code == 0, result.output
     assert "measured without their classes" in result.stderr
@@ -410,7 +410,7 @@ def test_a_model_with_classes_gets_a_table_of_them(monkeypatch, tmp_path):
     for kind, pixels in (("images", one.image), ("labels", one.instances), ("classes", one.classes)):
         (tmp_path / kind).mkdir()
         cv2.imwrite(str(tmp_path / kind / "a.png"), pixels.astype(np.uint8))
-    monkeypatch.setattr(evaluated, "open_segmenter", lambda model, options: _TwoClasses())
+    monkeypatch.setattr(finder, "open_segmenter", lambda model, options: _TwoClasses())
     result = run("x", "--data", tmp_path, "--split", "all")
     assert result.exit_code == 0, result.output
     assert "round" in result.stdout

@@ -4,7 +4,7 @@ from torchvision import tv_tensors
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_train.augment import colour
-from pnseg_train.cli.train import assignment
+from pnseg_train.cli.options import assignment
 from pnseg_train.recipes import RECIPES, SegmentorRecipe, read_recipe
 from pnseg_train.schedule import learning_rate
 

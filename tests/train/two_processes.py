@@ -9,8 +9,8 @@ from torch import nn
 
 from pnseg_train import fit as fitting
 from pnseg_train.checkpoints import Card, build
-from pnseg_train.cli.train import open_fabric
 from pnseg_train.datasets import read_folder
+from pnseg_train.devices import open_fabric
 from pnseg_train.recipes import Plan, read_recipe
 from pnseg_train.tasks import task_of
 from tests import golden

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from pnseg_train.cli.evaluated import Run
 from pnseg_train.cli.scores import SHOWN, print_scores
 from pnseg_train.evaluate import Result
+from pnseg_train.evaluate_sets import Run
 
 
 def test_names_are_printed_as_they_are_whatever_a_terminal_would_make_of_them(capsys):

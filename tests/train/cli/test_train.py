@@ -1,5 +1,4 @@
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -234,7 +233,7 @@ def test_a_training_tells_what_it_does_on_standard_error_and_in_its_log(told_apa
         )
         for _ in range(2)
     ]
-    warning = f"WARNING pnseg_train.cli.train: {told_apart}: no nucleus of the split train is of the class flat"
+    warning = f"WARNING pnseg_train.material: {told_apart}: no nucleus of the split train is of the class flat"
     assert warning in runs[0].stderr
     assert re.search(r"^INFO pnseg_train\.\w+: step 2: precision \d\.\d{4}, recall .*, f1 ", runs[0].stderr, re.M)
     assert f"INFO pnseg_train.fit: resumed {out} at step 2" in runs[1].stderr
@@ -256,17 +255,6 @@ for name in ("pnseg.slide", "pnseg_runtime.x", "pnseg_train.inference", "pnseg_e
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = ("pnseg.slide", "pnseg_runtime.x", "pnseg_train.inference", "pnseg_export.x")
     assert done.stderr.splitlines() == [f"WARNING {name}: of {name}" for name in names]
-
-
-def test_a_log_ends_with_its_training(tmp_path, caplog):
-    ours = logging.getLogger("pnseg_train")
-    before = (ours.level, list(ours.handlers))
-    with verb.logged_to(tmp_path / "train.log"):
-        logging.getLogger("pnseg_train.fit").info("step %d", 3)
-    logging.getLogger("pnseg_train.fit").warning("later")
-    assert (ours.level, ours.handlers) == before
-    assert (tmp_path / "train.log").read_text().splitlines()[0].endswith(" INFO step 3")
-    assert len((tmp_path / "train.log").read_text().splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -321,19 +309,6 @@ def test_imagenet_weights_are_fetched_only_where_nothing_replaces_them(given, fe
         given = []
     result = run(golden.TILES, tmp_path, *given)
     assert result.exception.args == (fetched,)
-
-
-@pytest.mark.parametrize(("devices", "gpus", "several"), [("1", 4, 0), ("auto", 4, 4), ("auto", 1, 0), ("2", 4, 2)])
-def test_however_many_devices_are_meant_they_allow_for_parameters_without_gradient(devices, gpus, several, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(verb, "Fabric", lambda **settings: asked.update(settings))
-    verb.open_fabric("auto", devices, "32-true")
-    assert asked["devices"] == (several or 1)
-    assert ("strategy" in asked) == bool(several)
-    if several:
-        assert asked["strategy"]._ddp_kwargs == {"find_unused_parameters": True}
-        assert asked["num_nodes"] == 1
 
 
 @pytest.mark.parametrize(

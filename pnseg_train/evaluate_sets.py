@@ -1,28 +1,25 @@
-"""A model, or anyone's label maps, over annotated data sets."""
+"""A model, or anyone's label maps, on a split of several data sets."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
 from rich.console import Console
 from rich.progress import track
 
-from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Guess, shipped_bundles
+from pnseg_runtime.bundle import Guess
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.params import MppChoice, settled
-from pnseg_runtime.segmenter import Segmenter
-from pnseg_train.checkpoints import CARD
+from pnseg_runtime.params import MppChoice
 from pnseg_train.datasets import Sample, layout_of, open_dataset, other_classes
-from pnseg_train.evaluate import Found, Result, measure
-from pnseg_train.finder import Finder
+from pnseg_train.evaluate import Result, measure
+from pnseg_train.finder import Find, Finder, open_model
 from pnseg_train.label_maps import LabelMaps
-from pnseg_train.recipes import Splits
 
-Find = Callable[[Sample], Found]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,19 +44,6 @@ class Run:
         return [result for results in self.sets.values() for result in results]
 
 
-def held_out(model: Sequence[str]) -> str:
-    """The split that a model was not trained on, as far as it says so.
-
-    Raises:
-        PnsegError: checkpoints that agree on none.
-    """
-    if len(model) == 2 and all((Path(part) / CARD).is_file() for part in model):
-        from pnseg_train.inference import validation_split
-
-        return validation_split(Path(model[0]), Path(model[1]))
-    return Splits().val
-
-
 def evaluate_run(
     split: str,
     model: Sequence[str],
@@ -68,8 +52,13 @@ def evaluate_run(
     oracle: bool,
     radius: float,
     mpp: MppChoice = None,
+    tell: Callable[[str], None] = log.warning,
 ) -> Run:
-    """One model on one split of every data set; ``mpp`` is that of images that do not state theirs, or a guess.
+    """One model on one split of every data set.
+
+    Args:
+        mpp: microns per pixel of images that do not state theirs, or a guess.
+        tell: given a sentence where classes are not measured.
 
     Raises:
         PnsegError: no such model, label maps that do not cover the split, two data sets of one name, or label maps with
@@ -80,7 +69,7 @@ def evaluate_run(
     guess = find.guess if isinstance(find, Finder) else "model"
     others = [f"{folder} {other}" for folder in folders if (other := other_classes(folder, classes))]
     if others:
-        click.echo(f"{'; '.join(others)}: nuclei are measured without their classes.", err=True)
+        tell(f"{'; '.join(others)}: nuclei are measured without their classes.")
         find, classes = _without_classes(find), ()
     tells = isinstance(find, LabelMaps) and find.tells_classes
     told = _told_by(folders) if tells else classes
@@ -138,43 +127,3 @@ def _numbered(results: Iterable[Result]) -> tuple[str, ...]:
 
 def _without_classes(find: Find) -> Find:
     return lambda sample: replace(find(sample), classes=None, point_classes=None)
-
-
-def open_model(
-    model: Sequence[str], options: Options, oracle: bool = False, mpp: MppChoice = None
-) -> tuple[Find, tuple[str, ...]]:
-    """What finds nuclei in a sample, and the names of the classes if it tells several.
-
-    Raises:
-        PnsegError: neither one bundle nor two checkpoints nor a folder of label maps.
-    """
-    if len(model) == 1 and _holds_label_maps(Path(model[0])):
-        if oracle:
-            raise PnsegError(f"{model[0]}: label maps are not prompted; --points oracle is for models.")
-        return LabelMaps(Path(model[0])), ()
-    segmenter = open_segmenter(model, options)
-    find = Finder(segmenter, oracle, *settled(mpp, segmenter.manifest.unknown_mpp))
-    return find, find.classes if len(find.classes) > 1 else ()
-
-
-def open_segmenter(model: Sequence[str], options: Options) -> Segmenter:
-    """A segmenter on a bundle, or on two checkpoints run in PyTorch.
-
-    Raises:
-        PnsegError: neither one bundle nor two checkpoints.
-    """
-    if len(model) == 1:
-        return Segmenter(Bundle.open(model[0]), options)
-    if len(model) != 2:
-        raise PnsegError("give one bundle, a prompter's and a segmentor's checkpoint, or one folder of label maps.")
-    from pnseg_train.inference import open_checkpoints
-
-    return open_checkpoints(Path(model[0]), Path(model[1]), options)
-
-
-def _holds_label_maps(path: Path) -> bool:
-    if str(path) in shipped_bundles() and not path.is_dir():
-        return False
-    if (path / CARD).is_file():
-        raise PnsegError(f"{path}: one checkpoint alone; give the prompter's and the segmentor's.")
-    return path.is_dir() and not (path / MANIFEST_NAME).is_file()
