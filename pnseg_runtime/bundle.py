@@ -39,7 +39,8 @@ GraphName = Literal["prompter", "encoder", "decoder"]
 #: The decoder's inputs that have a row for each prompt; its others have one for each window, from the encoder.
 PROMPT_INPUTS = ("point_coords", "point_labels", "image_index")
 Precision = Literal["float32", "float16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
+#: What graphs and engines can compute in, the most exact first.
+GRAPH_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 #: At which resolution an image that states none is seen: the one that its nuclei suggest
 #: (:func:`pnseg_runtime.plausible.at_likely_mpp`), or the model's.
@@ -233,7 +234,7 @@ class Manifest(_Frozen):
     def engine_precision(self) -> str | None:
         """What the engines compute in where nobody has chosen: the most exact that there is, None without engines."""
         built = {engine.precision for engine in self.engines}
-        return next((precision for precision in PRECISIONS if precision in built), None)
+        return next((precision for precision in GRAPH_PRECISIONS if precision in built), None)
 
     def files(self) -> list[BundleFile]:
         """Every file of the bundle but the manifest, once each."""

@@ -11,7 +11,7 @@ from pnseg_export.engines.build import BuildChoices, build_engines
 from pnseg_export.engines.job import Built
 from pnseg_export.engines.profiles import Buckets
 from pnseg_export.engines.targets import DEFAULT_TARGETS, parse_target
-from pnseg_runtime.bundle import PRECISIONS, SHIPPED, Bundle, EngineFile, GraphName, Precision
+from pnseg_runtime.bundle import GRAPH_PRECISIONS, SHIPPED, Bundle, EngineFile, GraphName, Precision
 from pnseg_runtime.errors import PnsegError
 
 EXAMPLES = """
@@ -45,7 +45,7 @@ def _ends(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
 )
 @click.option(
     "--precision",
-    type=click.Choice(PRECISIONS),
+    type=click.Choice(GRAPH_PRECISIONS),
     default="float16",
     show_default=True,
     help="Of the graphs to build from; pnseg quantise adds them.",

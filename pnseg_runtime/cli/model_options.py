@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pnseg_runtime.cuda.nvidia import find_driver
-from pnseg_runtime.options import Options
+from pnseg_runtime.params import search_options, together
 from pnseg_runtime.sessions import AUTO, BACKENDS, CUDA, NO_SESSION, PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,7 +49,7 @@ def output_options(kinds: Collection[str]) -> Callable[[F], F]:
             raise click.BadParameter(f"{named} is no kind of output; choose from {', '.join(kinds)}.", ctx, param)
         return found
 
-    return _together(
+    return together(
         click.option(
             "--out",
             "folder",
@@ -71,13 +71,13 @@ def output_options(kinds: Collection[str]) -> Callable[[F], F]:
 
 
 def prediction_options(images: bool) -> Callable[[F], F]:
-    """What runs the networks, and the fields of :class:`pnseg_runtime.options.Options` that all verbs offer.
+    """What runs the networks, and how they look for nuclei.
 
     Args:
         images: whether the verb predicts whole images, so that it has the backend ``cuda`` too.
     """
     whole = f" {CUDA} is the same with everything else on the GPU too." if images else ""
-    return _together(
+    return together(
         click.option(
             "--backend",
             type=Backend(images),
@@ -97,66 +97,8 @@ def prediction_options(images: bool) -> Callable[[F], F]:
             type=click.IntRange(1),
             help="CPU threads [default: the physical cores, or a container's quota].",
         ),
-        click.option(
-            "--assignment",
-            type=click.Choice(["central", "all"]),
-            help="Decode a point in the window that holds it most centrally, or in all that hold it.",
-        ),
-        click.option(
-            "--negatives",
-            type=click.IntRange(0),
-            metavar="K",
-            help="Negative prompts a nucleus [default: the bundle's].",
-        ),
-        click.option(
-            "--sensitivity",
-            type=float,
-            help="More finds more nuclei, and more that are none [default: the bundle's].",
-        ),
-        click.option(
-            "--colour-blur",
-            type=click.FloatRange(0, 8),
-            metavar="PX",
-            help="Blur differences of colour before the networks look; more makes nuclei depend less on a file's "
-            "compression [default: the bundle's].",
-        ),
-        click.option(
-            "--enlarged-blur",
-            type=click.FloatRange(0, 8),
-            nargs=2,
-            default=None,
-            metavar="PX PX",
-            help="Blur brightness and differences of colour besides, before the prompter looks, where the microns per "
-            "pixel are more than the model's, for each time that the image is enlarged; 0 0 for none [default: "
-            "the bundle's].",
-        ),
-        click.option(
-            "--tta",
-            is_flag=True,
-            help="Average six flipped and turned views of each window: steadier, and about six times the "
-            "segmentor's work.",
-        ),
-        click.option(
-            "--tta-points",
-            is_flag=True,
-            help="Take points on which six flipped and turned views agree: more is found on tissue that the model has "
-            "not been trained on, at six times the prompter's work.",
-        ),
+        search_options,
     )
-
-
-def given(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Of the options those that were given; a flag that was not is no choice.
-
-    Raises:
-        click.UsageError: one that makes no sense.
-    """
-    found = {name: value for name, value in chosen.items() if value is not None and value is not False}
-    try:
-        Options(**found)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    return found
 
 
 def tell_choice(reason: str, passed_over: tuple[str, ...]) -> None:
@@ -165,14 +107,3 @@ def tell_choice(reason: str, passed_over: tuple[str, ...]) -> None:
     if find_driver().error is not None:
         for sentence in passed_over:
             click.echo(f"  passed over {sentence}", err=True)
-
-
-def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Options one below the other, in the order of the help."""
-
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate

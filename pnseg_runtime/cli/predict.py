@@ -21,7 +21,7 @@ from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.cli.group import Failure, show_error, show_warning
 from pnseg_runtime.cli.inputs import Job, plan
 from pnseg_runtime.cli.log import LOGGER
-from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options, tell_choice
+from pnseg_runtime.cli.model_options import bundle_option, output_options, prediction_options, tell_choice
 from pnseg_runtime.cli.report import (
     Done,
     Failed,
@@ -37,7 +37,7 @@ from pnseg_runtime.images import RgbImage, read_image
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS, Prediction, refuse_existing, refuse_other_image, write_outputs
 from pnseg_runtime.outputs.atomic import make_folder
-from pnseg_runtime.params import Mpp, MppChoice, settled
+from pnseg_runtime.params import Mpp, MppChoice, given, overlap_option, settled
 from pnseg_runtime.plausible import diameters_of, seen_at
 from pnseg_runtime.sessions import AUTO
 
@@ -102,9 +102,7 @@ Exit codes: 0 all images done, 1 something failed, 2 wrong usage, 130 interrupte
     "they are [default: the bundle's choice; of nano, auto].",
 )
 @prediction_options(images=True)
-@click.option(
-    "--overlap", type=click.IntRange(0, 255), metavar="PX", help="Of neighbouring windows [default: the bundle's]."
-)
+@overlap_option
 @click.option("--recursive", is_flag=True, help="Look into folders inside a folder too.")
 @click.option(
     "--overwrite/--no-overwrite",

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from pnseg_runtime.cli.group import Failure, MissingExtra, show_error, show_warning
 from pnseg_runtime.cli.log import LOGGER
-from pnseg_runtime.cli.model_options import bundle_option, given, output_options, prediction_options
+from pnseg_runtime.cli.model_options import bundle_option, output_options, prediction_options
 from pnseg_runtime.cli.report import print_json
 from pnseg_runtime.cli.slide_progress import Display, printable
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.params import Microns
+from pnseg_runtime.params import Microns, given
 from pnseg_runtime.slide import KINDS, Busy, Model, Networks, SlideOptions, SlideResult, run_slide
 from pnseg_runtime.slide.outputs import THUMBNAIL, TISSUE, stem_of
 from pnseg_runtime.slide.readers import EXTENSIONS, PICTURES, is_folder, is_zarr

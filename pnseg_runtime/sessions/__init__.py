@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from numpy.typing import NDArray
 
-from pnseg_runtime.bundle import Bundle, GraphName, Manifest
+from pnseg_runtime.bundle import GRAPH_PRECISIONS, Bundle, GraphName, Manifest
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.limits import USUAL, Limits
 
@@ -62,7 +62,6 @@ class Backend:
     limits: Limits | None = None
 
 
-_GRAPHS = ("float32", "float16", "int8")
 #: What gives ONNX Runtime's GPU providers to an installed pnseg. Both packages in one environment overwrite each other.
 GPU_INSTALL = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu[cuda,cudnn]"'
 
@@ -76,7 +75,7 @@ BACKENDS = {
             needs="onnxruntime",
             install=GPU_INSTALL,
             device="gpu",
-            precisions=_GRAPHS,
+            precisions=GRAPH_PRECISIONS,
             provider="TensorrtExecutionProvider",
             limits=USUAL,
         ),
@@ -87,7 +86,7 @@ BACKENDS = {
             install="an ONNX Runtime that is built with it, which onnxruntime-gpu is not; "
             "or take engines: --backend tensorrt",
             device="gpu",
-            precisions=_GRAPHS,
+            precisions=GRAPH_PRECISIONS,
             provider="NvTensorRTRTXExecutionProvider",
             limits=USUAL,
         ),
@@ -97,7 +96,7 @@ BACKENDS = {
             needs="onnxruntime",
             install=GPU_INSTALL,
             device="gpu",
-            precisions=_GRAPHS,
+            precisions=GRAPH_PRECISIONS,
             provider="CUDAExecutionProvider",
         ),
         Backend(
@@ -106,7 +105,7 @@ BACKENDS = {
             needs="pycuda",
             install="pip install 'pnseg[tensorrt]'  (it needs a CUDA toolkit)",
             device="gpu",
-            precisions=_GRAPHS,
+            precisions=GRAPH_PRECISIONS,
             engines=True,
         ),
         Backend(
@@ -123,7 +122,7 @@ BACKENDS = {
             needs="onnxruntime",
             install="pip install pnseg",
             device="cpu",
-            precisions=_GRAPHS,
+            precisions=GRAPH_PRECISIONS,
             provider="CPUExecutionProvider",
         ),
     ]

@@ -11,7 +11,7 @@ import click
 
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
-from pnseg_runtime.params import Mpp, MppChoice
+from pnseg_runtime.params import Mpp, MppChoice, given, overlap_option, search_options
 from pnseg_train.cli.options import Finite, data_option
 from pnseg_train.cli.scores import document_of, print_scores, protocol_of
 from pnseg_train.evaluate import RADIUS
@@ -63,21 +63,9 @@ Examples:
 @click.option(
     "--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores; of checkpoints, torch's]."
 )
-@click.option("--assignment", type=click.Choice(["central", "all"]), default="central", show_default=True)
-@click.option("--negatives", type=click.IntRange(0), help="K, negative prompts [default: the model's].")
-@click.option("--overlap", type=click.IntRange(0, 255), help="ε, of neighbouring windows, px [default: the model's].")
+@search_options
+@overlap_option
 @click.option("--region-filter/--no-region-filter", default=None, help="Mask-aided filtering [default: the model's].")
-@click.option("--sensitivity", type=float, help="More finds more, and more that is none [default: the model's].")
-@click.option("--colour-blur", type=click.FloatRange(0, 8), help="Of differences of colour, px [default: the model's].")
-@click.option(
-    "--enlarged-blur",
-    type=click.FloatRange(0, 8),
-    nargs=2,
-    default=None,
-    help="Of brightness and of colour for the prompter, each time an image is enlarged, px [default: the model's].",
-)
-@click.option("--tta", is_flag=True, help="Average six flipped and turned views of each window.")
-@click.option("--tta-points", is_flag=True, help="Take points on which six flipped and turned views agree.")
 @click.option(
     "--radius",
     type=Finite(0, min_open=True),
@@ -102,7 +90,7 @@ def evaluate(
     MODEL is a bundle, a prompter's and a segmentor's checkpoint, or a folder of label maps that any
     other tool has made: one PNG, TIFF, NPY or MAT an image, under the image's name.
     """
-    options = _options(chosen)
+    options = Options(**given(chosen))
     if bool(model) == bool(folds):
         raise PnsegError("give one MODEL, or one for every --fold; pnseg evaluate --help shows both.")
     named = [_fold(text) for text in folds] or [(split or held_out(model), list(model))]
@@ -113,13 +101,6 @@ def evaluate(
         click.echo(json.dumps(document_of(runs, protocol, options), indent=1))
     else:
         print_scores(runs, protocol)
-
-
-def _options(chosen: dict[str, Any]) -> Options:
-    try:
-        return Options(**chosen)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def _fold(text: str) -> tuple[str, list[str]]:
