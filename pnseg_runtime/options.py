@@ -19,8 +19,8 @@ COARSEST_STRIDE = 32
 USUAL_MARGIN = 320
 #: Microns per pixel of light microscopes; what lies outside was mostly meant in another unit, or is missing.
 LEAST_MPP, MOST_MPP = 0.05, 5.0
-#: Of a point; the paper has up to four. Each is a column of every prompt.
-MOST_NEGATIVES = 64
+#: Negative prompts of a point that can be asked for; the paper has up to four. Each is a column of every prompt.
+MOST_CHOSEN_NEGATIVES = 64
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Options:
         for name, value in vars(self).items():
             if any(isinstance(part, np.floating) and not np.isfinite(part) for part in np.ravel(value)):
                 raise ValueError(f"{name} must be a number, not {value}.")
-        if (self.negatives or 0) > MOST_NEGATIVES:
-            raise ValueError(f"negatives must be at most {MOST_NEGATIVES}, not {self.negatives}.")
+        if (self.negatives or 0) > MOST_CHOSEN_NEGATIVES:
+            raise ValueError(f"negatives must be at most {MOST_CHOSEN_NEGATIVES}, not {self.negatives}.")
         for name in ("threads", "window_batch", "prompt_batch", "macro_tile", "workers", "queue"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")

@@ -14,7 +14,7 @@ from typing import get_args
 import onnx
 from filelock import FileLock
 
-from pnseg_export.engines.job import Built, Job
+from pnseg_export.engines.job import Built, EngineJob
 from pnseg_export.engines.profiles import Buckets, profiles
 from pnseg_export.engines.targets import Target
 from pnseg_export.files import element_types, read_graph
@@ -83,7 +83,7 @@ def build_engine(bundle: Bundle, graph: GraphName, target: Target, choices: Buil
     half, quantised = expected_types(model)
     with tempfile.TemporaryDirectory(dir=bundle.folder, prefix=".engine-") as scratch:
         folder = Path(scratch)
-        job = Job(
+        job = EngineJob(
             flavour=target.flavour,
             architecture=target.architecture,
             graph=graph,
@@ -142,7 +142,7 @@ def _put(bundle: Path, engine: EngineFile, folder: Path) -> None:
             (folder / "log").replace(bundle / engine.log.file)
 
 
-def run(job: Job, folder: Path, logs: Path) -> Built:
+def run(job: EngineJob, folder: Path, logs: Path) -> Built:
     """Run a job in a process of its own.
 
     Args:
@@ -168,7 +168,7 @@ def run(job: Job, folder: Path, logs: Path) -> Built:
     )
 
 
-def _kept_log(job: Job, logs: Path) -> Path:
+def _kept_log(job: EngineJob, logs: Path) -> Path:
     kept = logs / f"{job.graph}.{job.precision}.failed.log"
     if Path(job.log).exists():
         Path(job.log).replace(kept)

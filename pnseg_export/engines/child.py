@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pnseg_export.engines.flavours import aim, allow_capture, load
-from pnseg_export.engines.job import Built, Job
+from pnseg_export.engines.job import Built, EngineJob
 from pnseg_export.engines.targets import Target
 from pnseg_runtime.errors import BackendError, PnsegError
 
@@ -26,7 +26,7 @@ NO_KERNEL = {"signal", "wait", "shape_call"}
 FOR_GPU = "make the graph again with pnseg quantise --int8-for gpu"
 
 
-def build(job: Job) -> Built:
+def build(job: EngineJob) -> Built:
     """Build the engine of ``job`` and write it.
 
     Raises:
@@ -93,7 +93,7 @@ def _logger(trt: Any, log: Any) -> Any:
     return Logger()
 
 
-def parse(trt: Any, network: Any, job: Job, log: Any) -> None:
+def parse(trt: Any, network: Any, job: EngineJob, log: Any) -> None:
     """Read the graph into ``network``.
 
     Raises:
@@ -159,7 +159,7 @@ def kernels(log: str, profiles: int) -> list[int]:
     return [count[profile] for profile in range(profiles)]
 
 
-def check(job: Job, half: int, quantised: int) -> None:
+def check(job: EngineJob, half: int, quantised: int) -> None:
     """Refuse a network whose types are not those of its graph.
 
     Raises:
@@ -180,7 +180,7 @@ def check(job: Job, half: int, quantised: int) -> None:
 def main(job: str, result: str) -> None:
     """Build, and write what came of it to ``result``."""
     try:
-        built = build(Job.model_validate_json(Path(job).read_text(encoding="utf-8")))
+        built = build(EngineJob.model_validate_json(Path(job).read_text(encoding="utf-8")))
     except PnsegError as error:
         built = Built(error=str(error))
     Path(result).write_text(built.model_dump_json(), encoding="utf-8")

@@ -11,7 +11,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Job(_Frozen):
+class EngineJob(_Frozen):
     """One engine to build.
 
     Attributes:

@@ -16,7 +16,7 @@ from pnseg_runtime.outputs import KINDS, output_paths
 
 
 @dataclass(frozen=True)
-class Job:
+class Planned:
     """An image to segment and the files to write, or the reason why it is not even tried."""
 
     image: Path
@@ -24,12 +24,12 @@ class Job:
     problem: PnsegError | None = None
 
 
-def plan(named: Sequence[Path], folder: Path, kinds: Sequence[str], recursive: bool = False) -> list[Job]:
-    """One job an image, in the order named; a folder stands for the images in it, sorted.
+def plan(named: Sequence[Path], folder: Path, kinds: Sequence[str], recursive: bool = False) -> list[Planned]:
+    """Images in the order named; a folder stands for the images in it, sorted.
 
     Results of an image in a folder inside a named one go to a folder of the same name inside ``folder``. Two images
     whose outputs would have the same names, an image that an output would overwrite, and what cannot be looked into
-    are jobs with a problem.
+    have a problem.
     """
     found: dict[Path | _Refused, Path] = {}  # what was found → where its results go
     for path in named:
@@ -41,13 +41,13 @@ def plan(named: Sequence[Path], folder: Path, kinds: Sequence[str], recursive: b
         rivals[found[image] / image.stem].append(image)
     inputs = {os.path.realpath(image) for image in images}
 
-    def job_of(item: Path | _Refused, place: Path) -> Job:
+    def planned(item: Path | _Refused, place: Path) -> Planned:
         if isinstance(item, _Refused):
-            return Job(item.path, {}, ImageError(f"{item.path}: {item.reason}."))
+            return Planned(item.path, {}, ImageError(f"{item.path}: {item.reason}."))
         outputs = output_paths(place, item.stem, kinds)
-        return Job(item, outputs, _conflict(item, rivals[place / item.stem], outputs, folder, inputs))
+        return Planned(item, outputs, _conflict(item, rivals[place / item.stem], outputs, folder, inputs))
 
-    return [job_of(item, place) for item, place in found.items()]
+    return [planned(item, place) for item, place in found.items()]
 
 
 def _inside(item: Path | _Refused, named: Path) -> Path:

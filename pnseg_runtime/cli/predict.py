@@ -19,7 +19,7 @@ from rich.progress import track
 from pnseg_runtime import __version__, load
 from pnseg_runtime.bundle import Manifest
 from pnseg_runtime.cli.group import Failure, show_error, show_warning
-from pnseg_runtime.cli.inputs import Job, plan
+from pnseg_runtime.cli.inputs import Planned, plan
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import bundle_option, output_options, prediction_options, tell_choice
 from pnseg_runtime.cli.report import (
@@ -136,7 +136,7 @@ def predict(
     if backend == AUTO:
         tell_choice(segmenter.reason, segmenter.passed_over)
     asked = Asked(segmenter, mpp, overwrite, cache(make_folder))
-    results = [_run(job, asked) for job in _with_progress(plan(images, folder, kinds, recursive))]
+    results = [_run(planned, asked) for planned in _with_progress(plan(images, folder, kinds, recursive))]
     done = [result for result in results if isinstance(result, Done)]
     failed = [result for result in results if isinstance(result, Failed)]
     with summary_printed(folder):
@@ -154,52 +154,54 @@ def predict(
         raise Failure(f"{len(failed)} of {len(results)} images failed")
 
 
-def _run(job: Job, asked: Asked) -> Done | Failed:
+def _run(planned: Planned, asked: Asked) -> Done | Failed:
     """Segment and write one image; whatever goes wrong is told in one sentence."""
     try:
-        return _segment(job, asked)
+        return _segment(planned, asked)
     except PnsegError as error:
         sentence = str(error)
-        LOGGER.debug("%s: failed", job.image, exc_info=True)
+        LOGGER.debug("%s: failed", planned.image, exc_info=True)
     except MemoryError:
-        sentence = f"{job.image}: does not fit into memory; cut the region of interest out of it first."
-        LOGGER.debug("%s: failed", job.image, exc_info=True)
+        sentence = f"{planned.image}: does not fit into memory; cut the region of interest out of it first."
+        LOGGER.debug("%s: failed", planned.image, exc_info=True)
     except Exception as error:  # a fault of ours or a library's must not take the other images with it
-        sentence = f"{job.image}: unexpected {type(error).__name__} ({error}); run pnseg -v predict for the details."
-        LOGGER.debug("%s: failed", job.image, exc_info=True)
+        sentence = (
+            f"{planned.image}: unexpected {type(error).__name__} ({error}); run pnseg -v predict for the details."
+        )
+        LOGGER.debug("%s: failed", planned.image, exc_info=True)
     show_error(sentence)
-    return Failed(job.image, sentence)
+    return Failed(planned.image, sentence)
 
 
-def _segment(job: Job, asked: Asked) -> Done:
-    if job.problem is not None:
-        raise job.problem
+def _segment(planned: Planned, asked: Asked) -> Done:
+    if planned.problem is not None:
+        raise planned.problem
     if asked.overwrite is False:
-        refuse_existing(job.outputs.values())  # before the work, not only after it
-    image = read_image(job.image)
+        refuse_existing(planned.outputs.values())  # before the work, not only after it
+    image = read_image(planned.image)
     if image.doubt is not None:
-        show_warning(f"{job.image}: {image.doubt}")
+        show_warning(f"{planned.image}: {image.doubt}")
     if asked.overwrite is None:
-        with _naming(job.image):
-            refuse_other_image(job.outputs, image.pixels)
+        with _naming(planned.image):
+            refuse_other_image(planned.outputs, image.pixels)
     start = perf_counter()
     try:
         found = _find(asked.segmenter, image, asked.mpp)
     except ImageError as error:  # a segmenter is given pixels and knows no file
-        raise ImageError(f"{job.image}: {error}") from error
+        raise ImageError(f"{planned.image}: {error}") from error
     seconds, nuclei = perf_counter() - start, found.nuclei
     median, doubt = _sizes(nuclei)
     if doubt is not None:
-        show_warning(f"{job.image}: {doubt}")
-    with _naming(job.image):
-        asked.make_folder(next(iter(job.outputs.values())).parent)
-        write_outputs(Prediction(image.pixels, nuclei), job.outputs, asked.overwrite is not False)
+        show_warning(f"{planned.image}: {doubt}")
+    with _naming(planned.image):
+        asked.make_folder(next(iter(planned.outputs.values())).parent)
+        write_outputs(Prediction(image.pixels, nuclei), planned.outputs, asked.overwrite is not False)
     done = Done(
-        image=job.image,
+        image=planned.image,
         size=nuclei.shape,
         nuclei=len(nuclei),
         seconds=seconds,
-        outputs=job.outputs,
+        outputs=planned.outputs,
         enlarged=found.enlarged,
         mpp=found.mpp,
         mpp_source=found.source,
@@ -254,9 +256,9 @@ def _find(segmenter: Predictor, image: RgbImage, choice: MppChoice) -> _Found:
     return _Found(nuclei, enlarged, None, None)
 
 
-def _with_progress(jobs: Sequence[Job]) -> Iterator[Job]:
+def _with_progress(images: Sequence[Planned]) -> Iterator[Planned]:
     console = Console(stderr=True)
-    if len(jobs) < 2 or not console.is_terminal:
-        yield from jobs
+    if len(images) < 2 or not console.is_terminal:
+        yield from images
         return
-    yield from track(jobs, description="predict", console=console, transient=True)
+    yield from track(images, description="predict", console=console, transient=True)

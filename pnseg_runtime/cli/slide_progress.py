@@ -12,7 +12,7 @@ from rich.text import Text
 from pnseg_runtime.cli.log import LOGGER
 from pnseg_runtime.cli.model_options import tell_choice
 from pnseg_runtime.slide import SlideResult
-from pnseg_runtime.slide.job import Job
+from pnseg_runtime.slide.job import SlideJob
 from pnseg_runtime.slide.watch import Watcher
 from pnseg_runtime.slide.work import CoreDone
 
@@ -75,7 +75,7 @@ class Display(Watcher):
         self.clear()
         tell_choice(reason, passed_over)
 
-    def planned(self, job: Job) -> None:
+    def planned(self, job: SlideJob) -> None:
         self.clear()
         if job.started_anew is not None:
             self._tell(f"{job.slide.name}: starting anew, as this has changed: {job.started_anew}")

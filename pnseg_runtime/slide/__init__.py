@@ -16,7 +16,7 @@ from typing import Any
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide.claims import Claims
-from pnseg_runtime.slide.job import Job, Model, at_work, draw_pictures, plan_slide
+from pnseg_runtime.slide.job import Model, SlideJob, at_work, draw_pictures, plan_slide
 from pnseg_runtime.slide.join import SlideResult, current_result, write_results
 from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
@@ -125,7 +125,7 @@ def run_slide(
             return finish(job, claims, kinds, watcher, seconds, start, keep_work=keep_work, wait=wait)
 
 
-def done_before(job: Job, kinds: Sequence[str], watcher: Watcher) -> SlideResult | None:
+def done_before(job: SlideJob, kinds: Sequence[str], watcher: Watcher) -> SlideResult | None:
     """The result of an earlier run that has kept no work; None if there is anything to do.
 
     Work that was kept is looked at first: files of it that are damaged or gone are done again.
@@ -141,7 +141,7 @@ def done_before(job: Job, kinds: Sequence[str], watcher: Watcher) -> SlideResult
 
 
 def finish(
-    job: Job,
+    job: SlideJob,
     claims: Claims,
     kinds: Sequence[str],
     watcher: Watcher,

@@ -92,7 +92,7 @@ class Backends(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class SlideJob:
     """A planned slide.
 
     Attributes:
@@ -149,7 +149,7 @@ def prepare(
     options: SlideOptions,
     say: Callable[[str], None] = lambda _: None,
     backends: Backends | None = None,
-) -> Job:
+) -> SlideJob:
     """:func:`plan_slide`, and the folders of its work; for cores that a process which is at work hands out.
 
     Raises:
@@ -171,7 +171,7 @@ def plan_slide(
     options: SlideOptions,
     say: Callable[[str], None] = lambda _: None,
     backends: Backends | None = None,
-) -> Job:
+) -> SlideJob:
     """Open, measure and plan a slide; nothing is written.
 
     Args:
@@ -216,11 +216,13 @@ def plan_slide(
         reader.close()
         raise
     store = Store(work, plan, str(slide.resolve()))
-    return Job(slide, folder, stem, reader, sha256, resolution, thumbnail, area, plan, store, model, bundle, settings)
+    return SlideJob(
+        slide, folder, stem, reader, sha256, resolution, thumbnail, area, plan, store, model, bundle, settings
+    )
 
 
 @contextmanager
-def at_work(job: Job, say: Callable[[str], None]) -> Iterator[tuple[Job, Claims]]:
+def at_work(job: SlideJob, say: Callable[[str], None]) -> Iterator[tuple[SlideJob, Claims]]:
     """Make the folders of a planned slide, and claim it until the end.
 
     Yields:
@@ -234,7 +236,7 @@ def at_work(job: Job, say: Callable[[str], None]) -> Iterator[tuple[Job, Claims]
         yield replace(job, started_anew=changed), claims
 
 
-def draw_pictures(job: Job) -> None:
+def draw_pictures(job: SlideJob) -> None:
     """Draw the pictures of a result that is there where they are not there with it, or are others.
 
     Raises:
@@ -247,7 +249,7 @@ def draw_pictures(job: Job) -> None:
             stream.write(pictures[path])
 
 
-def drawn(job: Job) -> dict[str, bytes]:
+def drawn(job: SlideJob) -> dict[str, bytes]:
     """Suffix → PNG of the slide, and of what of it is looked at."""
     tissue = draw_tissue(job.thumbnail, job.area, job.plan, job.resolution)
     return {THUMBNAIL: _png(job.thumbnail.pixels), TISSUE: _png(tissue)}

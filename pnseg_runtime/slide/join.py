@@ -21,7 +21,7 @@ from pnseg_runtime.errors import OutputError, one_line
 from pnseg_runtime.outputs.atomic import all_or_none
 from pnseg_runtime.plausible import Diameters
 from pnseg_runtime.slide.core import Found
-from pnseg_runtime.slide.job import Job, drawn
+from pnseg_runtime.slide.job import SlideJob, drawn
 from pnseg_runtime.slide.outputs import FOLDERS, KINDS, RUN, output_paths
 from pnseg_runtime.slide.outputs.rows import Part
 from pnseg_runtime.slide.readers.base import Box
@@ -66,7 +66,7 @@ class SlideResult:
 
 
 def write_results(
-    job: Job, kinds: Sequence[str], seconds: dict[str, float], on_part: OnPart = lambda *_: None
+    job: SlideJob, kinds: Sequence[str], seconds: dict[str, float], on_part: OnPart = lambda *_: None
 ) -> SlideResult:
     """Write the outputs; the same nuclei give the same bytes, ``run.json`` and its timings apart.
 
@@ -133,7 +133,7 @@ class _Tally:
 
 
 def _pour(
-    job: Job, paths: dict[str, Path], kinds: Sequence[str], places: dict[str, BinaryIO | Path], on_part: OnPart
+    job: SlideJob, paths: dict[str, Path], kinds: Sequence[str], places: dict[str, BinaryIO | Path], on_part: OnPart
 ) -> _Tally:
     """Read the cores once, and give their nuclei to all outputs."""
     tally, sinks = _Tally(), {}
@@ -158,7 +158,7 @@ def _pour(
     return tally
 
 
-def _result_of(job: Job, paths: dict[str, Path], tally: _Tally) -> SlideResult:
+def _result_of(job: SlideJob, paths: dict[str, Path], tally: _Tally) -> SlideResult:
     return SlideResult(
         slide=job.slide,
         run=run_path(job),
@@ -195,7 +195,7 @@ def _replace(target: Path, draft: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _settle_earlier(job: Job, result: SlideResult) -> dict[str, Path]:
+def _settle_earlier(job: SlideJob, result: SlideResult) -> dict[str, Path]:
     """The outputs that an earlier run lists and that are this result's too; those of another result are removed.
 
     The ``run.json`` of the other goes first: whoever is killed then leaves none that lists files of this one.
@@ -233,7 +233,7 @@ def _regions(unreadable: list[tuple[Box, str]]) -> list[dict[str, Any]]:
 
 
 def _run_facts(
-    job: Job, result: SlideResult, outputs: dict[str, Path], timings: dict[str, dict[str, float]]
+    job: SlideJob, result: SlideResult, outputs: dict[str, Path], timings: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     height, width = job.reader.shape
     resolution = job.resolution
@@ -274,12 +274,12 @@ def _run_facts(
     }
 
 
-def run_path(job: Job) -> Path:
+def run_path(job: SlideJob) -> Path:
     """The ``run.json`` of a slide."""
     return job.folder / f"{job.stem}{RUN}"
 
 
-def current_result(job: Job, kinds: Sequence[str]) -> SlideResult | None:
+def current_result(job: SlideJob, kinds: Sequence[str]) -> SlideResult | None:
     """The result that an earlier run has written, if it is this plan's, whole, and all its files are there.
 
     With unreadable parts it is none: the file may be readable now.
@@ -308,7 +308,7 @@ def current_result(job: Job, kinds: Sequence[str]) -> SlideResult | None:
         return None
 
 
-def earlier_facts(job: Job) -> dict[str, Any]:
+def earlier_facts(job: SlideJob) -> dict[str, Any]:
     """What the ``run.json`` of an earlier run says; empty if there is none that can be read."""
     try:
         facts = json.loads(run_path(job).read_text(encoding="utf-8"))

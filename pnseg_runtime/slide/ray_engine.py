@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from pnseg_runtime.errors import BackendError, PnsegError, one_line
 from pnseg_runtime.slide import done_before, finish
 from pnseg_runtime.slide.core import find_nuclei
-from pnseg_runtime.slide.job import Job, Model, at_work, plan_slide, prepare
+from pnseg_runtime.slide.job import Model, SlideJob, at_work, plan_slide, prepare
 from pnseg_runtime.slide.join import SlideResult
 from pnseg_runtime.slide.networks import Networks
 from pnseg_runtime.slide.options import SlideOptions
@@ -64,7 +64,7 @@ class Actor:
         self._threads = threads
         self._networks = Networks(self._here(model))
         self._task: Task | None = None
-        self._job: Job | None = None
+        self._job: SlideJob | None = None
         self._settler: Settler | None = None
 
     def ping(self) -> None:
@@ -97,7 +97,7 @@ class Actor:
         settler.settle_around(core)
         return CoreDone.of(core, job.store.load_found(core))
 
-    def _open(self, task: Task) -> tuple[Job, Settler]:
+    def _open(self, task: Task) -> tuple[SlideJob, Settler]:
         if self._job is None or self._settler is None or self._task != task:
             if self._job is not None:
                 self._job.close()
@@ -255,7 +255,7 @@ class RayEngine:
         self._answered.add(place)
         watcher.say(f"{len(self._answered)} of {self._count} workers run")
 
-    def _work(self, job: Job, options: SlideOptions, watcher: Watcher) -> None:
+    def _work(self, job: SlideJob, options: SlideOptions, watcher: Watcher) -> None:
         """Hand out the cores to actors that run, a few at a time; those of a lost actor go to another.
 
         An actor for which the cluster has no room would keep what it is handed for ever.

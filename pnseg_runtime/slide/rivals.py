@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pnseg_runtime.errors import ImageError
 from pnseg_runtime.outputs import refuse_existing
-from pnseg_runtime.slide.job import Job
+from pnseg_runtime.slide.job import SlideJob
 from pnseg_runtime.slide.join import earlier_facts, run_path
 from pnseg_runtime.slide.outputs import RUN, output_paths
 from pnseg_runtime.slide.store import earlier_slides
@@ -18,7 +18,7 @@ def rivals(slide: object, other: object) -> ImageError:
     return ImageError(f"{slide}: its results would be named as those of {other}; use another --out for one of them.")
 
 
-def refuse_rivals(job: Job) -> None:
+def refuse_rivals(job: SlideJob) -> None:
     """See that neither results nor work under the name of a planned slide are those of another one.
 
     A file that is gone is no rival: it may have been moved, or replaced by this one.
@@ -36,7 +36,7 @@ def refuse_rivals(job: Job) -> None:
             raise rivals(job.slide, path)
 
 
-def refuse_replacing(job: Job, kinds: Sequence[str]) -> None:
+def refuse_replacing(job: SlideJob, kinds: Sequence[str]) -> None:
     """See that the outputs of a planned slide take the place of none but those of the same plan.
 
     Raises:

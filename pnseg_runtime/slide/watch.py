@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pnseg_runtime.slide.job import Job
+    from pnseg_runtime.slide.job import SlideJob
     from pnseg_runtime.slide.join import SlideResult
     from pnseg_runtime.slide.work import CoreDone
 
@@ -19,7 +19,7 @@ class Watcher:
     def chosen(self, reason: str, passed_over: tuple[str, ...]) -> None:
         """``auto`` has chosen a backend: why it is this one, and what was passed over for which reasons."""
 
-    def planned(self, job: Job) -> None:
+    def planned(self, job: SlideJob) -> None:
         """A slide is ready to be worked on."""
 
     def core_done(self, done: CoreDone) -> None:

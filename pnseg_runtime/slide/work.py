@@ -14,7 +14,7 @@ from typing import Any
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, find_nuclei
-from pnseg_runtime.slide.job import Job
+from pnseg_runtime.slide.job import SlideJob
 from pnseg_runtime.slide.plan import Core
 from pnseg_runtime.slide.resolution import Look, read_seen
 from pnseg_runtime.slide.settle import settle
@@ -117,7 +117,7 @@ class Line:
 
 
 def work_on(
-    job: Job, segmenter: Segmenter, claims: Claims, on_core: OnCore = lambda _: None, *, wait: bool = True
+    job: SlideJob, segmenter: Segmenter, claims: Claims, on_core: OnCore = lambda _: None, *, wait: bool = True
 ) -> dict[str, float]:
     """Do every core of a slide that nobody has done or is doing, and settle what can be settled.
 
@@ -227,7 +227,7 @@ def _to_do(store: Store, claims: Claims, line: Line, wait: bool) -> Iterator[Cor
 class Settler:
     """Settles cores whose neighbours are all done."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: SlideJob) -> None:
         self._job = job
         self._plan, self._store = job.plan, job.store
         self._load = lru_cache(maxsize=_KEPT)(job.store.load_found)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 if TYPE_CHECKING:
-    from pnseg_runtime.slide.job import Job
+    from pnseg_runtime.slide.job import SlideJob
     from pnseg_runtime.slide.outputs.rows import Sink
 
 _HERE = "pnseg_runtime.slide.outputs"
@@ -31,7 +31,7 @@ class SlideOutput:
     sink: str
     folder: bool = False
 
-    def open(self, job: Job, places: Sequence[BinaryIO | Path]) -> Sink:
+    def open(self, job: SlideJob, places: Sequence[BinaryIO | Path]) -> Sink:
         """Make the sink.
 
         Args:

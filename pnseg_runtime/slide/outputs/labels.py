@@ -22,7 +22,7 @@ from pnseg_runtime.slide.store import Store
 from pnseg_runtime.slide.table import WorkMask, work_masks
 
 if TYPE_CHECKING:
-    from pnseg_runtime.slide.job import Job
+    from pnseg_runtime.slide.job import SlideJob
 
 CHUNK = 1024  # px
 _BLOCK = 2 * CHUNK
@@ -50,7 +50,7 @@ def check_zarr() -> None:
 class LabelSink(Sink):
     """The label image, painted when all nuclei are numbered: a block of it shows those of several cores."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: SlideJob, folder: Path) -> None:
         self._job = job
         self._folder = folder
         self._firsts: list[int] = []

@@ -20,7 +20,7 @@ from pnseg_runtime.slide.resolution import Resolution
 from pnseg_runtime.slide.tissue import Thumbnail
 
 if TYPE_CHECKING:
-    from pnseg_runtime.slide.job import Job
+    from pnseg_runtime.slide.job import SlideJob
 
 _GREEN, _BLUE, _GREY, _RED = (0, 170, 0), (30, 80, 255), (120, 120, 120), (230, 0, 0)
 _CELL_MICRONS = 50  # side of the cells in which nuclei are counted
@@ -46,7 +46,7 @@ def draw_tissue(thumbnail: Thumbnail, area: Area, plan: Plan, resolution: Resolu
 class PictureSink(Sink):
     """Counts and colours nuclei on the thumbnail."""
 
-    def __init__(self, job: Job, density: BinaryIO, classes: BinaryIO) -> None:
+    def __init__(self, job: SlideJob, density: BinaryIO, classes: BinaryIO) -> None:
         thumbnail, class_table, mpp = job.thumbnail, job.bundle.manifest.class_table, job.resolution.slide_mpp
         height, width = thumbnail.shape
         self._density, self._classes = density, classes

@@ -18,7 +18,7 @@ from pnseg_runtime.slide.plan import Core
 from pnseg_runtime.slide.table import PUBLIC
 
 if TYPE_CHECKING:
-    from pnseg_runtime.slide.job import Job
+    from pnseg_runtime.slide.job import SlideJob
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Part:
         first: number of the first row.
     """
 
-    job: Job
+    job: SlideJob
     core: Core
     rows: pa.Table
     first: int
@@ -85,7 +85,7 @@ class Sink(ABC):
 class GeoJsonSink(Sink):
     """Features for QuPath."""
 
-    def __init__(self, _: Job, stream: BinaryIO) -> None:
+    def __init__(self, _: SlideJob, stream: BinaryIO) -> None:
         self._stream = stream
         stream.write(geojson.HEAD)
 
@@ -100,7 +100,7 @@ class GeoJsonSink(Sink):
 class PackedGeoJsonSink(GeoJsonSink):
     """The same, compressed."""
 
-    def __init__(self, job: Job, stream: BinaryIO) -> None:
+    def __init__(self, job: SlideJob, stream: BinaryIO) -> None:
         # No name and no time in the file: the same nuclei are the same bytes.
         self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=stream, mtime=0)
         super().__init__(job, cast(BinaryIO, self._gzip))
@@ -112,7 +112,7 @@ class PackedGeoJsonSink(GeoJsonSink):
 class ParquetSink(Sink):
     """GeoParquet: one row a nucleus, one row group a core, so that a part of a slide can be read by itself."""
 
-    def __init__(self, _: Job, stream: BinaryIO) -> None:
+    def __init__(self, _: SlideJob, stream: BinaryIO) -> None:
         geo = {
             "version": "1.1.0",
             "primary_column": "geometry",

@@ -14,7 +14,7 @@ from benchmarks.networks import random_pair
 from pnseg_export.bundle import export_graphs
 from pnseg_export.engines import child, flavours
 from pnseg_export.engines.build import BuildChoices, build_engine, build_engines, expected_types, run
-from pnseg_export.engines.job import Built, Job
+from pnseg_export.engines.job import Built, EngineJob
 from pnseg_export.engines.profiles import Buckets, profiles
 from pnseg_export.engines.targets import DEFAULT_TARGETS, Target, parse_target
 from pnseg_export.files import read_graph, write_graph
@@ -142,7 +142,7 @@ def test_the_engine_file_starts_with_the_librarys_own_header(built):
         assert diagnostics is not None
 
 
-def job(model: onnx.ModelProto, folder: Path, **changes) -> Job:
+def job(model: onnx.ModelProto, folder: Path, **changes) -> EngineJob:
     made.write(model, folder / "made.onnx")
     shape = {"smallest": [1, 3, 32, 32], "tuned": [2, 3, 32, 32], "largest": [4, 3, 32, 32]}
     points = {"smallest": [1, 2], "tuned": [4, 2], "largest": [8, 2]}
@@ -156,7 +156,7 @@ def job(model: onnx.ModelProto, folder: Path, **changes) -> Job:
         "log": str(folder / "log"),
         "profiles": [{"image": shape, "point_coords": points}],
     }
-    return Job.model_validate(known | changes)
+    return EngineJob.model_validate(known | changes)
 
 
 @needs_rtx
@@ -212,7 +212,7 @@ def test_engines_of_tensorrt_for_rtx_are_built_to_be_captured_into_graphs(tmp_pa
     monkeypatch.setattr(child, "aim", look)
     bundle = Bundle.open("nano")
     shapes = profiles("prompter", bundle.graph("prompter").inputs, Buckets((4,), (64,), 512), 256, 32)
-    job = Job(
+    job = EngineJob(
         flavour="rtx",
         architecture="sm86",
         graph="prompter",

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from pnseg_export.engines.build import run
-from pnseg_export.engines.job import Built, Job
+from pnseg_export.engines.job import Built, EngineJob
 from pnseg_export.files import read_graph
 from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.rewrites import GPU
@@ -32,7 +32,7 @@ def engine_of(windows: str, folder: Path) -> Built:
     half, _ = halve(read_graph(folder / "encoder.onnx"))
     onnx.save(half, folder / "half.onnx")
     shapes = ShapeRange(smallest=(1, 3, 256, 256), tuned=(8, 3, 256, 256), largest=(8, 3, 256, 256))
-    job = Job(
+    job = EngineJob(
         flavour="rtx",
         architecture="sm86",
         graph="encoder",

@@ -35,7 +35,7 @@ from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.slide import Busy, Model, SlideOptions, SlideResult, join, networks, run_slide
 from pnseg_runtime.slide.claims import Claims
 from pnseg_runtime.slide.core import Found, load, save
-from pnseg_runtime.slide.job import Job, prepare
+from pnseg_runtime.slide.job import SlideJob, prepare
 from pnseg_runtime.slide.join import current_result
 from pnseg_runtime.slide.outputs import labels
 from pnseg_runtime.slide.plan import Core, Plan
@@ -517,11 +517,11 @@ def test_outputs_of_another_result_are_removed_and_nothing_else(slide: Path, bun
     assert other.exists()
 
 
-def job_of(slide: Path, out: Path, bundle: Path) -> Job:
+def job_of(slide: Path, out: Path, bundle: Path) -> SlideJob:
     return prepare(slide, out, Model(str(bundle), Options()), OPTIONS)
 
 
-def save_nothing_found(job: Job, core: Core, unreadable: tuple = ()) -> None:
+def save_nothing_found(job: SlideJob, core: Core, unreadable: tuple = ()) -> None:
     none = PointPrompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
     empty = np.zeros(0, np.float32), np.zeros((0, 4), np.int32), ()
     job.store.save_found(core, Found(core.view[:2], none, *empty, unreadable))
@@ -559,7 +559,7 @@ def test_of_several_processes_that_start_together_one_forgets_damage_before_the_
     save_nothing_found(jobs[0], core, (((0, 0, 256, 256), "damaged"),))
     everyone = Barrier(len(jobs))
 
-    def work(job: Job) -> bool:
+    def work(job: SlideJob) -> bool:
         with closing(job), job.store.at_work():
             there = job.store.has_found(core)
             everyone.wait(10)
