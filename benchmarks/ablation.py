@@ -19,6 +19,7 @@ from rich.table import Table
 from benchmarks.paper import TABLE6
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
+from pnseg_runtime.outputs.atomic import draft_of
 from pnseg_train.checkpoints import checkpoint_digest, weights_digest
 from pnseg_train.cli.options import assignment
 from pnseg_train.evaluate import RADIUS, mean
@@ -232,9 +233,8 @@ class Lab:
             "settings": settings,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        with draft_of(path) as draft:
+            draft.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
         return row
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pnseg_runtime.bundle import MANIFEST_NAME, Manifest
 from pnseg_runtime.errors import OutputError, PnsegError
+from pnseg_runtime.outputs.atomic import draft_of
 
 
 @contextmanager
@@ -64,13 +65,9 @@ def renewed_manifest(folder: Path, manifest: Manifest) -> Iterator[None]:
 
     So a disk that is full says so before the body replaces files that the old manifest names.
     """
-    scratch = folder / f".{MANIFEST_NAME}"
-    try:
-        scratch.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with draft_of(folder / MANIFEST_NAME) as draft:
+        draft.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         yield
-        scratch.replace(folder / MANIFEST_NAME)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _check(out: Path, overwrite: bool, kind: str, recognises: Callable[[Path], bool]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import (
 )
 
 from pnseg_runtime.errors import BundleError
+from pnseg_runtime.hashes import sha256_of
 from pnseg_runtime.nuclei import NucleusClass
 
 MANIFEST_NAME = "manifest.json"
@@ -246,15 +246,6 @@ class Manifest(_Frozen):
     @property
     def class_table(self) -> tuple[NucleusClass, ...]:
         return tuple(NucleusClass(n, c) for n, c in zip(self.classes.names, self.classes.colors, strict=True))
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

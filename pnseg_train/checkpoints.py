@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pnseg_runtime.errors import PnsegError, one_line
+from pnseg_runtime.hashes import sha256_of
+from pnseg_runtime.outputs.atomic import draft_of
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Segmentor
 from pnseg_train.models.shared import SharedPair
@@ -81,9 +83,9 @@ def save_checkpoint(folder: Path, network: nn.Module, card: Card) -> None:
             save_checkpoint(folder / half, part, card.model_copy(update={"network": half}))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / (WEIGHTS + ".part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, weights)
-    weights.replace(folder / WEIGHTS)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with draft_of(folder / WEIGHTS) as draft:
+        save_file(weights, draft)
     _write_card(folder, card)
 
 
@@ -99,9 +101,8 @@ def replace_recipe(folder: Path, recipe: Recipe) -> None:
 
 
 def _write_card(folder: Path, card: Card) -> None:
-    text = folder / (CARD + ".part")
-    text.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    text.replace(folder / CARD)
+    with draft_of(folder / CARD) as draft:
+        draft.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(folder: Path) -> tuple[Prompter | Segmentor, Card]:
@@ -242,4 +243,4 @@ def checkpoint_digest(folder: Path) -> str:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of a checkpoint's weights."""
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return sha256_of(folder / WEIGHTS)

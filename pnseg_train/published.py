@@ -6,7 +6,6 @@ with ViT-B, L or H. Nothing but tensors is read: pickled files with ``weights_on
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pnseg_runtime.errors import PnsegError, one_line
+from pnseg_runtime.hashes import sha256_of
 from pnseg_train.checkpoints import Card, build
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize
 from pnseg_train.recipes import Recipe, read_recipe
@@ -163,7 +163,7 @@ def fill(path: Path, kind: Kind, state: State, recipe: Recipe) -> tuple[nn.Modul
     Raises:
         MisfitError: tensors that are missing, unexpected or of another shape.
     """
-    card = Card(network=kind.network, recipe=recipe, imported=f"{path.name} {digest(path)}")
+    card = Card(network=kind.network, recipe=recipe, imported=f"{path.name} {sha256_of(path)}")
     network = build(card)
     own = network.state_dict()
     fresh = [name for name in own if name.startswith(("mask_decoder.class_token.", "mask_decoder.class_head."))]
@@ -191,15 +191,6 @@ def misfits(state: State, expected: State) -> list[tuple[str, str, str]]:
         for name in dict.fromkeys([*expected, *state])
         if _shape(state.get(name)) != _shape(expected.get(name))
     ]
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        sha = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def _shape(tensor: Tensor | None) -> str:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pnseg_runtime.errors import OutputError, PnsegError, one_line
+from pnseg_runtime.outputs.atomic import draft_of
 from pnseg_train.checkpoints import Card
 from pnseg_train.datasets import Sample
 from pnseg_train.recipes import Recipe
@@ -118,7 +119,6 @@ def save_state(run: Path, state: RunState) -> None:
     Raises:
         OSError: the disk is full.
     """
-    part = run / (STATE + ".part")
     document = {
         "network": state.network.state_dict(),
         "optimizer": state.optimizer.state_dict(),
@@ -128,14 +128,13 @@ def save_state(run: Path, state: RunState) -> None:
         "origin": state.origin,
         "scaler": state.precision.state_dict(),  # of 16-mixed; otherwise empty
     }
-    with part.open("wb") as stream:
+    with draft_of(run / STATE) as draft, draft.open("wb") as stream:
         try:
             torch.save(document, stream)
         except RuntimeError as error:  # what torch makes of a disk that is full
-            raise OSError(f"{part.name} is not written whole") from error
+            raise OSError(f"{draft.name} is not written whole") from error
         stream.flush()
         os.fsync(stream.fileno())  # or a machine that goes down may leave an empty file under the name
-    part.replace(run / STATE)
 
 
 def refuse_lost_state(run: Path) -> None:
@@ -244,9 +243,8 @@ def forget_after(metrics: Path, step: int) -> None:
             ) from error
         if logged <= step:
             kept.append(line + "\n")
-    part = metrics.with_name(metrics.name + ".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(metrics)
+    with draft_of(metrics) as draft:
+        draft.write_text("".join(kept), encoding="utf-8")
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

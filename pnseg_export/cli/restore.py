@@ -13,8 +13,9 @@ from pnseg_export.bundle import check
 from pnseg_export.cli.options import tiles_option
 from pnseg_export.precision.feeds import read_tiles
 from pnseg_export.restore import renormalise, restore
-from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, sha256_of
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Manifest
 from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.hashes import sha256_of
 from pnseg_train.checkpoints import CARD, Card, save_checkpoint
 from pnseg_train.crops import Crops
 from pnseg_train.datasets import Sample, open_dataset

@@ -60,6 +60,23 @@ def all_or_none(
                 draft.unlink()
 
 
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """A path beside a file's, whose file takes the place of it when the body is through, and goes if it fails.
+
+    For the folder of one writer who says himself what an error means; for results there is :func:`all_or_none`.
+
+    Raises:
+        OSError: the draft is not there, or cannot be renamed.
+    """
+    draft = path.with_name(path.name + _DRAFT)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _hidden(folder: Path, kind: str) -> Path:
     return folder / f".pnseg-{uuid.uuid4().hex}{kind}"
 

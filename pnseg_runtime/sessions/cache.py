@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from pnseg_runtime.bundle import sha256_of
+from pnseg_runtime.hashes import sha256_of
 from pnseg_runtime.sessions.cpu import cpu
 
 LOGGER = logging.getLogger("pnseg.cache")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pnseg_runtime import __version__
+from pnseg_runtime.hashes import take_in
 from pnseg_runtime.options import COARSEST_STRIDE
 from pnseg_runtime.slide.area import Area
 from pnseg_runtime.slide.options import SlideOptions
@@ -153,9 +154,7 @@ def slide_hash(reader: SlideReader) -> str:
     digest = hashlib.sha256(reader.facts.identity.encode())
     for file in reader.facts.files:
         digest.update(b"/%s:%d/" % (os.fsencode(file.name), file.stat().st_size))
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
+        take_in(digest, file)
     return digest.hexdigest()
 
 

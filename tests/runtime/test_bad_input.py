@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from pnseg_runtime.bundle import FORMAT_VERSION, SHIPPED, sha256_of
+from pnseg_runtime.bundle import FORMAT_VERSION, SHIPPED
 from pnseg_runtime.cli import cli
 from pnseg_runtime.cli.inputs import plan
+from pnseg_runtime.hashes import sha256_of
 from pnseg_runtime.nuclei import Nuclei
 from pnseg_runtime.outputs import KINDS
 from pnseg_runtime.segmenter import Segmenter

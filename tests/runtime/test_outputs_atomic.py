@@ -8,7 +8,7 @@ import pytest
 
 from pnseg_runtime.errors import OutputError
 from pnseg_runtime.outputs import atomic
-from pnseg_runtime.outputs.atomic import all_or_none, make_folder
+from pnseg_runtime.outputs.atomic import all_or_none, draft_of, make_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -38,6 +38,31 @@ def test_an_exception_leaves_nothing_new_and_the_old_untouched(error: type[BaseE
         write_half()
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_bytes() == b"old"
+
+
+def test_a_draft_takes_the_place_of_its_file_when_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"old")
+    with draft_of(tmp_path / "a.txt") as draft:
+        draft.write_bytes(b"new")
+        assert (tmp_path / "a.txt").read_bytes() == b"old"
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_draft_that_fails_goes_and_the_file_stays(error: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"old")
+
+    def write_half() -> None:
+        with draft_of(tmp_path / "a.txt") as draft:
+            draft.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write_half()
+    assert caught.value is error
+    assert (tmp_path / "a.txt").read_bytes() == b"old"
+    assert names(tmp_path) == ["a.txt"]
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:

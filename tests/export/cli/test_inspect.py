@@ -7,8 +7,9 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, save
 
-from pnseg_runtime.bundle import MANIFEST_NAME, GraphFile, sha256_of
+from pnseg_runtime.bundle import MANIFEST_NAME, GraphFile
 from pnseg_runtime.cli import cli
+from pnseg_runtime.hashes import sha256_of
 from tests.fakes import fake_bundle
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter
 
-from pnseg_runtime.bundle import Bundle, Normalisation, sha256_of
+from pnseg_runtime.bundle import Bundle, Normalisation
+from pnseg_runtime.hashes import sha256_of
 from pnseg_runtime.options import Options
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Sessions
