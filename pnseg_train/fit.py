@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def fit(
         if not validation and (run / "last").is_dir():
             best = read_card(run / "last", card.network)
         board = open_board(run, state.step) if fabric.is_global_zero else None
-        with Display(fabric, plan) as advance:
+        # What is logged is on the disk however the training ends.
+        with nullcontext() if board is None else board, Display(fabric, plan) as advance:
             for step in range(state.step, plan.steps):
                 started = time.perf_counter()
                 for group in optimizer.param_groups:
@@ -144,8 +146,6 @@ def fit(
                 advance(step + 1, losses)
                 if on_step:
                     on_step(step + 1, losses)
-        if board is not None:
-            board.close()
         fabric.barrier()
         return best
 
