@@ -121,12 +121,12 @@ overlap_option = click.option(
 
 
 def given(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Of the options those that were given, as :class:`pnseg_runtime.options.Options` takes them.
+    """Of the options those that differ from what :class:`pnseg_runtime.options.Options` is without them.
 
     Raises:
         click.UsageError: one that makes no sense.
     """
-    found = {name: value for name, value in chosen.items() if value is not None}
+    found = {name: value for name, value in chosen.items() if value != getattr(Options, name)}
     try:
         Options(**found)
     except ValueError as error:
