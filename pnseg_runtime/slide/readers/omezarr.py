@@ -10,10 +10,9 @@ import zarr
 
 from pnseg_runtime.errors import one_line
 from pnseg_runtime.slide.readers.base import Box, Facts, Level, NotMine, Pixels, SlideReader
-from pnseg_runtime.tiff import credible_mpp
+from pnseg_runtime.tiff import MICRONS_IN, credible_mpp
 
 _FIRST = "0"  # the first image of a bioformats2raw.layout
-_MICRONS = {"micrometer": 1.0, "millimeter": 1000.0, "nanometer": 0.001}
 
 
 def open_slide(path: Path) -> SlideReader:
@@ -60,7 +59,7 @@ class OmeZarrReader(SlideReader):
             Level((array.shape[self._axes.index("y")], array.shape[self._axes.index("x")]), step[0] / steps[0][0])
             for array, step in zip(self._arrays, steps, strict=True)
         )
-        unit = _MICRONS.get(_unit_of(scales["axes"]), 0.0)
+        unit = MICRONS_IN.get(_unit_of(scales["axes"]), 0.0)
         files = tuple(sorted(file for file in path.rglob("*") if file.is_file()))
         mpp = credible_mpp(steps[0][0] * unit, steps[0][1] * unit) if unit else None
         hint = "" if unit else "its axes have no unit of length"

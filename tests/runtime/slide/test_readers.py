@@ -188,10 +188,10 @@ def test_an_ome_zarr_is_read_with_its_levels_and_pixel_size(version: int, tmp_pa
     assert stem_of(tmp_path / "slide.ome.zarr") == "slide"
 
 
-def write_zarr(group, image: np.ndarray, common: float = 1.0) -> None:
+def write_zarr(group, image: np.ndarray, common: float = 1.0, unit: str = "micrometer") -> None:
     """An image of 0.5 µm as OME-Zarr 0.4; ``common`` of that is said of all levels together."""
     group.create_array("0", data=image.transpose(2, 0, 1), chunks=(3, 64, 64))
-    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": unit} for n in "yx")]
     own, shared = ([{"type": "scale", "scale": [1, size, size]}] for size in (0.5 / common, common))
     described = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": own}]}
     group.attrs["multiscales"] = [described | {"coordinateTransformations": shared}]
@@ -201,6 +201,18 @@ def test_a_scale_of_all_levels_of_an_ome_zarr_is_multiplied_with_their_own(tmp_p
     zarr = pytest.importorskip("zarr", minversion="3")
     write_zarr(zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2), sample(), common=0.25)
     assert open_slide(tmp_path / "a.zarr").facts.mpp == 0.5
+
+
+@pytest.mark.parametrize(
+    ("unit", "mpp"), [("nanometer", None), ("centimeter", None), ("micrometer", 0.5), ("um", 0.5), ("second", None)]
+)
+def test_the_unit_of_an_ome_zarr_is_one_that_other_files_name_too(unit: str, mpp: float | None, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", minversion="3")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    write_zarr(group, sample(), unit=unit)
+    facts = open_slide(tmp_path / "a.zarr").facts
+    assert facts.mpp == mpp
+    assert ("no unit of length" in facts.hint) == (unit == "second")
 
 
 def test_of_several_images_in_an_ome_zarr_the_first_or_the_named_one_is_read(tmp_path: Path) -> None:
