@@ -23,6 +23,10 @@ class BackendError(PnsegError):
     """An inference backend that was asked for is missing or does not start."""
 
 
+class ProviderError(BackendError):
+    """A provider of ONNX Runtime that is installed does not start."""
+
+
 class QueueFullError(PnsegError):
     """There was no place in a segmenter's queue."""
 

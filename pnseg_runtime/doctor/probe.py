@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 from pnseg_runtime.bundle import Manifest
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import PnsegError, ProviderError
 from pnseg_runtime.sessions import BACKENDS, CUDA
 
 #: Seconds for a backend to open a bundle and run a tile; TensorRT's provider builds its engines first.
@@ -24,12 +24,14 @@ class Attempt:
         precision: what it was to compute in.
         ms: time of a tile with 16 prompts (of ``cuda``: of a whole sample image), None where it does not work.
         error: why it does not, one sentence.
+        not_started: whether that is a provider of ONNX Runtime that is installed and does not start.
     """
 
     backend: str
     precision: str
     ms: float | None = None
     error: str = ""
+    not_started: bool = False
 
 
 def attempts(bundle: str, manifest: Manifest, threads: int | None = None) -> list[Attempt]:
@@ -67,7 +69,7 @@ def attempt(bundle: str, backend: str, precision: str, threads: int | None = Non
     return Attempt(backend, precision, **told)
 
 
-def run(bundle: str, backend: str, precision: str, threads: str = "") -> dict[str, float | str]:
+def run(bundle: str, backend: str, precision: str, threads: str = "") -> dict[str, float | str | bool]:
     """What the child prints."""
     from pnseg_runtime.bundle import Bundle
     from pnseg_runtime.sessions import open_sessions
@@ -80,7 +82,7 @@ def run(bundle: str, backend: str, precision: str, threads: str = "") -> dict[st
         sessions = open_sessions(opened, backend, int(threads) if threads else None, precision)
         return {"ms": 1e3 * tile_seconds(opened, sessions)}
     except PnsegError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "not_started": isinstance(error, ProviderError)}
 
 
 def image_seconds(bundle: str, precision: str) -> float:

@@ -148,7 +148,7 @@ def provider_does_not_start(case: Case) -> Iterator[Finding]:
     """A GPU provider that is installed was tried and did not start."""
     installed = "onnxruntime-gpu" in case.facts.packages
     for attempt in case.attempts:
-        if installed and case.facts.driver.gpus and attempt.error and "does not start" in attempt.error:
+        if installed and case.facts.driver.gpus and attempt.not_started:
             yield Finding("problem", attempt.error, "see the other findings; then: pnseg doctor")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnxruntime
 
 from pnseg_runtime.bundle import Bundle, GraphName, Manifest
-from pnseg_runtime.errors import BackendError, one_line
+from pnseg_runtime.errors import ProviderError, one_line
 from pnseg_runtime.limits import USUAL
 from pnseg_runtime.options import COARSEST_STRIDE
 from pnseg_runtime.sessions import BACKENDS, Opening, Runner
@@ -94,7 +94,7 @@ def open_network(bundle: Bundle, graph: GraphName, opening: Opening) -> Runner:
     """One of a bundle's networks on the GPU.
 
     Raises:
-        BackendError: the provider does not start, or, being TensorRT's, would leave part of the network to the CPU.
+        ProviderError: the provider does not start, or, being TensorRT's, would leave part of the network to the CPU.
         BundleError: the bundle has no such graph.
     """
     backend = BACKENDS[opening.backend]
@@ -110,9 +110,9 @@ def open_network(bundle: Bundle, graph: GraphName, opening: Opening) -> Runner:
             os.fspath(path), options, providers=[(backend.provider, settings)], enable_fallback=0
         )
     except Exception as error:
-        raise BackendError(not_started(backend.name, one_line(error))) from error
+        raise ProviderError(not_started(backend.name, one_line(error))) from error
     if (first := (session.get_providers() or [CPU])[0]) != backend.provider:
-        raise BackendError(not_started(backend.name, f"ONNX Runtime chose {first} instead"))
+        raise ProviderError(not_started(backend.name, f"ONNX Runtime chose {first} instead"))
     return runner(session, path)
 
 

@@ -79,6 +79,17 @@ def test_a_backend_that_does_not_work_says_why():
     assert "onnxruntime-cuda" in found.error
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_provider_that_is_there_and_does_not_start_is_told_from_one_that_is_not(listed, monkeypatch):
+    import onnxruntime
+
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names if listed else names[1:])
+    told = probe.run("nano", "onnxruntime-cuda", "float32")
+    assert told["error"]
+    assert told["not_started"] is listed
+
+
 def test_a_backend_that_takes_its_process_down_is_told(monkeypatch, tmp_path):
     crash = tmp_path / "python"
     crash.write_text("#!/bin/sh\necho 'Segmentation fault' >&2\nexit 139\n")

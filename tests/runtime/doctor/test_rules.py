@@ -193,9 +193,16 @@ def test_engines_need_pycuda():
 def test_backends_that_were_tried_and_failed_are_told():
     broken = Attempt("onnxruntime", "float32", error="onnxruntime: it took its process down.")
     assert any("took its process down" in sentence for sentence in told(CPU_ONLY, attempts=[broken]))
-    absent = Attempt("onnxruntime-cuda", "float32", error="onnxruntime-cuda: CUDAExecutionProvider does not start (x).")
+    said = "onnxruntime-cuda: CUDAExecutionProvider does not start (x)."
+    absent = Attempt("onnxruntime-cuda", "float32", error=said, not_started=True)
     assert any("does not start (x)" in sentence for sentence in told(WITH_GPU, attempts=[absent]))
     assert told(CPU_ONLY, attempts=[absent]) == []
+
+
+def test_what_did_not_start_is_no_matter_of_words():
+    missing = Attempt("onnxruntime-rtx", "float32", error="onnxruntime-rtx: not in this package, so it does not start.")
+    assert told(WITH_GPU, attempts=[missing]) == told(WITH_GPU)
+    assert told(WITH_GPU, attempts=[replace(missing, not_started=True)]) != told(WITH_GPU)
 
 
 def test_tensorrt_without_engines_is_a_hint_to_build_them():
@@ -225,7 +232,7 @@ def test_every_rule_has_a_planted_fault():
     cases = [Case(facts) for facts, _ in FAULTS.values()]
     cases += [Case(WITH_GPU, with_engines(wrong)) for wrong, _ in ENGINES.values()]
     cases.append(Case(replace(WITH_GPU, packages={"onnxruntime-gpu": "1"}), with_engines(engine())))
-    attempts = [Attempt(name, "float32", error="does not start") for name in ("onnxruntime", "onnxruntime-cuda")]
+    attempts = [Attempt(name, "float32", error="no", not_started=True) for name in ("onnxruntime", "onnxruntime-cuda")]
     cases.append(Case(WITH_GPU, attempts=attempts))
     cases.append(Case(WITH_GPU, fake_bundle().manifest))
     cases.append(Case(WITH_GPU, with_engines(engine()), [Attempt("cuda", "float16", error="cuda: no.")]))
