@@ -22,7 +22,8 @@ from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import open_sessions
 from pnseg_train.checkpoints import read_card, weights_digest
-from pnseg_train.inference import load_pair, manifest_of, torch_sessions
+from pnseg_train.inference import load_pair, torch_sessions
+from pnseg_train.manifests import manifest_of
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import WINDOW, Segmentor
 from pnseg_train.models.sizes import SEGMENTOR_SIZES, VitSize

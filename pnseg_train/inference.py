@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pnseg_runtime.bundle import Bundle, Classes, Manifest, Masking, Prompting
+from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.pipeline import Pipeline
 from pnseg_runtime.segmenter import Segmenter
 from pnseg_runtime.sessions import Runner, Sessions
 from pnseg_train.checkpoints import load_checkpoint, read_card
+from pnseg_train.manifests import manifest_of
 from pnseg_train.models.features import ImageFeatures
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Prompts, Segmentor
@@ -77,28 +78,6 @@ def _runner(network: Any, device: torch.device | None = None) -> Runner:
         return {name: tensor.cpu().numpy() for name, tensor in network(**tensors).items()}
 
     return run
-
-
-def manifest_of(recipe: Recipe) -> Manifest:
-    """What the runtime must know of a pair trained by a recipe; graphs are filled in by the export."""
-    return Manifest(
-        model=recipe.size,
-        mpp=recipe.mpp,
-        classes=Classes(names=recipe.classes, colors=recipe.colors),
-        colour_blur=recipe.inference.colour_blur,
-        enlarged_blur=recipe.inference.enlarged_blur,
-        unknown_mpp=recipe.inference.unknown_mpp,
-        prompting=Prompting(
-            anchor_spacing=recipe.prompter.spacing,
-            levels=recipe.prompter.levels,
-            pad_multiple=recipe.inference.pad_multiple or recipe.prompter.spacing,
-            **recipe.inference.model_dump(include={"sensitivity", "region_filter", "nms_radius", "negatives"}),
-        ),
-        masking=Masking(
-            **recipe.inference.model_dump(include={"nms_iou", "nms_overlap", "iou_threshold", "tidy", "overlap"})
-        ),
-        graphs={},
-    )
 
 
 def open_checkpoints(prompter: Path, segmentor: Path, options: Options | None = None) -> Segmenter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -13,12 +12,13 @@ from pnseg_export.bundle import check
 from pnseg_export.cli.options import tiles_option
 from pnseg_export.precision.feeds import read_tiles
 from pnseg_export.restore import renormalise, restore
-from pnseg_runtime.bundle import MANIFEST_NAME, Bundle, Manifest
+from pnseg_runtime.bundle import MANIFEST_NAME, Bundle
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.hashes import sha256_of
 from pnseg_train.checkpoints import CARD, Card, save_checkpoint
 from pnseg_train.crops import Crops
 from pnseg_train.datasets import Sample, open_dataset
+from pnseg_train.manifests import fields_of
 from pnseg_train.recipes import Recipe, read_recipe
 
 CROPS = 64  # whose statistics the batch norms get
@@ -59,7 +59,7 @@ def restore_(bundle: str, out: Path, recipe: str, folders: tuple[Path, ...], til
         if (folder / CARD).exists() and not overwrite:
             raise PnsegError(f"{folder}: holds a checkpoint already; give another --out, or --overwrite.")
     opened, images = Bundle.open(bundle), read_tiles(tiles)
-    chosen = read_recipe(recipe, facts(opened.manifest))
+    chosen = read_recipe(recipe, fields_of(opened.manifest))
     crops = crops_of(samples_of(folders, chosen), chosen)
     pair = restore(opened, chosen)
     renormalise(pair.prompter, lambda: pair.prompter(crops))
@@ -72,26 +72,6 @@ def restore_(bundle: str, out: Path, recipe: str, folders: tuple[Path, ...], til
         click.echo(folder)
     differences = ", ".join(f"{name} {value:.1e}" for name, value in found["largest_difference"].items())
     click.echo(f"largest difference from the graphs on {len(images)} tiles: {differences}")
-
-
-def facts(manifest: Manifest) -> dict[str, Any]:
-    """What a bundle says of its networks, as fields of a recipe."""
-    prompting, masking = manifest.prompting, manifest.masking
-    inference = {
-        "colour_blur": manifest.colour_blur,
-        "enlarged_blur": manifest.enlarged_blur,
-        "unknown_mpp": manifest.unknown_mpp,
-        **prompting.model_dump(include={"sensitivity", "region_filter", "pad_multiple", "nms_radius", "negatives"}),
-        **masking.model_dump(include={"nms_iou", "nms_overlap", "iou_threshold", "overlap", "tidy"}),
-    }
-    return {
-        "classes": list(manifest.classes.names),
-        "colors": list(manifest.classes.colors),
-        "mpp": manifest.mpp,
-        "prompter.levels": prompting.levels,
-        "prompter.spacing": prompting.anchor_spacing,
-        **{f"inference.{field}": value for field, value in inference.items()},
-    }
 
 
 def samples_of(folders: Sequence[Path], recipe: Recipe) -> list[Sample]:

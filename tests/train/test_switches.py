@@ -14,7 +14,8 @@ from pnseg_train import inference as pairs
 from pnseg_train.checkpoints import Card, build, build_pair, load_checkpoint, save_checkpoint, start_from
 from pnseg_train.crops import Crop
 from pnseg_train.fit import Learner, train_step
-from pnseg_train.inference import load_pair, manifest_of, open_checkpoints, pair_recipe
+from pnseg_train.inference import load_pair, open_checkpoints, pair_recipe
+from pnseg_train.manifests import manifest_of
 from pnseg_train.models.prompter import Prompter
 from pnseg_train.models.segmentor import Prompts, sam_segmentor
 from pnseg_train.models.shared import EncoderPyramid, SharedPair
