@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from benchmarks.machine import Machine
 from benchmarks.protocol import Document, Latency, read_document
+from pnseg_runtime.documents import print_json
 from pnseg_runtime.errors import PnsegError
 
 #: Below this the two spreads overlap so much that a ratio says nothing.
@@ -82,7 +82,7 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
     """Say how many times faster SECOND is than FIRST, row by row, and how the machines differ."""
     found = comparison(read_document(first), read_document(second))
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        print_json(found)
         return
     console = Console(highlight=False)
     table = Table(box=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from pnseg_export.folders import write_manifest
 from pnseg_export.graphs.rewrites import GPU
 from pnseg_export.precision.float16 import halve
 from pnseg_runtime.bundle import Bundle, EngineFile, GraphFile, GraphName
+from pnseg_runtime.documents import print_json
 from pnseg_train.models.sizes import SEGMENTOR_SIZES
 
 
@@ -80,7 +80,7 @@ def engines(size: str, target: str, prompter: bool, as_json: bool) -> None:
     """Export a size with random weights in half precision and build its engines; no GPU is needed."""
     rows = [row(*each) for each in build_all(size, target, prompter)]
     if as_json:
-        click.echo(json.dumps({"size": size, "target": target, "engines": rows}, indent=2))
+        print_json({"size": size, "target": target, "engines": rows})
         return
     for each in rows:
         types = ", ".join(f"{count} {kind}" for kind, count in each["census"].items() if kind in {"HALF", "FLOAT"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.prompter import PrompterGraph
 from pnseg_export.graphs.rewrites import PLAIN, TARGETS, Rewrites
 from pnseg_export.macs import file_cost, torch_macs
+from pnseg_runtime.documents import print_json
 from pnseg_train.models.segmentor import WINDOW
 from pnseg_train.models.sizes import SEGMENTOR_SIZES
 
@@ -77,7 +77,7 @@ def macs(size: str, nuclei: int, negatives: int, target: str, as_json: bool) -> 
     """Export a size with random weights and count what one 256×256 window costs."""
     result = report(size, nuclei, negatives, target)
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        print_json(result)
         return
     click.echo(f"{'':9} {'exported':>10} {'plain':>10}  GMACs")
     for graph, row in result["graphs"].items():

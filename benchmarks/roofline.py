@@ -7,7 +7,6 @@ after another. No engine reaches it. It is modelled, not measured.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from pnseg_export.graphs.encoder import EncoderGraph
 from pnseg_export.graphs.prompter import PrompterGraph
 from pnseg_export.graphs.rewrites import TARGETS
 from pnseg_export.macs import torch_macs
+from pnseg_runtime.documents import print_json
 from pnseg_train.models.segmentor import WINDOW
 from pnseg_train.models.sizes import SEGMENTOR_SIZES
 
@@ -121,7 +121,7 @@ def roofline(size: str, nuclei: int, as_json: bool) -> None:
     if as_json:
         points = list(passes(own_manifest(size)))
         document = {"size": size, "nuclei": nuclei, "points": points, "measured": False, "how": MODELLED, "rows": rows}
-        click.echo(json.dumps(document, indent=1))
+        print_json(document)
         return
     console = Console(highlight=False)
     title = f"PromptNucSeg-{size}, {nuclei} nuclei, each decoded {DECODED[len(passes(own_manifest(size)))]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from pnseg_export.macs import Cost, file_cost
 from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.documents import print_json
 
 EXAMPLES = """
 \b
@@ -56,7 +56,7 @@ def inspect(bundle: str, nuclei: int, as_json: bool) -> None:
     everything = total(costs)
     if as_json:
         document = {"nuclei": nuclei, "total": _row(everything), "graphs": {k: _row(v) for k, v in costs.items()}}
-        click.echo(json.dumps(document, indent=2))
+        print_json(document)
         return
     click.echo(f"{'':9} {'GMACs':>9} {'parameters':>12} {'weights':>11} {'activations':>12}")
     for name, cost in {**costs, "total": everything}.items():

@@ -19,6 +19,7 @@ from pnseg_export.comparison.suspects import suspects
 from pnseg_export.gates import ENOUGH, LIMITS, Limits, told
 from pnseg_export.precision.feeds import SAMPLES, Tile, read_tiles
 from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.documents import print_json
 from pnseg_runtime.errors import ImageError
 from pnseg_train.datasets import Sample, layout_of, open_dataset
 
@@ -95,7 +96,7 @@ def parity(
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(report.as_html(bundle, results, tiles, failures, departures), encoding="utf-8")
     if as_json:
-        click.echo(report.as_json(bundle, results, said, departures))
+        print_json(report.document(bundle, results, said, departures))
     else:
         _print(results)
         for sentence in (*failures, *departures):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,18 +43,17 @@ def cells(result: Result) -> dict[str, str]:
     return {title: shown(document[key]) for title, key in COLUMNS.items() if key in document}
 
 
-def as_json(
+def document(
     bundle: str, results: Sequence[Result], failures: Sequence[Sequence[str]], departures: Sequence[str]
-) -> str:
-    """One JSON document; ``failures`` are the sentences on each result."""
-    document = {
+) -> dict[str, Any]:
+    """What was found, as JSON values; ``failures`` are the sentences on each result."""
+    return {
         "bundle": bundle,
         "reference": results[0].name,
         "participants": [result.document(said) for result, said in zip(results, failures, strict=True)],
         "failures": list(chain(*failures)),
         "departures": list(departures),
     }
-    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import click
 
 from pnseg_runtime.bundle import Bundle, Manifest
 from pnseg_runtime.cli.group import Failure
-from pnseg_runtime.cli.report import print_json
 from pnseg_runtime.doctor.facts import Facts, gather
 from pnseg_runtime.doctor.probe import Attempt, attempts
 from pnseg_runtime.doctor.rules import Case, Finding, findings, misfit
+from pnseg_runtime.documents import print_json
 from pnseg_runtime.errors import BundleError
 from pnseg_runtime.sessions import CUDA
 

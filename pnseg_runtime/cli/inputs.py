@@ -80,6 +80,11 @@ def _expand(path: Path, recursive: bool) -> list[Path | _Refused]:
     return [*sorted(images), *sorted(refused)]
 
 
+def not_looked_into(error: OSError, what: str) -> str:
+    """What is told of a folder that is closed: ``what`` is in it."""
+    return f"cannot be looked into ({error.strerror}); change its permissions or copy its {what} elsewhere"
+
+
 def _look_into(folder: Path, recursive: bool) -> tuple[list[Path], list[_Refused]]:
     """The images in a folder, and the folders that cannot be looked into.
 
@@ -99,8 +104,7 @@ def _look_into(folder: Path, recursive: bool) -> tuple[list[Path], list[_Refused
 
     def refuse(error: OSError) -> None:
         if is_new(error.filename):
-            reason = f"cannot be looked into ({error.strerror}); change its permissions or copy its images elsewhere"
-            refused.append(_Refused(Path(error.filename), reason))
+            refused.append(_Refused(Path(error.filename), not_looked_into(error, "images")))
 
     starts = [folder]
     for start in starts:  # grows by the links that are met

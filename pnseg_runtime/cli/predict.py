@@ -27,11 +27,11 @@ from pnseg_runtime.cli.report import (
     Failed,
     MppSource,
     logged,
-    print_json,
     print_table,
     summary,
     summary_printed,
 )
+from pnseg_runtime.documents import print_json
 from pnseg_runtime.errors import ImageError, OutputError, PnsegError
 from pnseg_runtime.images import RgbImage, read_image
 from pnseg_runtime.nuclei import Nuclei

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,16 +144,6 @@ def print_table(done: Sequence[Done]) -> None:
             markup=False,
             emoji=False,
         )
-
-
-def print_json(document: Any) -> None:
-    """Print a JSON document on standard output, in escapes if its encoding has not all characters."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a file name that is not UTF-8, or a terminal that is not
-        text = json.dumps(document, indent=2)
-    print(text)
 
 
 def summary(run: Mapping[str, str], done: Sequence[Done], failed: Sequence[Failed]) -> dict[str, Any]:

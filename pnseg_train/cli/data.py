@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from pnseg_runtime.documents import print_json
 from pnseg_runtime.outputs.atomic import all_or_none, make_folder
 from pnseg_train.datasets.check import FATAL, Counts, Report, check
 from pnseg_train.datasets.layouts import Layout, layout_of
@@ -64,7 +64,7 @@ def check_command(ctx: click.Context, path: Path, out: Path, as_json: bool) -> N
         with all_or_none([sheet]) as (stream,):
             Image.fromarray(contact_sheet(gallery.cells)).save(stream, format="PNG")
     if as_json:
-        click.echo(json.dumps(document(layout, path, report, sheet if gallery.cells else None), indent=1))
+        print_json(document(layout, path, report, sheet if gallery.cells else None))
     else:
         print_report(layout, report)
         if gallery.cells:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pnseg_runtime.documents import print_json
 from pnseg_runtime.errors import PnsegError
 from pnseg_runtime.options import Options
 from pnseg_runtime.params import Mpp, MppChoice, given, overlap_option, search_options
@@ -98,7 +98,7 @@ def evaluate(
     runs = [evaluate_run(name, parts, folders, options, points == "oracle", radius, mpp, tell) for name, parts in named]
     protocol = protocol_of(runs, options, points, radius)
     if as_json:
-        click.echo(json.dumps(document_of(runs, protocol, options), indent=1))
+        print_json(document_of(runs, protocol, options))
     else:
         print_scores(runs, protocol)
 

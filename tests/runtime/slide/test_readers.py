@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pnseg_runtime.cli.slide import _expand
+from pnseg_runtime.cli.slide_inputs import slides_of
 from pnseg_runtime.errors import ImageError, PnsegError
 from pnseg_runtime.slide.outputs import stem_of
 from pnseg_runtime.slide.plan import slide_hash
@@ -226,7 +226,7 @@ def test_of_several_images_in_an_ome_zarr_the_first_or_the_named_one_is_read(tmp
         slide = open_slide(path)
         assert (slide.name, slide.facts.mpp) == ("ome-zarr", 0.5)
         np.testing.assert_array_equal(slide.read(0, (3, 5, 100, 90)), images[name][5:90, 3:100])
-        assert _expand([path]) == [path]
+        assert slides_of([path]) == [path]
     assert stem_of(tmp_path / "a.ome.zarr" / "1") == "a_1"
 
 
@@ -325,8 +325,8 @@ def test_the_files_of_a_dicom_series_are_one_slide_and_all_of_it_is_hashed(
     (tmp_path / "c.dcm").write_text("no DICOM")
     (tmp_path / "notes.txt").touch()
     a1, a2, b1, c = (tmp_path / f"{name}.dcm" for name in ("a1", "a2", "b1", "c"))
-    assert _expand([tmp_path]) == [a1, b1, c]
-    assert _expand([a2, a1]) == [a2]
+    assert slides_of([tmp_path]) == [a1, b1, c]
+    assert slides_of([a2, a1]) == [a2]
     assert files_of(a1) == files_of(a2) == (a1, a2)
 
 
@@ -336,10 +336,10 @@ def test_pictures_beside_a_slide_of_their_name_are_left_out_unless_they_are_name
     for name in ("case1.svs", "case1.jpg", "case2.ome.tif", "case2.PNG", "case3.png", "case4.jpg", "case4.svs.txt"):
         (tmp_path / name).touch()
     slides = [tmp_path / name for name in ("case1.svs", "case2.ome.tif", "case3.png", "case4.jpg")]
-    assert _expand([tmp_path]) == slides
+    assert slides_of([tmp_path]) == slides
     assert "are left out (case1.jpg, case2.PNG)" in capsys.readouterr().err
-    assert _expand([tmp_path / "case1.jpg"]) == [tmp_path / "case1.jpg"]
-    refused = _expand([tmp_path / "case1.svs", tmp_path / "case1.jpg"])[1]
+    assert slides_of([tmp_path / "case1.jpg"]) == [tmp_path / "case1.jpg"]
+    refused = slides_of([tmp_path / "case1.svs", tmp_path / "case1.jpg"])[1]
     assert "would be named as those of" in str(refused)
 
 
@@ -349,7 +349,7 @@ def test_pictures_that_an_index_names_are_no_slides_of_their_own(tmp_path: Path)
         (tmp_path / name).touch()
     lines = "".join(f"ImageFile={name}\n" for name in named)
     (tmp_path / "a.vms").write_text(f"[Virtual Microscope Specimen]\n{lines}")
-    assert _expand([tmp_path]) == [tmp_path / "a.vms", tmp_path / "other.jpg"]
+    assert slides_of([tmp_path]) == [tmp_path / "a.vms", tmp_path / "other.jpg"]
 
 
 @pytest.mark.parametrize("name", ["gone.svs", "folder", "text.svs", "empty.tif"])
