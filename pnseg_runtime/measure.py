@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pnseg_runtime.atlas import Atlas
-from pnseg_runtime.nuclei import Mask, Nuclei
+from pnseg_runtime.nuclei import Mask
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,14 @@ class Measurements:
     eccentricity: NDArray[np.float32]
 
 
-def measure(nuclei: Nuclei) -> Measurements:
-    """Measure every nucleus of an image, all at once."""
-    atlas = Atlas.of(nuclei.masks)
+def measure(masks: Sequence[Mask], offsets: NDArray[np.integer]) -> Measurements:
+    """Measure all nuclei of an image at once.
+
+    Args:
+        masks: N masks.
+        offsets: (N, 2) pixel (x, y) of each mask's first row and column.
+    """
+    atlas = Atlas.of(masks)
     count = len(atlas)
     y, x = np.nonzero(atlas.labels)
     owner = atlas.labels[y, x] - 1
@@ -51,7 +57,7 @@ def measure(nuclei: Nuclei) -> Measurements:
     xx, yy, xy = mean(dx * dx) + 1 / 12, mean(dy * dy) + 1 / 12, mean(dx * dy)
     spread = np.hypot(xx - yy, 2 * xy)
     return Measurements(
-        centroids=(np.stack([centre_x, centre_y], axis=1) + nuclei.boxes[:, :2]).astype(np.float32),
+        centroids=(np.stack([centre_x, centre_y], axis=1) + offsets).astype(np.float32),
         area=area.astype(np.int64),
         perimeter=perimeters(atlas).astype(np.float32),
         # minor/major = (xx + yy − spread) / (xx + yy + spread), so 1 − minor/major is:

@@ -61,7 +61,7 @@ class Nuclei:
         """(N, 2) mean (x, y) of each visible mask's pixel centres, px."""
         from pnseg_runtime.measure import measure
 
-        return measure(self).centroids
+        return measure(self.masks, self.boxes[:, :2]).centroids
 
     def polygons(self) -> list[list[list[NDArray[np.float32]]]]:
         """Outlines of every nucleus along pixel edges, see :func:`pnseg_runtime.contours.outlines`."""

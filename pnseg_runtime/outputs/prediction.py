@@ -29,7 +29,7 @@ class Prediction:
     @cached_property
     def measurements(self) -> Measurements:
         """Shape measurements in px, one entry a nucleus."""
-        return measure(self.nuclei)
+        return measure(self.nuclei.masks, self.nuclei.boxes[:, :2])
 
     @cached_property
     def outlines(self) -> list[list[Polygon]]:

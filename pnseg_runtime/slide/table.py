@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pnseg_runtime.contours import outlines
 from pnseg_runtime.measure import measure
-from pnseg_runtime.nuclei import Mask, Nuclei, NucleusClass
+from pnseg_runtime.nuclei import Mask, NucleusClass
 from pnseg_runtime.outputs import wkb
 from pnseg_runtime.slide.core import pack_masks, unpack_mask
 from pnseg_runtime.slide.resolution import Resolution
@@ -56,17 +56,7 @@ SCHEMA = pa.schema([*PUBLIC, *_PRIVATE])
 
 def table_of(settled: Settled, resolution: Resolution, class_table: tuple[NucleusClass, ...]) -> pa.Table:
     """Measure and outline the nuclei of a core."""
-    nuclei = Nuclei(
-        shape=(0, 0),
-        points=settled.points,
-        classes=settled.classes,
-        scores=settled.scores,
-        ious=settled.ious,
-        boxes=settled.boxes,
-        masks=settled.masks,
-        class_table=class_table,
-    )
-    measured = measure(nuclei)
+    measured = measure(settled.masks, settled.boxes[:, :2])
     origin = np.array(settled.origin, np.int64)
     boxes = settled.boxes.astype(np.int64) + np.tile(origin, 2)
     full = np.round(resolution.full_edges(boxes), _DECIMALS)

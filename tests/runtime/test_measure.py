@@ -5,22 +5,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pnseg_runtime.measure import measure, perimeter
-from pnseg_runtime.nuclei import Nuclei, NucleusClass
 
 
-def nuclei_of(*placed):
-    """Nuclei from (mask, (x, y)) pairs."""
-    count = len(placed)
-    return Nuclei(
-        shape=(100, 100),
-        points=np.zeros((count, 2), np.float32),
-        classes=np.zeros(count, np.int64),
-        scores=np.ones(count, np.float32),
-        ious=np.ones(count, np.float32),
-        boxes=np.array([(x, y, x + m.shape[1], y + m.shape[0]) for m, (x, y) in placed], np.int32).reshape(-1, 4),
-        masks=tuple(mask for mask, _ in placed),
-        class_table=(NucleusClass("nucleus", (255, 0, 0)),),
-    )
+def placed(*pairs):
+    """Masks and their places from (mask, (x, y)) pairs."""
+    return [mask for mask, _ in pairs], np.array([place for _, place in pairs], np.int32).reshape(-1, 2)
 
 
 def full(height, width):
@@ -36,7 +25,7 @@ masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter
 
 
 def test_a_rectangle_has_the_documented_values():
-    values = measure(nuclei_of((full(4, 10), (20, 30))))
+    values = measure(*placed((full(4, 10), (20, 30))))
     assert values.centroids.tolist() == [[24.5, 31.5]]
     assert values.area.tolist() == [40]
     assert values.perimeter[0] == pytest.approx(2 * (9 + 3) + np.pi)
@@ -45,12 +34,12 @@ def test_a_rectangle_has_the_documented_values():
 
 
 def test_values_have_the_documented_types():
-    types = {name: values.dtype for name, values in vars(measure(nuclei_of((full(4, 10), (20, 30))))).items()}
+    types = {name: values.dtype for name, values in vars(measure(*placed((full(4, 10), (20, 30))))).items()}
     assert types == {"centroids": np.float32, "area": np.int64, "perimeter": np.float32, "eccentricity": np.float32}
 
 
 def test_a_single_pixel_is_round_and_a_line_is_almost_not():
-    values = measure(nuclei_of((full(1, 1), (3, 4)), (full(1, 50), (0, 0))))
+    values = measure(*placed((full(1, 1), (3, 4)), (full(1, 50), (0, 0))))
     assert values.centroids[0].tolist() == [3, 4]
     assert values.perimeter.tolist() == pytest.approx([np.pi, 2 * 49 + np.pi])
     assert values.eccentricity.tolist() == pytest.approx([0, np.sqrt(1 - 1 / 50**2)])
@@ -58,7 +47,7 @@ def test_a_single_pixel_is_round_and_a_line_is_almost_not():
 
 @pytest.mark.parametrize("radius", [5, 10, 30])
 def test_a_disc_has_nearly_the_values_of_a_circle(radius):
-    values = measure(nuclei_of((disc(radius), (0, 0))))
+    values = measure(*placed((disc(radius), (0, 0))))
     assert values.centroids.tolist() == [[radius, radius]]
     assert values.perimeter[0] == pytest.approx(2 * np.pi * (radius + 0.5), rel=0.06)
     assert values.eccentricity[0] == pytest.approx(0, abs=1e-3)
@@ -75,7 +64,7 @@ def test_holes_do_not_lengthen_the_perimeter_but_parts_do():
 
 @given(masks, st.integers(0, 50), st.integers(0, 50))
 def test_measurements_agree_with_their_definitions_and_do_not_depend_on_the_place(mask, x, y):
-    values, moved = measure(nuclei_of((mask, (0, 0)))), measure(nuclei_of((mask, (x, y))))
+    values, moved = measure(*placed((mask, (0, 0)))), measure(*placed((mask, (x, y))))
     rows, columns = np.nonzero(mask)
     assert values.area[0] == len(rows)
     np.testing.assert_allclose(values.centroids[0], [columns.mean(), rows.mean()], atol=1e-5)
@@ -89,12 +78,12 @@ def test_measurements_agree_with_their_definitions_and_do_not_depend_on_the_plac
 
 @given(masks)
 def test_a_turned_mask_measures_the_same(mask):
-    values, turned = measure(nuclei_of((mask, (0, 0)))), measure(nuclei_of((np.rot90(mask), (0, 0))))
+    values, turned = measure(*placed((mask, (0, 0)))), measure(*placed((np.rot90(mask), (0, 0))))
     assert turned.perimeter[0] == pytest.approx(values.perimeter[0])
     assert turned.eccentricity[0] == pytest.approx(values.eccentricity[0], abs=1e-6)
 
 
 def test_no_nuclei_have_no_measurements():
-    values = measure(nuclei_of())
+    values = measure(*placed())
     assert values.centroids.shape == (0, 2)
     assert len(values.area) == len(values.perimeter) == len(values.eccentricity) == 0
