@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.machine import Machine, describe
 from benchmarks.nvml import Gpu, read_gpus
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import PnsegError, first_fault
 from pnseg_runtime.outputs.atomic import all_or_none, make_folder
 
 FORMAT_VERSION = 1
@@ -172,11 +172,8 @@ def read_document(path: Path) -> Document:
     except OSError as error:
         raise PnsegError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise PnsegError(
-            f"{path}: not a benchmark's JSON ({where}: {first['msg']}); write it with --json of a benchmark."
-        ) from error
+        fault = first_fault(error, "file")
+        raise PnsegError(f"{path}: not a benchmark's JSON ({fault}); write it with --json of a benchmark.") from error
 
 
 class Interrupted(KeyboardInterrupt):

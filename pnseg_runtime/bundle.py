@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from pnseg_runtime.errors import BundleError
+from pnseg_runtime.errors import BundleError, first_fault
 from pnseg_runtime.hashes import sha256_of
 from pnseg_runtime.nuclei import NucleusClass
 
@@ -336,11 +336,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleError(
-            f"{path}: not a valid manifest ({where}: {first['msg']}); export the bundle again."
-        ) from error
+        fault = first_fault(error, "manifest")
+        raise BundleError(f"{path}: not a valid manifest ({fault}); export the bundle again.") from error
 
 
 def file_entry(path: Path, folder: Path) -> BundleFile:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class PnsegError(Exception):
     """Base of every error that is shown to the user as one sentence, without a traceback."""
@@ -42,3 +47,9 @@ def one_line(error: BaseException) -> str:
     """What an exception says first, without the full stop; its type's name if it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0].rstrip(".")
+
+
+def first_fault(error: ValidationError, whole: str) -> str:
+    """Where a document is not valid first, and why; ``whole`` is what it is called where all of it is not."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"

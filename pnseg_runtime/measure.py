@@ -39,8 +39,8 @@ def measure(masks: Sequence[Mask], offsets: NDArray[np.integer]) -> Measurements
     """Measure all nuclei of an image at once.
 
     Args:
-        masks: N masks.
-        offsets: (N, 2) pixel (x, y) of each mask's first row and column.
+        masks: N masks, (h, w) bool.
+        offsets: (N, 2) int, (x, y) of each mask's first pixel in the image, px.
     """
     atlas = Atlas.of(masks)
     count = len(atlas)

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -25,6 +25,8 @@ from pnseg_runtime.slide import core as cores
 from pnseg_runtime.slide.claims import LEASE, Claims
 from pnseg_runtime.slide.core import Found
 from pnseg_runtime.slide.plan import Core, Plan, changes
+
+T = TypeVar("T")
 
 _PLAN = "plan.json"
 _SLIDE = "path"  # in it, the slide's, which is none of the plan's facts
@@ -143,12 +145,7 @@ class Store:
             DamagedWorkError: the file is damaged.
             OutputError: it cannot be read; it is kept, as it may be sound.
         """
-        path = self._found_path(core)
-        data = _read(path)
-        try:
-            return cores.load(data)
-        except ValueError as error:
-            raise _removed(path, error) from error
+        return _load(self._found_path(core), cores.load, ValueError)
 
     def save_settled(self, core: Core, table: pa.Table) -> None:
         """Write the nuclei of a core.
@@ -170,13 +167,8 @@ class Store:
             DamagedWorkError: the file is damaged.
             OutputError: it cannot be read; it is kept, as it may be sound.
         """
-        path = self._settled_path(core)
-        data = _read(path)
-        try:
-            with pa.ipc.open_file(pa.py_buffer(data)) as reader:
-                return reader.read_all()
-        except (OSError, pa.ArrowException) as error:  # bytes in memory: an OSError of Arrow's is no disk's
-            raise _removed(path, error) from error
+        # Of bytes in memory: an OSError of Arrow's is no disk's.
+        return _load(self._settled_path(core), _table_of, OSError, pa.ArrowException)
 
     def clear_drafts(self, claims: Claims) -> None:
         """Remove what killed processes have left half-written, unless another process is at work."""
@@ -280,10 +272,21 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _removed(path: Path, error: Exception) -> DamagedWorkError:
-    """Remove a file of work that is damaged, and what to raise then."""
-    path.unlink(missing_ok=True)
-    return DamagedWorkError(f"{path}: was damaged ({error}) and has been removed; run the same command again.")
+def _load(path: Path, parse: Callable[[bytes], T], *faults: type[Exception]) -> T:
+    """What is in a file of work; one that is damaged, so that one of the faults is raised, is removed."""
+    data = _read(path)
+    try:
+        return parse(data)
+    except faults as error:
+        path.unlink(missing_ok=True)
+        raise DamagedWorkError(
+            f"{path}: was damaged ({error}) and has been removed; run the same command again."
+        ) from error
+
+
+def _table_of(data: bytes) -> pa.Table:
+    with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+        return reader.read_all()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from pnseg_runtime.bundle import Guess
-from pnseg_runtime.errors import PnsegError
+from pnseg_runtime.errors import PnsegError, first_fault
 
 RECIPES = Path(__file__).parent
 
@@ -247,10 +247,7 @@ def read_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise PnsegError(
-            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; see the shipped recipes."
-        ) from error
+        raise PnsegError(f"{path}: {first_fault(error, 'recipe')}; see the shipped recipes.") from error
 
 
 def _assign(document: dict[str, Any], keys: list[str], value: Any) -> None:
