@@ -11,9 +11,10 @@ import pytest
 import torch
 from lightning_fabric.plugins.precision import Precision
 from safetensors import SafetensorError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pnseg_runtime.errors import PnsegError
-from pnseg_train import checkpoints
+from pnseg_train import checkpoints, progress
 from pnseg_train import fit as fitting
 from pnseg_train.checkpoints import read_card
 from tests.train.dots import DotTask, Stopped, lines, tiles_of, train_dot
@@ -104,6 +105,23 @@ def test_a_run_that_was_stopped_before_its_first_state_begins_its_log_anew(tmp_p
     assert [line["step"] for line in lines(tmp_path)] == [1]
     train_dot(tmp_path, tiles_of())
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_what_a_stopped_run_has_logged_for_tensorboard_is_on_the_disk(tmp_path, monkeypatch):
+    boards = []
+
+    def opened(*asked):
+        boards.append(progress.open_board(*asked))
+        return boards[-1]
+
+    monkeypatch.setattr(fitting, "open_board", opened)
+    with pytest.raises(Stopped):
+        train_dot(tmp_path, tiles_of(), stop_after=3)
+    (board,) = boards
+    assert board.all_writers is None  # closed
+    written = EventAccumulator(str(tmp_path / "tensorboard"))
+    written.Reload()
+    assert [event.step for event in written.Scalars("lr")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("says_of_which", [True, False])
