@@ -64,7 +64,9 @@ class Facts:
     libraries: dict[str, bool] = field(default_factory=dict)
 
 
-LIBRARIES = ("libcudnn.so.9", "libcublas.so.12", "libcublas.so.13")
+#: What ONNX Runtime's TensorRT provider is linked with.
+TENSORRT = "libnvinfer.so.10"
+LIBRARIES = ("libcudnn.so.9", "libcublas.so.12", "libcublas.so.13", TENSORRT)
 
 
 def gather() -> Facts:
@@ -113,6 +115,7 @@ def loads(library: str) -> bool:
     try:
         ctypes.CDLL(library)
     except OSError:
-        places = (Path(entry) / "nvidia" for entry in sys.path if entry)
-        return any(next(place.glob(f"*/lib/{library}"), None) for place in places if place.is_dir())
+        patterns = (f"nvidia/*/lib/{library}", f"tensorrt_libs/{library}")
+        places = (Path(entry) for entry in sys.path if entry)
+        return any(next(place.glob(pattern), None) for place in places if place.is_dir() for pattern in patterns)
     return True

@@ -9,7 +9,7 @@ from typing import Literal
 from pnseg_runtime.bundle import EngineFile, Manifest
 from pnseg_runtime.cuda.flavours import FLAVOURS
 from pnseg_runtime.cuda.nvidia import DRIVER_ERRORS, OLD_DRIVER, RTX_ARCHITECTURES
-from pnseg_runtime.doctor.facts import Facts
+from pnseg_runtime.doctor.facts import TENSORRT, Facts
 from pnseg_runtime.doctor.probe import Attempt
 from pnseg_runtime.sessions import BACKENDS, CUDA, GPU_INSTALL
 
@@ -21,6 +21,8 @@ OLDEST_GPU = (7, 5)
 DRIVERS = {12: "525.60", 13: "580.65"}
 #: The CUDA that pnseg's own kernels are built with.
 KERNELS_CUDA = 13
+#: The backend that is ONNX Runtime's TensorRT provider.
+ON_TENSORRT = "onnxruntime-tensorrt"
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,20 @@ def provider_missing(case: Case) -> Iterator[Finding]:
 
 def provider_does_not_start(case: Case) -> Iterator[Finding]:
     """A GPU provider that is installed was tried and did not start."""
-    installed = "onnxruntime-gpu" in case.facts.packages
-    for attempt in case.attempts:
-        if installed and case.facts.driver.gpus and attempt.not_started:
+    for attempt in not_started(case):
+        if not lacks_tensorrt(attempt, case.facts):
             yield Finding("problem", attempt.error, "see the other findings; then: pnseg doctor")
+
+
+def tensorrt_missing(case: Case) -> Iterator[Finding]:
+    """onnxruntime-gpu has a provider that is linked with TensorRT, which it does not bring: it is sound without."""
+    if any(lacks_tensorrt(attempt, case.facts) for attempt in not_started(case)):
+        cuda = case.facts.cuda.get("onnxruntime-gpu", KERNELS_CUDA)
+        yield Finding(
+            "hint",
+            f"--backend {ON_TENSORRT} needs TensorRT 10 ({TENSORRT}), which is not found.",
+            f'pip install "tensorrt-cu{cuda}<11"  (not beside TensorRT 11, which runs engines: it would replace it)',
+        )
 
 
 def cpu_backend_broken(case: Case) -> Iterator[Finding]:
@@ -249,6 +261,7 @@ RULES: tuple[Rule, ...] = (
     cudnn_missing,
     provider_missing,
     provider_does_not_start,
+    tensorrt_missing,
     cpu_backend_broken,
     engines_do_not_fit,
     engines_not_built,
@@ -258,6 +271,17 @@ RULES: tuple[Rule, ...] = (
     slow_cpu,
     fewer_cores_than_threads,
 )
+
+
+def not_started(case: Case) -> Iterator[Attempt]:
+    """Attempts of GPU providers that are installed, have a GPU, and did not start."""
+    if "onnxruntime-gpu" in case.facts.packages and case.facts.driver.gpus:
+        yield from (attempt for attempt in case.attempts if attempt.not_started)
+
+
+def lacks_tensorrt(attempt: Attempt, facts: Facts) -> bool:
+    """Whether what was tried needs TensorRT, and it is not there."""
+    return attempt.backend == ON_TENSORRT and not facts.libraries.get(TENSORRT, False)
 
 
 def by_flavour(manifest: Manifest | None) -> dict[str, list[EngineFile]]:

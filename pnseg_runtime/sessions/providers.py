@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def problem(opening: Opening) -> str | None:
 CUDA_SETTINGS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
 #: A provider that builds engines → how its options begin.
 PREFIXES = {"TensorrtExecutionProvider": "trt", "NvTensorRTRTXExecutionProvider": "nv"}
+#: A provider that is linked with libraries beside CUDA's → the package of pip's that loads them when it is imported.
+LIBRARIES = {"TensorrtExecutionProvider": "tensorrt_libs"}
 #: The most points of a prompt: itself and its negatives.
 POINTS = 5
 
@@ -102,7 +105,7 @@ def open_network(bundle: Bundle, graph: GraphName, opening: Opening) -> Runner:
     options = session_options(opening.threads)
     if backend.provider not in SHAPES_ON_CPU:  # by itself ONNX Runtime logs a line and computes on the CPU
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    preload_libraries()
+    preload_libraries(backend.provider)
     ranges = shape_ranges(graph, bundle.graph(graph, opening.precision).inputs, bundle.manifest)
     settings = provider_settings(backend.provider, writable(bundle.folder) if opening.cache else None, ranges)
     try:
@@ -116,11 +119,14 @@ def open_network(bundle: Bundle, graph: GraphName, opening: Opening) -> Runner:
     return runner(session, path)
 
 
-def preload_libraries() -> None:
-    """Load the libraries of CUDA and cuDNN that pip has installed, which no loader looks for by itself."""
+def preload_libraries(provider: str) -> None:
+    """Load what a provider is linked with and pip has installed, which no loader looks for by itself."""
     if preload := getattr(onnxruntime, "preload_dlls", None):
         with redirect_stdout(StringIO()):  # it prints what it does not find; the provider's own error says it, too
             preload()
+    if package := LIBRARIES.get(provider):
+        with suppress(ImportError):  # they may be the system's
+            import_module(package)
 
 
 def not_started(backend: str, reason: str) -> str:

@@ -74,6 +74,15 @@ def test_a_library_that_is_not_there_does_not_load():
     assert not loads("libno_such_library.so.9")
 
 
+@pytest.mark.parametrize("folder", ["nvidia/cu13/lib", "tensorrt_libs"])
+def test_a_library_of_a_package_of_pips_is_found(tmp_path, monkeypatch, folder):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not loads("libno_such_library.so.9")
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "libno_such_library.so.9").touch()
+    assert loads("libno_such_library.so.9")
+
+
 def test_this_machine_can_be_looked_at():
     facts = gather()
     assert facts.cores >= 1

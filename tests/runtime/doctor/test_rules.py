@@ -221,6 +221,18 @@ def test_engines_that_fit_and_do_not_run_are_a_problem(backend):
     assert told(WITH_GPU, with_engines(engine()), [Attempt(backend, "float16", ms=3.0)]) == []
 
 
+@pytest.mark.parametrize(("cuda", "package"), [(13, "tensorrt-cu13<11"), (12, "tensorrt-cu12<11")])
+def test_a_provider_without_its_tensorrt_is_a_hint_and_no_problem(cuda, package):
+    error = "onnxruntime-tensorrt: TensorrtExecutionProvider does not start (Please install TensorRT libraries)."
+    failed = [Attempt("onnxruntime-tensorrt", precision, error=error) for precision in ("float32", "int8")]
+    facts = replace(WITH_GPU, cuda={"onnxruntime-gpu": cuda})
+    (sentence,) = told(facts, attempts=failed)
+    assert sentence.startswith("hint: --backend onnxruntime-tensorrt needs TensorRT 10 (libnvinfer.so.10), which")
+    assert f'pip install "{package}"' in sentence
+    there = replace(facts, libraries=facts.libraries | {"libnvinfer.so.10": True})
+    assert [each.partition(":")[0] for each in told(there, attempts=failed)] == ["problem", "problem"]
+
+
 def test_backends_of_engines_are_tried_in_the_engines_precisions_alone():
     tried = tries(with_engines(engine()))
     assert [pair for pair in tried if pair[0] in {"tensorrt", "cuda"}] == [("tensorrt", "float16"), ("cuda", "float16")]
@@ -232,7 +244,8 @@ def test_every_rule_has_a_planted_fault():
     cases = [Case(facts) for facts, _ in FAULTS.values()]
     cases += [Case(WITH_GPU, with_engines(wrong)) for wrong, _ in ENGINES.values()]
     cases.append(Case(replace(WITH_GPU, packages={"onnxruntime-gpu": "1"}), with_engines(engine())))
-    attempts = [Attempt(name, "float32", error="no", not_started=True) for name in ("onnxruntime", "onnxruntime-cuda")]
+    providers = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
+    attempts = [Attempt(name, "float32", error="no", not_started=True) for name in providers]
     cases.append(Case(WITH_GPU, attempts=attempts))
     cases.append(Case(WITH_GPU, fake_bundle().manifest))
     cases.append(Case(WITH_GPU, with_engines(engine()), [Attempt("cuda", "float16", error="cuda: no.")]))

@@ -84,6 +84,24 @@ def test_cuda_alone_may_leave_shapes_to_the_cpu_and_pips_libraries_are_loaded_in
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(("name", "loaded"), [("onnxruntime-tensorrt", ["tensorrt_libs"]), ("onnxruntime-cuda", [])])
+def test_pips_tensorrt_is_loaded_before_the_provider_that_is_linked_with_it(nano, monkeypatch, name, loaded):
+    import onnxruntime
+
+    order = []
+
+    def session(*_, **__):
+        order.append("session")
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("pnseg_runtime.sessions.providers.import_module", order.append)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [BACKENDS[name].provider])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(BackendError, match="does not start"):
+        open_sessions(nano, name)
+    assert order == [*loaded, "session"]
+
+
 @pytest.mark.parametrize(("name", "prefix"), [("onnxruntime-tensorrt", "trt"), ("onnxruntime-rtx", "nv")])
 def test_providers_that_build_engines_build_them_once_for_all_shapes(nano, monkeypatch, name, prefix):
     import onnxruntime
