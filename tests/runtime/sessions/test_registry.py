@@ -1,6 +1,8 @@
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +35,9 @@ def test_nothing_heavy_is_imported_before_it_is_used(module):
     code = f"import sys, {module}; print(sorted({{'onnxruntime', 'torch', 'cv2', 'scipy'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_no_extra_brings_a_second_onnx_runtime():
+    # pip installs what has extras of its own first, so the CPU's would lie over the GPU's, in the same folder.
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.findall(r'"(onnxruntime[\w-]*)[\[>=]', text) == ["onnxruntime"]
