@@ -7,10 +7,12 @@ library itself and checked here. Nothing of PyCUDA is imported before a :class:`
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import byref
 from functools import partial
+from threading import Lock
 from typing import Any
 from weakref import finalize
 
@@ -56,6 +58,8 @@ CAPTURE_THREAD_LOCAL = 1
 #: Of a stream: it neither waits for the legacy stream, where other libraries work, nor makes that wait. While another
 #: kind of stream is captured, whatever any thread does on the legacy stream fails.
 NON_BLOCKING = 1
+
+_CAPTURE = Lock()  # one at a time: Python's collector, which rests meanwhile, is the same for all threads
 
 
 class Device:
@@ -204,16 +208,20 @@ class Device:
     def capture(self, stream: Any) -> Iterator[Graph]:
         """Record what is put on a stream meanwhile as a graph, instead of running it.
 
+        Captures of all threads take turns.
+
         Raises:
             BackendError: something cannot be recorded; the stream is then as it was before.
         """
         graph = Graph(self._library)
-        self._call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream.handle), ctypes.c_int(CAPTURE_THREAD_LOCAL))
         recorded = ctypes.c_void_p()
+        handle = ctypes.c_void_p(stream.handle)
+        end = partial(self._call, "cuStreamEndCapture", handle, byref(recorded))
         try:
-            # Ended also after an error, or the stream would stay in capture.
-            with at_last(partial(self._call, "cuStreamEndCapture", ctypes.c_void_p(stream.handle), byref(recorded))):
-                yield graph
+            with nothing_collected():
+                self._call("cuStreamBeginCapture_v2", handle, ctypes.c_int(CAPTURE_THREAD_LOCAL))
+                with at_last(end):  # also after an error, or the stream would stay in capture
+                    yield graph
             self._call("cuGraphInstantiateWithFlags", byref(graph.handle), recorded, ctypes.c_ulonglong(0))
         finally:
             if recorded:
@@ -247,6 +255,22 @@ class Graph:
     def __del__(self) -> None:
         if self.handle:
             self._library.cuGraphExecDestroy(self.handle)
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Keep Python's collector at rest: a thread that captures must not give memory of the GPU's back.
+
+    The driver would refuse, and the capture would be lost.
+    """
+    with _CAPTURE:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collects:
+                gc.enable()
 
 
 @contextmanager

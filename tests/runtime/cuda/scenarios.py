@@ -7,6 +7,7 @@ replaced by the other first, so that a fault can be planted.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import json
 import logging
@@ -350,13 +351,48 @@ def broken() -> dict[str, Any]:
     return told
 
 
-def without_graphs() -> dict[str, Any]:
-    """Nothing can be recorded as a graph (``STAND_IN_FAILS``): what is told, and the nuclei."""
+def warnings() -> list[str]:
+    """What the GPU path warns of from now on."""
     warned: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: warned.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("pnseg_runtime.cuda").addHandler(handler)
-    library, pair = driver(), Pair()
+    return warned
+
+
+class Ring:
+    """Memory of the GPU that only Python's collector can give back, once nobody knows it any more."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory, self.ring = memory, self
+
+
+def garbage() -> dict[str, Any]:
+    """Memory of the GPU becomes garbage with every launch of a kernel, and Python's collector works without a pause."""
+    from pnseg_runtime.cuda.driver import Device
+
+    warned, library, pair, launch = warnings(), driver(), Pair(), Device.launch
+    with pair.device.device.current():
+        memory = [pair.device.device.memory(16) for _ in range(500)]
+
+    def littering(self: Device, *arguments: Any) -> None:
+        launch(self, *arguments)
+        Ring(memory.pop())
+
+    library.stand_in_order(1, 1)
+    gc.set_threshold(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Device, "launch", littering)
+        found = [pair.device.predict(discs((256, 256), seed)) for seed in (1, 2, 3, 1)]
+    gc.set_threshold(700)
+    assert not warned, warned[0]
+    agreed = [pair.check(nuclei, discs((256, 256), seed)) for nuclei, seed in zip(found, (1, 2, 3, 1), strict=True)]
+    return {"nuclei": agreed, "graphs": library.stand_in_count(b"graph"), "littered": 500 - len(memory)}
+
+
+def without_graphs() -> dict[str, Any]:
+    """Nothing can be recorded as a graph (``STAND_IN_FAILS``): what is told, and the nuclei."""
+    warned, library, pair = warnings(), driver(), Pair()
     library.stand_in_order(1, 1)
     found = [pair.agree(discs((256, 256), seed)) for seed in (1, 2, 3, 1)]
     return {"nuclei": found, "graphs": library.stand_in_count(b"graph"), "warned": warned}

@@ -77,6 +77,13 @@ def test_graphs_serve_other_images_memory_and_sizes_than_those_they_were_made_wi
     assert found["graphs"] > 20
 
 
+def test_memory_that_python_collects_meanwhile_spoils_no_graph(variables):
+    found = result(variables, "garbage")
+    assert all(count > 20 for count in found["nuclei"])
+    assert found["graphs"] > 0
+    assert found["littered"] > 100
+
+
 def test_threads_that_share_a_segmenter_get_the_nuclei_of_their_own_images(variables):
     assert all(count > 20 for count in result(variables, "threads")["nuclei"])
 
@@ -198,6 +205,13 @@ def test_a_wait_that_is_missing_is_found(variables, fault):
 FAULTS = {
     "graphs that take both images for one": ("graphs", "records", '("encoder", frame.slot, batch', '("encoder", batch'),
     "a stream that blocks the legacy one": ("graphs", "driver", "(NON_BLOCKING)", "()", "nothing was captured"),
+    "a collector at work in a capture": (
+        "garbage",
+        "driver",
+        "    gc.disable()",
+        "    pass",
+        "memory is freed by a thread",
+    ),
     "a lane that still asks for what there is not": ("too_large", "segmenter", "lane.start_over()", "pass", "MiB left"),
     "graphs that outlive their memory": ("graphs", "streams", "    graphs.clear()", "    pass"),
     "two images in one staging memory": ("orders", "frame", 'streams.upload(f"image{slot}"', 'streams.upload("image"'),

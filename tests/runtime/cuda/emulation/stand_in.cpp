@@ -6,7 +6,8 @@
 // between; so a missing wait gives a wrong result here, where on a GPU it would give one on a bad day.
 //
 // Strict where the driver is lenient: asynchronous copies need page-locked memory, a captured stream takes no events,
-// device memory is filled with junk and has guards on both sides that are looked at when it is freed.
+// device memory is filled with junk and has guards on both sides that are looked at when it is freed. As strict as the
+// driver: a thread that captures takes no memory and gives none back, and if it tries, the capture is lost.
 //
 // The kernel that STAND_IN_FAILS names fails when it runs, as does what is not a kernel if it names "function"; "capture" is
 // work that cannot be recorded, and the calls that make graphs fail by their names.
@@ -49,7 +50,7 @@ struct Operation {
 struct Graph { std::vector<Work> nodes; };
 struct Stream {
     std::deque<Operation> queue;
-    bool busy = false, destroyed = false, blocking = true;
+    bool busy = false, destroyed = false, blocking = true, spoilt = false;
     std::unique_ptr<Graph> capture;
 };
 struct Event { std::shared_ptr<Recorded> last; };
@@ -74,6 +75,7 @@ std::string copies;  // "h2d 12", "d2h 4096", … one a line
 std::string complaint;
 
 thread_local std::vector<CUcontext> contexts;
+thread_local Stream* captured = nullptr;  // by this thread
 int primary;
 
 double now() {
@@ -84,6 +86,13 @@ CUresult complain(CUresult code, const std::string& what) {
     complaint = what;
     std::fprintf(stderr, "stand-in: %s\n", what.c_str());
     return code;
+}
+
+// What a thread must not do while it captures.
+CUresult uncaptured(const char* what) {
+    if (!captured) return CUDA_SUCCESS;
+    captured->spoilt = true;
+    return complain(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(what) + " by a thread that captures");
 }
 
 // Whether something may run, or is to fail.
@@ -156,6 +165,7 @@ CUresult put(CUstream handle, Operation operation) {
     if (CUresult code = current()) return code;
     Stream* stream = of(handle);
     if (stream->capture) {
+        if (stream->spoilt) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
         if (CUresult code = allowed("capture", CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)) return code;
         if (!operation.work) return complain(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an event on a captured stream");
         stream->capture->nodes.push_back(std::move(operation.work));
@@ -303,6 +313,7 @@ API cuMemGetInfo_v2(size_t* free, size_t* total) { *free = *total = size_t(8) <<
 API cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
     std::lock_guard<std::mutex> held(lock);
     if (CUresult code = current()) return code;
+    if (CUresult code = uncaptured("device memory is taken")) return code;
     if (!bytes) return CUDA_ERROR_INVALID_VALUE;
     size_t taken = bytes;
     for (const auto& [place, size] : device_memory) taken += size;
@@ -317,6 +328,7 @@ API cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
 }
 CUresult release(std::map<uintptr_t, size_t>& memory, uintptr_t place) {
     std::lock_guard<std::mutex> held(lock);
+    if (CUresult code = uncaptured("memory is freed")) return code;
     auto found = memory.find(place);
     if (found == memory.end()) return CUDA_ERROR_INVALID_VALUE;
     freed.push_back({place, found->second, &memory == &host_memory});
@@ -327,6 +339,7 @@ API cuMemFree_v2(CUdeviceptr place) { return release(device_memory, place); }
 API cuMemFreeHost(void* place) { return release(host_memory, reinterpret_cast<uintptr_t>(place)); }
 API cuMemHostAlloc(void** out, size_t bytes, unsigned) {
     std::lock_guard<std::mutex> held(lock);
+    if (CUresult code = uncaptured("page-locked memory is taken")) return code;
     *out = std::aligned_alloc(4096, (bytes + 4096) / 4096 * 4096);
     if (!*out) return CUDA_ERROR_OUT_OF_MEMORY;
     std::memset(*out, kJunk, bytes);
@@ -515,6 +528,8 @@ API cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode) {
     if (of(handle)->blocking)
         return complain(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "a stream is captured that blocks the legacy one");
     of(handle)->capture = std::make_unique<Graph>();
+    of(handle)->spoilt = false;
+    captured = of(handle);
     return CUDA_SUCCESS;
 }
 API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* status) {
@@ -525,9 +540,11 @@ API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* status) {
 API cuStreamEndCapture(CUstream handle, CUgraph* graph) {
     std::lock_guard<std::mutex> held(lock);
     if (!of(handle)->capture) return CUDA_ERROR_ILLEGAL_STATE;
-    std::unique_ptr<Graph> captured = std::move(of(handle)->capture);
+    captured = nullptr;
+    std::unique_ptr<Graph> made = std::move(of(handle)->capture);
+    if (of(handle)->spoilt) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     if (CUresult code = allowed("cuStreamEndCapture", CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)) return code;
-    *graph = reinterpret_cast<CUgraph>(captured.release());
+    *graph = reinterpret_cast<CUgraph>(made.release());
     return CUDA_SUCCESS;
 }
 API cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
