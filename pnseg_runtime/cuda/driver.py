@@ -81,11 +81,7 @@ class Device:
         try:
             import pycuda.driver as driver
         except ImportError as error:
-            if (problem := find_driver().problem) is not None:
-                raise BackendError(f"CUDA: {problem}; pnseg doctor says more.") from error
-            raise BackendError(
-                f"PyCUDA does not import ({error}); run: pip install 'pnseg[tensorrt]' (it needs a CUDA toolkit)."
-            ) from error
+            raise BackendError(not_imported(error)) from error
         self._driver = driver
         with checked("the CUDA driver does not start"):
             driver.init()
@@ -234,6 +230,18 @@ class Device:
     def _call(self, name: str, *arguments: Any) -> None:
         if code := getattr(self._library, name)(*arguments):
             raise BackendError(f"CUDA: {name} failed (error {code}); pnseg doctor says what this machine lacks.")
+
+
+def not_imported(error: ImportError) -> str:
+    """Why PyCUDA does not import, and what helps."""
+    if (problem := find_driver().problem) is not None:
+        return f"CUDA: {problem}; pnseg doctor says more."
+    if "undefined symbol: cu" in str(error):  # of the driver's library: PyCUDA takes all that its toolkit had
+        return (
+            f"PyCUDA asks the driver for more than it has ({error}): {OLD_DRIVER}; update it, or build PyCUDA with an "
+            "older CUDA toolkit: pip install --no-cache-dir --force-reinstall --no-deps pycuda"
+        )
+    return f"PyCUDA does not import ({error}); run: pip install 'pnseg[tensorrt]' (it needs a CUDA toolkit)."
 
 
 def release(context: Any) -> None:

@@ -17,7 +17,7 @@ from pnseg_runtime.cuda import driver, engines, tensorrt
 from pnseg_runtime.cuda.driver import Device
 from pnseg_runtime.cuda.fitting import open_engines
 from pnseg_runtime.cuda.flavours import FLAVOURS
-from pnseg_runtime.cuda.nvidia import Driver, Gpu
+from pnseg_runtime.cuda.nvidia import OLD_DRIVER, Driver, Gpu
 from pnseg_runtime.cuda.tensorrt import TensorRTEngine
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.sessions.cache import keep
@@ -364,6 +364,23 @@ def test_without_pycuda_it_is_told_what_to_install(monkeypatch, without_pycuda):
     monkeypatch.setattr(driver, "find_driver", lambda: GPU)
     with pytest.raises(BackendError, match=r"PyCUDA does not import.*pip install 'pnseg\[tensorrt\]'"):
         Device()
+
+
+def test_a_driver_that_is_older_than_the_toolkit_of_pycuda_is_told(monkeypatch, tmp_path):
+    # As the loader tells it: PyCUDA of CUDA 13 on a driver of CUDA 12.2.
+    told = "pycuda/_driver.cpython-311-x86_64-linux-gnu.so: undefined symbol: cuCtxCreate_v4"
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").touch()
+    (tmp_path / "pycuda" / "driver.py").write_text(f"raise ImportError({told!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pycuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(driver, "find_driver", lambda: replace(GPU, cuda=(12, 2), version="535.54"))
+    with pytest.raises(BackendError) as caught:
+        Device()
+    sys.modules.pop("pycuda")
+    for part in (told, OLD_DRIVER, "--force-reinstall --no-deps pycuda"):  # by the second the doctor knows it
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(
