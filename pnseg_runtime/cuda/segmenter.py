@@ -125,6 +125,14 @@ class DeviceSegmenter:
         """
         self._jobs.close()
         self._closed = True
+        self._let_go()
+
+    def __del__(self) -> None:
+        # In a thread that has not opened it, PyCUDA would keep the memory, and say nothing.
+        with suppress(Exception):
+            self._let_go()
+
+    def _let_go(self) -> None:
         with self.device.current():
             self._drop_lanes()
             self._engines = None

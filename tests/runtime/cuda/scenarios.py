@@ -234,6 +234,16 @@ def room() -> dict[str, Any]:
     return {"nuclei": found, "emitted": library.stand_in_count(b"order_nuclei")}
 
 
+def dropped() -> dict[str, Any]:
+    """A segmenter that nobody closes goes in another thread than that which opened it."""
+    library = driver()
+    with ThreadPoolExecutor(1) as pool:
+        pair = pool.submit(Pair).result()
+        found = pair.agree(discs((256, 256), 1))
+        del pair.device
+        return {"nuclei": found, "left": library.stand_in_allocations()}
+
+
 def steady() -> dict[str, Any]:
     """What memory and copies come to when image follows image."""
     library, pair = driver(), Pair()

@@ -106,6 +106,12 @@ def test_image_follows_image_without_new_memory_and_only_counts_come_back_before
     assert all(found["timings"][stage] > 0 for stage in ("prompter", "points", "encoder", "decoder", "masks", "total"))
 
 
+def test_a_segmenter_that_goes_without_being_closed_leaves_no_memory_taken_in_whatever_thread(variables):
+    found = result(variables, "dropped")
+    assert found["nuclei"] > 20
+    assert found["left"] == 0
+
+
 def test_what_goes_wrong_is_told_and_the_next_image_is_well_again(variables):
     told = result(variables, "failures")
     assert told.pop("nuclei") > 20
