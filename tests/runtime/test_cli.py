@@ -322,18 +322,21 @@ def test_the_log_tells_of_each_image_how_it_was_seen_and_of_each_error_where_it_
     tifffile.imwrite(
         tmp_path / "stated.tif", sample(), photometric="rgb", description="Aperio|MPP = 0.5", metadata=None
     )
-    images = (SAMPLES / "he_pink.png", tmp_path / "stated.tif", tmp_path / "gone.png")
+    images = (
+        *(SAMPLES / name for name in ("he_pink.png", "purple_crowded.png")),
+        *(tmp_path / name for name in ("stated.tif", "gone.png")),
+    )
     code = (
         "import sys; from pnseg_runtime.cli import main\n"
         f"sys.argv[1:] = ['-v', 'predict', *{[str(path) for path in images]}, '--out', {str(tmp_path / 'out')!r}]\n"
         "main()"
     )
     done = python(code)
-    first, second = (line for line in done.stderr.splitlines() if line.startswith("INFO pnseg: /"))
-    assert f"{images[0]}: 320×256 px, " in first
-    assert "times on a guess: " in first
-    assert "320×256 px, 0.5 µm per pixel (file), 2 times the model's, enlarged 1 times on a guess: " in second
-    assert re.search(r" \d+ nuclei in [\d.]+ s \(prepare [\d.]+, prompter [\d.]+, .*masks [\d.]+\)$", second)
+    plain, small, stated = (line for line in done.stderr.splitlines() if line.startswith("INFO pnseg: /"))
+    assert f"{images[0]}: 320×256 px, resolution unknown, taken as it is: " in plain
+    assert "0.375 µm per pixel (guessed), 1.5 times the model's, enlarged 1.5 times on a guess: " in small
+    assert "320×256 px, 0.5 µm per pixel (file), 2 times the model's: " in stated
+    assert re.search(r" \d+ nuclei in [\d.]+ s \(prepare [\d.]+, prompter [\d.]+, .*masks [\d.]+\)$", stated)
     assert "DEBUG pnseg: " in done.stderr
     assert "ImageError: " in done.stderr.partition("Traceback")[2]
 
