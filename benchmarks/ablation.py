@@ -143,7 +143,15 @@ def checked(overrides: Sequence[str]) -> dict[str, object]:
     return given
 
 
-@click.command()
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks ablation --data Kumar --segmentor runs/nano/segmentor/last
+  python -m benchmarks ablation --data Kumar --segmentor runs/nano/segmentor/last --table 7 --jobs 2 --threads 1
+"""
+
+
+@click.command(epilog=EXAMPLES)
 @click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Kumar.")
 @click.option(
     "--segmentor",
@@ -156,13 +164,29 @@ def checked(overrides: Sequence[str]) -> dict[str, object]:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Start prompters from it [default: ImageNet weights of the backbone, as in the paper].",
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="runs/ablation", show_default=True)
-@click.option("--table", "tables", type=click.Choice(list(TABLES)), multiple=True, default=["6"], show_default=True)
-@click.option("--prompter-steps", type=click.IntRange(1), default=700, show_default=True)
-@click.option("--segmentor-steps", type=click.IntRange(1), default=600, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs/ablation",
+    show_default=True,
+    help="Folder of trainings and tables.",
+)
+@click.option(
+    "--table",
+    "tables",
+    type=click.Choice(list(TABLES)),
+    multiple=True,
+    default=["6"],
+    show_default=True,
+    help="Of the paper; may be repeated.",
+)
+@click.option("--prompter-steps", type=click.IntRange(1), default=700, show_default=True, help="Of each prompter.")
+@click.option("--segmentor-steps", type=click.IntRange(1), default=600, show_default=True, help="Of each segmentor.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each training [default: torch's].")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings at a time.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe; may be repeated."
+)
 def ablation(
     data: Path,
     segmentor: Path,

@@ -74,7 +74,14 @@ def unequal(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: {here} | {there}"
 
 
-@click.command()
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks compare before.json after.json
+"""
+
+
+@click.command(epilog=EXAMPLES)
 @click.argument("first", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("second", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -69,9 +69,19 @@ def row(engine: EngineFile, built: Built) -> dict[str, Any]:
     }
 
 
-@click.command()
-@click.option("--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True)
-@click.option("--target", default="rtx:sm86", show_default=True)
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks engines --size nano
+  python -m benchmarks engines --size L --no-prompter --json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option(
+    "--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True, help="Of the networks."
+)
+@click.option("--target", default="rtx:sm86", show_default=True, help="As in build: a GPU by name, or this machine's.")
 @click.option(
     "--prompter/--no-prompter", default=True, show_default=True, help="Build its engine too; L and H have that of B."
 )

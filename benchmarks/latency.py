@@ -296,10 +296,12 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--size", type=click.Choice(SIZES), default="B", show_default=True)
-@click.option("--nuclei", type=click.IntRange(min=1), default=24, show_default=True, help="In the tile of 256×256.")
+@click.option("--size", type=click.Choice(SIZES), default="B", show_default=True, help="Of the networks.")
+@click.option("--nuclei", type=click.IntRange(min=1), default=24, show_default=True, help="In the tile of 256×256 px.")
 @click.option("--image-nuclei", type=click.IntRange(min=1), default=800, show_default=True, help="In the image.")
-@click.option("--image-side", type=click.IntRange(min=256), default=1000, show_default=True, help="px.")
+@click.option(
+    "--image-side", type=click.IntRange(min=256), default=1000, show_default=True, help="Side of the image, px."
+)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads.")
 @click.option(
     "--rounds", type=click.IntRange(min=0), default=20, show_default=True, help="Of the tile; 0 leaves it out."
@@ -307,7 +309,7 @@ Examples:
 @click.option(
     "--image-rounds", type=click.IntRange(min=0), default=20, show_default=True, help="Of the image; 0 leaves it out."
 )
-@click.option("--int8/--no-int8", default=True, show_default=True, help="Quantise too.")
+@click.option("--int8/--no-int8", default=True, show_default=True, help="Also time 8-bit graphs.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the exported networks here, for the next time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def latency(

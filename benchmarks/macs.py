@@ -67,11 +67,25 @@ def report(size: str, nuclei: int, negatives: int = 1, target: str = "cpu") -> d
     }
 
 
-@click.command()
-@click.option("--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True)
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks macs --size nano
+  python -m benchmarks macs --size B --target gpu --json
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option(
+    "--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True, help="Of the networks."
+)
 @click.option("--nuclei", type=click.IntRange(min=1), default=24, show_default=True, help="Prompts in the window.")
-@click.option("--negatives", type=click.IntRange(min=0), default=1, show_default=True, help="K.")
-@click.option("--target", type=click.Choice(list(TARGETS)), default="cpu", show_default=True)
+@click.option(
+    "--negatives", type=click.IntRange(min=0), default=1, show_default=True, help="K, negative prompts of each."
+)
+@click.option(
+    "--target", type=click.Choice(list(TARGETS)), default="cpu", show_default=True, help="The rewrites, as in export."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def macs(size: str, nuclei: int, negatives: int, target: str, as_json: bool) -> None:
     """Export a size with random weights and count what one 256×256 window costs."""

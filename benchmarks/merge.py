@@ -115,7 +115,14 @@ def left_out(documents: Sequence[Document], found: Document) -> Iterator[str]:
                 yield f"{row.method}, {row.run}: {name} left out, as it cannot be joined."
 
 
-@click.command()
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks merge 1.json 2.json --out table5.json
+"""
+
+
+@click.command(epilog=EXAMPLES)
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The joined JSON.")
 def merge(files: tuple[Path, ...], out: Path) -> None:

@@ -196,10 +196,17 @@ def _line(cells: Cells) -> str:
     return f"<tr{ours}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
 
 
-@click.command()
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks report table5.json --out report
+"""
+
+
+@click.command(epilog=EXAMPLES)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the pages.")
-@click.option("--title", default="Table 5 on this machine", show_default=True)
+@click.option("--title", default="Table 5 on this machine", show_default=True, help="Of the pages.")
 def report(file: Path, out: Path, title: str) -> None:
     """Make FILE, the JSON of table5, into report.md, report.html and plots."""
     document = read_document(file)

@@ -63,10 +63,20 @@ def measure(size: str, nuclei: int, protocol: Protocol, threads: int | None) -> 
     return document("rewrites", rows, protocol, size=size, nuclei=nuclei, threads=threads)
 
 
-@click.command()
-@click.option("--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="nano", show_default=True)
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks rewrites --size nano
+  python -m benchmarks rewrites --size B --threads 2
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option(
+    "--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="nano", show_default=True, help="Of the networks."
+)
 @click.option("--nuclei", type=click.IntRange(min=1), default=24, show_default=True, help="Prompts in the window.")
-@click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Rounds; the median counts.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: the physical cores].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def rewrites(size: str, nuclei: int, repeats: int, threads: int | None, as_json: bool) -> None:

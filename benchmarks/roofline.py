@@ -111,8 +111,18 @@ def model(size: str, nuclei: int) -> list[dict[str, Any]]:
     return rows
 
 
-@click.command()
-@click.option("--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True)
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks roofline
+  python -m benchmarks roofline --size nano --nuclei 40
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option(
+    "--size", type=click.Choice(list(SEGMENTOR_SIZES)), default="B", show_default=True, help="Of the networks."
+)
 @click.option("--nuclei", type=click.IntRange(min=1), default=TYPICAL, show_default=True, help="Nuclei of a tile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def roofline(size: str, nuclei: int, as_json: bool) -> None:

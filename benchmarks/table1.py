@@ -42,7 +42,14 @@ def over_folds(document: Document) -> Document:
 
 @click.command(epilog=EXAMPLES)
 @click.option("--data", required=True, type=existing_folder(), help="PanNuke.")
-@click.option("--fold", "folds", multiple=True, required=True, metavar="SPLIT=MODEL", help="As in evaluate.")
+@click.option(
+    "--fold",
+    "folds",
+    multiple=True,
+    required=True,
+    metavar="SPLIT=MODEL",
+    help="A split and the model tested on it, as in evaluate; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def table1(data: Path, folds: tuple[str, ...], as_json: bool) -> None:
     """Measure bPQ and mPQ of each fold's model on its split, beside the paper's Table 1."""

@@ -34,7 +34,14 @@ def cases(models: Mapping[int, str], data: Path, split: str) -> Iterator[Case]:
 
 @click.command(epilog=EXAMPLES)
 @click.option("--data", required=True, type=existing_folder(), help="Annotated images.")
-@click.option("--model", "models", multiple=True, required=True, metavar="K=MODEL", help="K of its training.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    required=True,
+    metavar="K=MODEL",
+    help="A model, and the K of its training; may be repeated.",
+)
 @click.option("--split", default="val", show_default=True, help="Which images: a split of theirs, or all.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def table7(data: Path, models: tuple[str, ...], split: str, as_json: bool) -> None:

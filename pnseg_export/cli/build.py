@@ -55,15 +55,33 @@ def _ends(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
     "graphs",
     type=click.Choice(["prompter", "encoder", "decoder"]),
     multiple=True,
-    help="Only this network; may be repeated.",
+    help="Only this network [default: all three]; may be repeated.",
 )
-@click.option("--batches", callback=_ends, default="1,8", show_default=True, help="Ends of the buckets of windows.")
 @click.option(
-    "--prompts", callback=_ends, default="32,128,512", show_default=True, help="Ends of the buckets of prompts."
+    "--batches",
+    callback=_ends,
+    default="1,8",
+    show_default=True,
+    help="Windows a call: the largest number of each optimisation profile of the encoder.",
 )
-@click.option("--side", type=click.IntRange(256), default=2048, show_default=True, help="The prompter's largest side.")
-@click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Most scratch memory of a layer.")
-@click.option("--level", type=click.IntRange(0, 5), help="The builder's effort.")
+@click.option(
+    "--prompts",
+    callback=_ends,
+    default="32,128,512",
+    show_default=True,
+    help="Prompts a call: the largest number of each profile of the decoder.",
+)
+@click.option(
+    "--side",
+    type=click.IntRange(256),
+    default=2048,
+    show_default=True,
+    help="Longest side of an image that the prompter takes, px.",
+)
+@click.option(
+    "--workspace", type=click.IntRange(1), metavar="MIB", help="Most scratch memory of a layer [default: TensorRT's]."
+)
+@click.option("--level", type=click.IntRange(0, 5), help="The builder's effort [default: TensorRT's].")
 def build(
     bundle: str,
     targets: tuple[str, ...],

@@ -28,7 +28,13 @@ Examples:
     show_default=True,
     help="Of the networks; tensorrt needs engines of classic TensorRT in the bundle.",
 )
-@click.option("--precision", type=click.Choice(GRAPH_PRECISIONS), default="float32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(GRAPH_PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="Of the graphs or engines.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a repository of one bundle that is there, and nothing else.")
 def export_triton(
     bundle: str, out: Path, backend: Literal["onnxruntime", "tensorrt"], precision: str, overwrite: bool

@@ -66,7 +66,9 @@ and images in which the reference finds fewer than {ENOUGH} nuclei are no measur
 @click.option("--bisect", is_flag=True, help="Name the first layer of each graph that departs.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page with the worst masks.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores].")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads [default: the physical cores, or a container's quota]."
+)
 def parity(
     bundle: str,
     images: Path,

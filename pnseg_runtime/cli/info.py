@@ -9,8 +9,15 @@ import click
 
 from pnseg_runtime.bundle import Bundle, Manifest
 
+EXAMPLES = """
+\b
+Examples:
+  pnseg info nano
+  pnseg info bundles/mine
+"""
 
-@click.command()
+
+@click.command(epilog=EXAMPLES)
 @click.argument("bundle")
 def info(bundle: str) -> None:
     """Show what a bundle holds and where it comes from.

@@ -82,10 +82,7 @@ def logged(row: Done, model_mpp: float) -> str:
         seen = f"{row.mpp:g} µm per pixel ({row.mpp_source}), {row.mpp / model_mpp:.3g} times the model's"
     guess = f", enlarged {row.enlarged:g} times on a guess" if row.enlarged > 1 else ""
     stages = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in row.timings.items() if stage != "total")
-    return (
-        f"{row.image}: {width}×{height} px, {seen}{guess}: "
-        f"{row.nuclei} nuclei in {row.seconds:.3f} s ({stages})"
-    )
+    return f"{row.image}: {width}×{height} px, {seen}{guess}: {row.nuclei} nuclei in {row.seconds:.3f} s ({stages})"
 
 
 @contextmanager

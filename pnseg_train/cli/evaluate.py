@@ -51,7 +51,7 @@ Examples:
     multiple=True,
     metavar="SPLIT=MODEL",
     help="Instead of MODEL and --split: a split and the model tested on it (two checkpoints joined by a comma). "
-    "Given several times, mean and spread over the folds are printed.",
+    "May be repeated: mean and spread over the folds are then printed.",
 )
 @click.option(
     "--points",
@@ -65,13 +65,17 @@ Examples:
 )
 @search_options
 @overlap_option
-@click.option("--region-filter/--no-region-filter", default=None, help="Mask-aided filtering [default: the model's].")
+@click.option(
+    "--region-filter/--no-region-filter",
+    default=None,
+    help="Drop points outside the prompter's map of nuclei [default: the model's].",
+)
 @click.option(
     "--radius",
     type=Finite(0, min_open=True),
     default=RADIUS,
     show_default=True,
-    help="Of a point around a nucleus, px.",
+    help="A point within so many px of an annotated centroid finds that nucleus.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every image.")
 def evaluate(

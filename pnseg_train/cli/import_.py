@@ -30,7 +30,9 @@ Examples:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The new checkpoint.")
 @click.option("--recipe", help="What the weights were trained by [default: guessed from the tensors' shapes].")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe; may be repeated."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is there.")
 def import_(file: Path, out: Path, recipe: str | None, overrides: tuple[str, ...], overwrite: bool) -> None:
     """Bring in a published checkpoint: the authors' prompter or segmentor, or Meta's SAM.

@@ -33,7 +33,7 @@ data_option = click.option(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     multiple=True,
     required=True,
-    help="Data set in any layout that 'pnseg data check' knows; may be given several times.",
+    help="Data set in any layout that 'pnseg data check' knows; may be repeated.",
 )
 
 

@@ -53,10 +53,14 @@ The same command goes on where a stopped run was. Each device, and each process 
     help="What chooses the best step; none trains without validation and keeps the last [default: the recipe's].",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe; may be repeated."
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [default: torch's].")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that prepare crops.")
-@click.option("--accelerator", default="auto", show_default=True, help="cpu, cuda, …")
+@click.option(
+    "--accelerator", default="auto", show_default=True, help="What trains: cpu, cuda, …, or whatever is there."
+)
 @click.option(
     "--devices",
     default="1",

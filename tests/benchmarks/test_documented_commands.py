@@ -99,6 +99,25 @@ def test_examples_of_the_help_are_taken(verbs):
     assert not "\n".join(filter(None, told))
 
 
+def silent_about(command: click.Command) -> list[str]:
+    """Options of a verb whose help is empty."""
+    return [
+        f"{command.name} {each.opts[0]}" for each in command.params if isinstance(each, click.Option) and not each.help
+    ]
+
+
+def test_every_option_has_a_help(verbs):
+    assert not [each for command in verbs for each in silent_about(command)]
+    assert silent_about(click.Command("a", params=[click.Option(["--b"]), click.Option(["--c"], help="d")])) == [
+        "a --b"
+    ]
+
+
+def test_every_verb_that_takes_something_has_an_example(verbs):
+    lacking = [command.name for command in verbs if not isinstance(command, click.Group) and not examples_of(command)]
+    assert not lacking
+
+
 def test_the_commands_are_found_and_a_wrong_one_is_told(verbs):
     lines = [line for page in PAGES for line in commands_of(page.read_text(encoding="utf-8"))]
     assert sum(complaint(line) is not None for line in lines) > 80
