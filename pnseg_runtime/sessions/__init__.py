@@ -43,7 +43,7 @@ class Backend:
         name: what the user asks for.
         module: where its ``open_network`` and ``problem`` are.
         needs: the package it runs on.
-        install: what gives that package.
+        install: the command that gives that package, or that does without it: what stands behind "run:".
         device: where it computes.
         precisions: what it computes in. ``bfloat16`` is made of the float32 graphs by the backend.
         provider: the execution provider, of a backend that is one of ONNX Runtime's.
@@ -83,8 +83,8 @@ BACKENDS = {
             name="onnxruntime-rtx",
             module="pnseg_runtime.sessions.providers",
             needs="onnxruntime",
-            install="an ONNX Runtime that is built with it, which onnxruntime-gpu is not; "
-            "or take engines: --backend tensorrt",
+            install="pnseg predict … --backend tensorrt  (the bundle's engines; onnxruntime-gpu is not built with that "
+            "provider)",
             device="gpu",
             precisions=GRAPH_PRECISIONS,
             provider="NvTensorRTRTXExecutionProvider",

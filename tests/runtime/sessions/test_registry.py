@@ -41,3 +41,7 @@ def test_no_extra_brings_a_second_onnx_runtime():
     # pip installs what has extras of its own first, so the CPU's would lie over the GPU's, in the same folder.
     text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     assert re.findall(r'"(onnxruntime[\w-]*)[\[>=]', text) == ["onnxruntime"]
+
+
+def test_what_a_backend_that_does_not_start_has_one_run_is_a_command():
+    assert not [name for name, backend in BACKENDS.items() if not backend.install.startswith(("pip ", "pnseg "))]
