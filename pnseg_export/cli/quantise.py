@@ -57,7 +57,7 @@ docs/parity.md has all limits.
 @click.option(
     "--search/--no-search", default=True, show_default=True, help="Measure each layer alone; takes minutes for B."
 )
-@click.option("--accept", is_flag=True, help="Keep graphs that fall short of the gates on masks and points.")
+@click.option("--accept", is_flag=True, help="Keep graphs that fall short of a limit.")
 def quantise(
     bundle: str,
     precisions: tuple[Reduced, ...],

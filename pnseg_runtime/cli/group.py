@@ -53,6 +53,7 @@ class LazyGroup(click.Group):
         super().__init__(
             name,
             help="Find and outline nuclei in histology images.",
+            epilog="Begin with: pnseg predict IMAGE. The help of each command, as pnseg predict --help, has examples.",
             params=[
                 click.Option(["-v", "--verbose"], is_flag=True, help="Log what is done, and tracebacks."),
                 click.Option(
