@@ -35,7 +35,7 @@ Exit codes: 0 all within their limits, 1 something falls short, 2 wrong usage.
 """
 
 
-JUDGED = ("float32", "float16", "int8")
+JUDGED = ("float32", "float16", "bfloat16", "int8")
 HELP = f"""Compare BUNDLE in all its precisions, and on every engine of this machine, with its reference.
 
 Tensors, points (moved, lost, gained), masks, and with annotations PQ and AJI. Half precision is rounded here as a GPU

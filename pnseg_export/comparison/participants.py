@@ -41,7 +41,11 @@ def pytorch(prompter: Path, segmentor: Path) -> Participant:
 
 
 def participants(bundle: Bundle, threads: int | None = None) -> list[Participant]:
-    """Every precision on ONNX Runtime, OpenVINO where it is installed, GPU backends and engines where they start."""
+    """Every precision on ONNX Runtime, OpenVINO where it is installed, GPU backends and engines where they start.
+
+    A backend that makes bfloat16 of the float32 graphs takes part in that too.
+    """
+    graphs = (*bundle.manifest.precisions, "bfloat16")
     found = [
         Participant(f"ONNX Runtime {precision}", precision, partial(sessions_of, bundle, precision, threads))
         for precision in bundle.manifest.precisions
@@ -56,7 +60,7 @@ def participants(bundle: Bundle, threads: int | None = None) -> list[Participant
                 precision,
                 partial(open_sessions, bundle, backend.name, threads, precision, cache=False),
             )
-            for precision in (built if backend.engines else bundle.manifest.precisions)
+            for precision in (built if backend.engines else graphs)
             if precision in backend.precisions and _starts(backend.name, precision)
         ]
     return found

@@ -161,6 +161,13 @@ def test_failures_are_those_of_the_limits_that_were_asked_for(monkeypatch):
         assert ["mean mask IoU" in sentence for sentence in document["failures"]] == [True] * exit_code
 
 
+def test_openvino_takes_part_in_bfloat16_too_which_it_makes_of_the_float32_graphs(monkeypatch):
+    monkeypatch.setattr("pnseg_export.comparison.participants._starts", lambda name, precision: name != "tensorrt")
+    named = {each.name: each.precision for each in participants(Bundle.open("nano"))}
+    assert named["openvino bfloat16"] == "bfloat16"
+    assert [name for name, precision in named.items() if precision == "bfloat16"] == ["openvino bfloat16"]
+
+
 def test_a_label_that_is_damaged_is_named_where_annotations_were_to_be_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("pnseg_export.cli.parity.participants", lambda *given: participants(*given)[:1])
     write_coarse(tmp_path / "coarse")
