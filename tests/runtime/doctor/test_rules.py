@@ -7,7 +7,7 @@ from pnseg_runtime.cuda.flavours import FLAVOURS
 from pnseg_runtime.cuda.nvidia import OLD_DRIVER, Driver, Gpu
 from pnseg_runtime.doctor.facts import PACKAGES, Facts
 from pnseg_runtime.doctor.probe import Attempt, tries
-from pnseg_runtime.doctor.rules import RULES, Case, findings, misfit
+from pnseg_runtime.doctor.rules import ON_TENSORRT, RULES, Case, findings, misfit
 from tests.fakes import fake_bundle
 
 GPU = Gpu("NVIDIA GeForce RTX 3090", (8, 6), 24.0)
@@ -224,7 +224,7 @@ def test_engines_that_fit_and_do_not_run_are_a_problem(backend):
 @pytest.mark.parametrize(("cuda", "package"), [(13, "tensorrt-cu13<11"), (12, "tensorrt-cu12<11")])
 def test_a_provider_without_its_tensorrt_is_a_hint_and_no_problem(cuda, package):
     error = "onnxruntime-tensorrt: TensorrtExecutionProvider does not start (Please install TensorRT libraries)."
-    failed = [Attempt("onnxruntime-tensorrt", precision, error=error) for precision in ("float32", "int8")]
+    failed = [Attempt(ON_TENSORRT, precision, error=error, not_started=True) for precision in ("float32", "int8")]
     facts = replace(WITH_GPU, cuda={"onnxruntime-gpu": cuda})
     (sentence,) = told(facts, attempts=failed)
     assert sentence.startswith("hint: --backend onnxruntime-tensorrt needs TensorRT 10 (libnvinfer.so.10), which")
