@@ -28,12 +28,16 @@ print(json.dumps({
 """
 
 
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return giant_slide(tmp_path_factory.mktemp("slides") / "giant.ome.zarr")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="how a process learns its peak is a matter of the system")
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_slide_of_ten_gigapixels_takes_less_than_two_gigabytes(tmp_path: Path, backend: str) -> None:
+def test_a_slide_of_ten_gigapixels_takes_less_than_two_gigabytes(slide: Path, backend: str, tmp_path: Path) -> None:
     pytest.importorskip(backend)
-    slide = giant_slide(tmp_path / "giant.ome.zarr")
     command = [sys.executable, "-c", SCRIPT, str(slide), str(tmp_path / "out"), backend]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     told = json.loads(done.stdout.splitlines()[-1])

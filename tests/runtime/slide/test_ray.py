@@ -28,7 +28,7 @@ from pnseg_runtime.slide.ray_engine import RayEngine  # noqa: E402
 KINDS = ("geojson", "parquet")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def every_core():
     """Ray starts a dozen processes of its own; on the cores of one test process they take their time."""
     if not hasattr(os, "sched_setaffinity"):
@@ -38,6 +38,14 @@ def every_core():
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     yield
     os.sched_setaffinity(0, own)
+
+
+@pytest.fixture(scope="module")
+def cluster(every_core):
+    """A Ray of two processors on this machine, which takes seconds to start."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 class Killer(Watcher):
@@ -62,18 +70,15 @@ class Killer(Watcher):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_two_workers_one_of_them_killed_give_the_bytes_of_one_process(tmp_path: Path) -> None:
     slide = save_image(tmp_path / "slide.png", np.tile(sample_mosaic(), (1, 2, 1)))
     model, options = Model("nano", Options(threads=1)), SlideOptions(mpp=0.25, core=192, margin=192)
     alone = run_slide(slide, tmp_path / "alone", model, options, KINDS)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     killer = Killer()
-    try:
-        with RayEngine(model, workers=2) as engine:
-            killer.engine = engine
-            result = engine.run_slide(slide, tmp_path / "ray", options, KINDS, killer)
-    finally:
-        ray.shutdown()
+    with RayEngine(model, workers=2) as engine:
+        killer.engine = engine
+        result = engine.run_slide(slide, tmp_path / "ray", options, KINDS, killer)
     assert killer.killed
     assert any("worker was lost" in each for each in killer.said), killer.said
     assert result.nuclei == alone.nuclei > 10
@@ -81,25 +86,22 @@ def test_two_workers_one_of_them_killed_give_the_bytes_of_one_process(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_worker_for_which_there_is_no_room_gets_no_cores_and_auto_is_settled_by_one_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = save_image(tmp_path / "slide.png", np.tile(sample_mosaic(), (1, 2, 1)))
     model, options = Model("nano", Options(threads=1), "auto"), SlideOptions(mpp=0.25, core=192, margin=192)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     watcher = Killer()
-    try:
-        other = ray.remote(Counter).options(num_cpus=1).remote()
-        ray.get(other.total.remote())
-        with RayEngine(model, workers=2) as engine:
-            result = engine.run_slide(slide, tmp_path / "ray", options, KINDS, watcher)
-        monkeypatch.setattr(ray_engine, "PATIENCE", 0.5)
-        another = ray.remote(Counter).options(num_cpus=1).remote()
-        ray.get(another.total.remote())
-        with RayEngine(model, workers=1) as engine, pytest.raises(BackendError, match="no worker has started"):
-            engine.run_slide(slide, tmp_path / "full", options, KINDS, watcher)
-    finally:
-        ray.shutdown()
+    other = ray.remote(Counter).options(num_cpus=1).remote()
+    ray.get(other.total.remote())
+    with RayEngine(model, workers=2) as engine:
+        result = engine.run_slide(slide, tmp_path / "ray", options, KINDS, watcher)
+    monkeypatch.setattr(ray_engine, "PATIENCE", 0.5)
+    another = ray.remote(Counter).options(num_cpus=1).remote()
+    ray.get(another.total.remote())
+    with RayEngine(model, workers=1) as engine, pytest.raises(BackendError, match="no worker has started"):
+        engine.run_slide(slide, tmp_path / "full", options, KINDS, watcher)
     assert [each for each in watcher.said if "workers run" in each] == ["1 of 2 workers run"]
     facts = json.loads(result.run.read_text())
     assert facts["model"]["backend"] in BACKENDS
