@@ -10,14 +10,16 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.networks import random_pair
-from pnseg_export.bundle import export_graphs
+from pnseg_export.bundle import export_prompter
 from pnseg_export.engines import child, flavours
 from pnseg_export.engines.build import BuildChoices, build_engine, build_engines, expected_types, run
 from pnseg_export.engines.job import Built, EngineJob
 from pnseg_export.engines.profiles import Buckets, profiles
 from pnseg_export.engines.targets import DEFAULT_TARGETS, Target, parse_target
 from pnseg_export.files import read_graph, write_graph
+from pnseg_export.graphs.decoder import DecoderGraph
+from pnseg_export.graphs.encoder import EncoderGraph
+from pnseg_export.graphs.prompter import PrompterGraph
 from pnseg_export.graphs.rewrites import GPU
 from pnseg_export.precision.feeds import record
 from pnseg_export.precision.float16 import halve
@@ -28,6 +30,7 @@ from pnseg_runtime.cuda.nvidia import Driver, Gpu
 from pnseg_runtime.errors import BackendError, PnsegError
 from pnseg_runtime.images import read_image
 from tests.export import made
+from tests.export.networks import prompter, segmentor
 
 GRAPHS = ("prompter", "encoder", "decoder")
 SM86 = parse_target("rtx:sm86")
@@ -37,25 +40,34 @@ needs_rtx = pytest.mark.skipif(
 )
 
 
-def half_bundle(folder: Path) -> Bundle:
-    """Networks of nano's size as they are exported for GPUs, in half precision."""
+def half_bundle(folder: Path, exported: Path) -> Bundle:
+    """Networks of nano's size as they are exported for GPUs, in half precision.
+
+    Args:
+        exported: a folder with the segmentor's graphs.
+    """
     shutil.copytree(SHIPPED / "nano", folder, ignore=shutil.ignore_patterns(".cache"))
     bundle = Bundle.open(folder)
+    export_prompter(prompter(), folder.parent, GPU)
+    network = segmentor("nano")
     graphs = {}
-    exported = folder.with_name("exported")
-    exported.mkdir()
-    for name, entry in export_graphs(*random_pair("nano"), exported, GPU).items():
-        half, kept = halve(read_graph(exported / entry.file))
+    for name, graph, place in (
+        ("prompter", PrompterGraph(prompter(), GPU), folder.parent),
+        ("encoder", EncoderGraph(network, GPU), exported),
+        ("decoder", DecoderGraph(network, GPU), exported),
+    ):
+        half, kept = halve(read_graph(place / f"{name}.onnx"))
         path = folder / f"{name}.float16.onnx"
-        graphs[name] = write_graph(half, path, entry.inputs, entry.outputs, "float16", kept)
+        graphs[name] = write_graph(half, path, graph.inputs, graph.outputs, "float16", kept)
     return Bundle(folder, bundle.manifest.model_copy(update={"variants": {"float16": graphs}}))
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
+def built(exported, tmp_path_factory) -> Path:
     """nano in half precision with its three engines for SM86."""
     folder = tmp_path_factory.mktemp("engines") / "nano"
-    build_engines(half_bundle(folder), [SM86], BuildChoices(buckets=Buckets((4,), (64,), 512)))
+    bundle = half_bundle(folder, exported(("nano", "gpu")))
+    build_engines(bundle, [SM86], BuildChoices(buckets=Buckets((4,), (64,), 512)))
     return folder
 
 
