@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -55,3 +56,26 @@ def giant_slide(folder: Path, side: int = 100_000, patches: int = 3, patch: int 
     ]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": sets}]}
     return folder
+
+
+def two_pieces(path: Path, height: int, coarse: bool = False) -> Path:
+    """A tiled TIFF, glass with tissue at its top and at its end; ``coarse``: with a level of half the size."""
+    image = np.full((height, 512, 3), 240, np.uint8)
+    image[:384] = image[-384:] = sample_mosaic()
+    tiled = {"tile": (128, 128), "photometric": "rgb", "compression": "deflate", "metadata": None}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(image, **tiled)
+        if coarse:
+            writer.write(np.ascontiguousarray(image[::2, ::2]), subfiletype=1, **tiled)
+    return path
+
+
+def spoil_lower_half(path: Path, level: int) -> None:
+    """Zero the tiles of the lower half of a level."""
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages[level]
+        tiles = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    with path.open("r+b") as stream:
+        for offset, count in tiles[len(tiles) // 2 :]:
+            stream.seek(offset)
+            stream.write(bytes(count))
