@@ -9,25 +9,34 @@ import pytest
 # What takes longest starts first, so that no process waits for it in the end; the others follow in the order of names.
 LONGEST = (
     # export
-    "test_gates.py",
     "test_onnx.py",
+    "test_gates.py",
     "test_restore.py",
+    "test_golden.py",
     "test_full_size.py",
+    "test_build.py",
     "test_comparison.py",
+    "test_windows.py",
     # runtime
     "test_join.py",
     "test_device.py",
-    "test_segmenter.py",
+    "test_two_files.py",
     "test_memory.py",
+    "test_ray.py",
+    "test_segmenter.py",
     "test_engine_backend.py",
-    "test_resume.py",
+    "test_killed.py",
+    "test_results.py",
+    "test_processes.py",
     "test_nano.py",
     # train
+    "test_several_processes.py",
     "test_fit.py",
-    "test_switches.py",
     # benchmarks
-    "test_style.py",
+    "test_latency.py",
     "test_guard.py",
+    "test_style.py",
+    "test_accuracy_tables.py",
     "test_table5.py",
 )
 
