@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,15 @@ from tests import golden
 from tests.export.networks import network, prompter, segmentor
 
 Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rarer_collections() -> Iterator[None]:
+    """PyTorch's exporter makes millions of objects and hardly a cycle; looking for cycles is a tenth of an export."""
+    usual = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 20)
+    yield
+    gc.set_threshold(*usual)
 
 
 @pytest.fixture(scope="session")
