@@ -37,7 +37,9 @@ def parsed(text: str):
 
 
 def test_tritons_schema_reads_every_configuration(repository):
-    for folder in repository.iterdir():
+    folders = sorted(repository.iterdir())
+    assert len(folders) == len(NETWORKS) + 1
+    for folder in folders:
         config, _ = parsed((folder / "config.pbtxt").read_text())
         assert config.name == folder.name
         assert (folder / "1").is_dir()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tifffile
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pnseg_runtime.images import read_image
@@ -84,3 +84,12 @@ def test_imagejs_resolution_of_no_pixels_states_nothing(tmp_path: Path) -> None:
 def test_an_mpp_is_credible_only_for_square_pixels_of_a_light_microscope(x: float, y: float) -> None:
     mpp = credible_mpp(x, y)
     assert mpp is None or (0.049 < mpp < 5.1 and abs(x - y) <= 0.0101 * max(x, y))
+
+
+@given(st.floats(0.04, 6), st.floats(0.97, 1.03))
+def test_an_mpp_of_nearly_square_pixels_of_a_light_microscope_is_credible(x: float, factor: float) -> None:
+    y = x * factor
+    apart = abs(x - y) / max(x, y)
+    assume(abs(apart - 0.01) > 1e-9)
+    light = all(0.05 <= side <= 5 for side in (x, y))
+    assert credible_mpp(x, y) == (pytest.approx((x + y) / 2) if light and apart < 0.01 else None)
