@@ -200,7 +200,7 @@ def test_threads_decode_images_side_by_side(tmp_path: Path, monkeypatch: pytest.
     load = PngImageFile.load
 
     def meet(image: PngImageFile) -> Any:
-        met.wait(timeout=10)
+        met.wait(timeout=60)
         return load(image)
 
     monkeypatch.setattr(PngImageFile, "load", meet)

@@ -98,7 +98,7 @@ def test_a_job_that_is_called_off_leaves_its_place_and_its_image(jobs, gate):
         job.cancel()
     collect()
     assert left() is None
-    following = [jobs.submit(lambda _: 1, timeout=0.01) for _ in range(2)]
+    following = [jobs.submit(lambda _: 1, timeout=PATIENCE) for _ in range(2)]
     gate.set()
     running.result(PATIENCE)
     assert [job.result(PATIENCE) for job in following] == [1, 1]
@@ -171,7 +171,7 @@ def test_closing_calls_off_what_waits_and_finishes_what_runs(gate):
     waiting = jobs.submit(lambda _: "never")
     closing = threading.Thread(target=jobs.close)
     closing.start()
-    time.sleep(0.05)
+    assert jobs._closed.wait(PATIENCE)  # else what waits might run before it is called off
     gate.set()
     closing.join(PATIENCE)
     assert running.result(PATIENCE) == "done"

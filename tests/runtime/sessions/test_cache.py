@@ -142,12 +142,12 @@ def test_two_threads_that_make_the_same_entry_do_not_meet(tmp_path):
             file.write(b"x" * 400)
             file.flush()
             begun.set()
-            ended.wait(10)
+            assert ended.wait(60)
             file.write(b"x" * 600)
 
     with ThreadPoolExecutor(1) as pool:
         one = pool.submit(cached, tmp_path, ("a",), ".bin", first)
-        begun.wait(10)
+        assert begun.wait(60)
         other = cached(tmp_path, ("a",), ".bin", writing(b"x" * 1000))
         assert (other.read_bytes(), is_sound(other)) == (b"x" * 1000, True)
         ended.set()

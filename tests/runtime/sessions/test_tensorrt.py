@@ -165,7 +165,7 @@ def test_networks_that_threads_open_at_the_same_time_share_one_context(monkeypat
     monkeypatch.setattr(tensorrt, "Network", lambda device, _: device)
 
     def open_one(_):
-        ready.wait(10)
+        ready.wait(60)
         return tensorrt.open_network(with_engines("float16"), "encoder", Opening(backend="tensorrt"))
 
     with ThreadPoolExecutor(2) as pool:

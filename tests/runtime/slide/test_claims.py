@@ -174,7 +174,7 @@ def test_a_heart_that_beats_keeps_a_claim_fresh(tmp_path: Path) -> None:
     with Claims(tmp_path, lease=0.4) as claims:
         claims.take("a")
         age(tmp_path / "a.claim", 100)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.time() - (tmp_path / "a.claim").stat().st_mtime > 50:
             assert time.monotonic() < end
             time.sleep(0.02)

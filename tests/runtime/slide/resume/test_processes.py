@@ -179,7 +179,7 @@ def test_of_several_processes_that_start_together_one_forgets_damage_before_the_
     def work(job: SlideJob) -> bool:
         with closing(job), job.store.at_work():
             there = job.store.has_found(core)
-            everyone.wait(10)
+            everyone.wait(60)
             return there
 
     with ThreadPoolExecutor(len(jobs)) as pool:
