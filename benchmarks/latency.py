@@ -11,7 +11,6 @@ number of points comes out. Beside each run stands how near it comes to the arit
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +36,7 @@ from pnseg_export.folders import write_manifest
 from pnseg_export.graphs.rewrites import CPU, PLAIN
 from pnseg_export.precision.feeds import SAMPLES, read_tiles
 from pnseg_runtime.bundle import Bundle
+from pnseg_runtime.documents import print_json
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.images import read_image
 from pnseg_runtime.metrics import panoptic_quality
@@ -362,7 +362,7 @@ def latency(
         int8=int8,
     )
     if as_json:
-        click.echo(json.dumps({**ratio_of, **found.model_dump(mode="json")}, indent=1))
+        print_json({**ratio_of, **found.model_dump(mode="json")})
         return
     for name, value in ratio_of.items():
         click.echo(f"{name:14} {'–' if value is None else f'{value:.2f}×'}")
