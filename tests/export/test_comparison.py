@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from pnseg_export.agreement import Finding, agreement, findings, near_pairs
 from pnseg_export.cli.parity import parity
+from pnseg_export.comparison import participants as taking_part
 from pnseg_export.comparison import suspects
 from pnseg_export.comparison.bisect import TOLERANCE, bisect
 from pnseg_export.comparison.compare import Result, tensor_differences
@@ -248,6 +249,11 @@ def test_a_bundle_is_exported_again_with_the_rewrites_that_its_manifest_names(ta
 @pytest.mark.slow
 def test_checkpoints_are_the_reference_where_they_are_named(bundle_folder, checkpoints, exported_again, monkeypatch):
     monkeypatch.setattr(suspects, "export_again", lambda *_: exported_again)
+    # The last bits decide which anchors of untrained networks are nuclei, and bfloat16 has few.
+    starts = taking_part._starts
+    monkeypatch.setattr(
+        taking_part, "_starts", lambda name, precision: precision != "bfloat16" and starts(name, precision)
+    )
     arguments = [str(bundle_folder), "--reference", *map(str, checkpoints), "--limit", "1", "--bisect", "--json"]
     done = CliRunner().invoke(parity, arguments)
     assert done.exit_code == 0, done.output
