@@ -1,7 +1,5 @@
 """Backends other than ONNX Runtime's CPU provider, and the choice among them."""
 
-import errno
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,14 +7,11 @@ import numpy as np
 import pytest
 
 from pnseg_runtime import sessions
-from pnseg_runtime.bundle import SHIPPED, Bundle
+from pnseg_runtime.bundle import Bundle
 from pnseg_runtime.errors import BackendError, BundleError
 from pnseg_runtime.options import Options
-from pnseg_runtime.segmenter import Segmenter
-from pnseg_runtime.sessions import BACKENDS, Opening, auto, open_sessions
-from pnseg_runtime.sessions.auto import open_fastest, run_tile
-from pnseg_runtime.sessions.cache import FOLDER
-from tests.runtime.made import sample
+from pnseg_runtime.sessions import BACKENDS, auto, open_sessions
+from pnseg_runtime.sessions.auto import open_fastest
 
 GPU_PROVIDERS = [name for name, backend in BACKENDS.items() if backend.module.endswith("providers")]
 
@@ -220,185 +215,6 @@ def fail_on_gpu(found, times):
 
 
 # OpenVINO
-
-
-def test_openvino_gives_what_onnx_runtime_gives(nano):
-    pytest.importorskip("openvino")
-    expected, found = (run_tile(nano, open_sessions(nano, name, 1)) for name in ("onnxruntime", "openvino"))
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, atol=2e-3, err_msg=name)
-
-
-def test_openvino_fills_up_prompts_and_gives_back_only_those_asked_for(nano):
-    pytest.importorskip("openvino")
-    opened = open_sessions(nano, "openvino", 1)
-    for count in (1, 7, 8, 9):
-        assert len(run_tile(nano, opened, prompts=count)["iou"]) == count
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_openvino_finds_the_nuclei_of_onnx_runtime(nano, precision):
-    pytest.importorskip("openvino")
-    from pnseg_runtime.metrics import panoptic_quality
-    from pnseg_runtime.sessions.cpu import has_bfloat16
-
-    if precision == "bfloat16" and not has_bfloat16():
-        pytest.skip("this CPU has no bfloat16 arithmetic")
-    pixels = sample("purple_sparse")[:256, :256]
-    expected = Segmenter(nano, Options(threads=1)).predict(pixels)
-    found = Segmenter(nano, Options(threads=1, precision=precision), "openvino").predict(pixels)
-    quality = panoptic_quality(expected.instance_map(), found.instance_map())
-    assert quality["pq"] > {"float32": 0.999, "bfloat16": 0.9}[precision]
-
-
-def test_openvino_compiles_for_a_window_for_any_size_and_for_a_large_image_and_gives_the_same(nano, monkeypatch):
-    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    compiled = []
-
-    def note(method, in_cache):
-        make = getattr(module.Network, method)
-
-        def noted(network, shape, *streams):
-            compiled.append((network.path.stem, shape and shape[2:], in_cache))
-            return make(network, shape, *streams)
-
-        monkeypatch.setattr(module.Network, method, noted)
-
-    note("_keep", True)
-    note("_own", False)
-    sizes = ((64, 96), (128, 64), (256, 256), (96, 32))
-    images = [np.random.default_rng(0).standard_normal((1, 3, *size), np.float32) for size in sizes]
-    reference = open_sessions(nano, "onnxruntime", 1)
-    expected = [reference.prompter({"image": image}) for image in images]
-
-    monkeypatch.setattr(module, "LARGE", 64 * 96)
-    opened = open_sessions(nano, "openvino", 1)
-    window = (256, 256)
-    assert compiled == [("prompter", window, True), ("encoder", window, True), ("decoder", None, True)]
-    del compiled[:]
-    for index in (0, 0, 1, 0, 2, 3, 3):
-        for name, values in opened.prompter({"image": images[index]}).items():
-            np.testing.assert_allclose(values, expected[index][name], atol=2e-3, err_msg=name)
-    large = [("prompter", sizes[index], False) for index in (0, 1, 0)]
-    assert compiled == [*large, ("prompter", window, True), ("prompter", None, True)]
-
-
-@pytest.mark.parametrize("disk", ["free", "full"])
-def test_a_large_images_network_in_openvino_is_the_only_one_and_leaves_no_file(tmp_path, monkeypatch, disk):
-    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    shutil.copytree(SHIPPED / "nano", tmp_path / "nano", ignore=shutil.ignore_patterns(FOLDER))
-    bundle = Bundle.open(tmp_path / "nano")
-    network = module.Network(
-        bundle.path("prompter", "float32"), Opening(threads=1, backend="openvino"), bundle.folder, "digest"
-    )
-    network.prepare((1, 3, 64, 64))
-    small, large = ({"image": np.full((1, 3, side, side), 0.5, np.float32)} for side in (64, 1024))
-    expected = network.compiled(small, 1).run([small])[0]["points"].copy()
-    files = sorted((bundle.folder / FOLDER).iterdir())
-    if disk == "full":
-
-        def full(**_):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(module, "TemporaryFile", full)
-    own = network.compiled(large, 1)
-    assert own.run([large])[0]["region_logits"].shape[2:] == (1024, 1024)
-    assert (own.weights is None) == (disk == "full")
-    assert (list(network._large.values()), network._kept) == ([own], {})
-    assert sorted((bundle.folder / FOLDER).iterdir()) == files
-    np.testing.assert_array_equal(network.compiled(small, 1).run([small])[0]["points"], expected)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("count", [3, 4])
-def test_openvino_encodes_every_window_of_a_batch_as_it_does_alone(nano, threads, count):
-    pytest.importorskip("openvino")
-    encoder = open_sessions(nano, "openvino", threads).encoder
-    images = np.random.default_rng(0).standard_normal((count, 3, 256, 256), np.float32)
-    alone = [{name: values.copy() for name, values in encoder({"image": image[None]}).items()} for image in images]
-    together = encoder({"image": images})
-    for index, expected in enumerate(alone):
-        for name, values in expected.items():
-            np.testing.assert_array_equal(together[name][index : index + 1], values, err_msg=name)
-
-
-def test_openvino_encodes_windows_side_by_side_and_then_keeps_no_network_for_a_single_one(nano, monkeypatch):
-    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    networks, at_once = [], []
-    make, run = module.Network.__init__, module.Compiled.run
-
-    def noted(network, *args):
-        networks.append(network)
-        make(network, *args)
-
-    def counted(compiled, parts):
-        at_once.append(len(parts := list(parts)))
-        return run(compiled, parts)
-
-    monkeypatch.setattr(module.Network, "__init__", noted)
-    monkeypatch.setattr(module.Compiled, "run", counted)
-    encoder = open_sessions(nano, "openvino", 2).encoder
-    (network,) = [network for network in networks if network.path.stem == "encoder"]
-
-    def kept(count):
-        encoder({"image": np.zeros((count, 3, 256, 256), np.float32)})
-        return sorted(streams for _, streams in network._kept)
-
-    assert [kept(1), kept(5), kept(1), kept(4)] == [[1], [2], [1, 2], [1, 2]]
-    assert at_once == [1, 2, 2, 1, 1, 2, 2]
-
-
-def test_when_one_of_several_windows_fails_in_openvino_none_of_them_runs_on():
-    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    waited = []
-
-    class Request:
-        def __init__(self, name):
-            self.name = name
-
-        def start_async(self, part, share_inputs):
-            if part == "bad":
-                raise RuntimeError("bad input")
-
-        def wait(self):
-            waited.append(self.name)
-            if self.name == "a":
-                raise RuntimeError("failed late")
-
-    compiled = module.Compiled([Request("a"), Request("b"), Request("c")], [], None)
-    with pytest.raises(RuntimeError, match="failed late"):
-        compiled.run(["", "", "bad"])
-    assert waited == ["b", "a"]
-
-
-def test_openvino_leaves_out_what_nobody_reads(nano):
-    pytest.importorskip("openvino")
-    opened = open_sessions(nano, "openvino", 1, leave_out=frozenset({"region_logits"}))
-    assert set(opened.prompter({"image": np.zeros((1, 3, 64, 64), np.float32)})) == {"points", "class_logits"}
-
-
-def test_bfloat16_is_refused_where_the_cpu_has_none(nano, monkeypatch):
-    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    monkeypatch.setattr(module, "has_bfloat16", lambda: False)
-    with pytest.raises(BackendError, match=r"bfloat16.*choose float32"):
-        open_sessions(nano, "openvino", precision="bfloat16")
-
-
-@pytest.mark.parametrize(("flags", "refused"), [("avx2 fma", True), ("avx2 avx_vnni", False), ("amx_int8", False)])
-def test_int8_is_refused_by_openvino_where_sums_saturate(monkeypatch, flags, refused):
-    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    monkeypatch.setattr("pnseg_runtime.sessions.cpu.cpu", lambda: f"x86_64 a CPU {flags}")
-    why = module.problem(Opening(precision="int8", backend="openvino"))
-    assert (why is not None) == refused
-    if refused:
-        assert "choose float32, or onnxruntime" in why
-
-
-def test_openvinos_reason_is_not_where_its_source_lies():
-    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    error = RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nno such operation.\n")
-    assert module.reason(error) == "no such operation"
-    assert module.reason(RuntimeError()) == "RuntimeError"
 
 
 def test_engines_that_are_asked_for_and_not_there_are_an_error():
