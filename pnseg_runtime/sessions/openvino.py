@@ -25,8 +25,11 @@ from pnseg_runtime.sessions.cpu import has_bfloat16, has_vnni, physical_cores
 
 Arrays = dict[str, NDArray[Any]]
 Shape = tuple[int, ...]
-#: The inputs of a call, as those of one or more inferences, each with the rows of the outputs that it gives.
-Inferences = Callable[[Arrays], Iterator[tuple[Arrays, slice]]]
+#: An inference: its inputs, and the rows of the call's outputs that it gives.
+Part = tuple[Arrays, slice]
+#: The inputs of a call and how many inferences may run at the same time → inferences that do, group by group, each
+#: with how many requests its network is compiled for.
+Inferences = Callable[[Arrays, int], Iterator[tuple[int, list[Part]]]]
 
 #: Prompts are filled up to a multiple: OpenVINO prepares itself anew for every shape that it has not seen.
 PROMPT_STEP = 8
@@ -36,6 +39,10 @@ LARGE = 1_000_000
 #: Windows that are encoded side by side at most, each on its share of the threads: two threads that work on two windows
 #: need not wait for each other at every layer.
 MOST_SIDE_BY_SIDE = 4
+#: Prompts of each inference of a decoder that run side by side; what they do not fill up is decoded on all threads.
+PROMPTS_SIDE_BY_SIDE = 16
+#: Bytes from which a decoder gains by that (SAM's has 14 MB, nano's 3).
+WIDE_DECODER = 8_000_000
 _PAGE_OUT = 21  # MADV_PAGEOUT: what is not changed is read from the file again when it is looked at
 
 
@@ -64,6 +71,8 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
     path, digest = bundle.path(graph, stored), bundle.graph(graph, stored).sha256
     try:
         network = Network(path, opening, bundle.folder if opening.cache else None, digest)
+        if graph == "decoder" and bundle.graph(graph, stored).bytes < WIDE_DECODER:
+            network.side_by_side = 1
         network.prepare(None if graph == "decoder" else (1, 3, *2 * [bundle.manifest.masking.window]))
     except Exception as error:
         raise BundleError(
@@ -106,6 +115,10 @@ class Compiled:
 class Network:
     """A graph, compiled for what it is given: one window, several side by side, any size, or a large image's own.
 
+    Attributes:
+        path: the graph.
+        side_by_side: inferences that it runs at the same time at most.
+
     Args:
         path: the graph.
         opening: how it is to run.
@@ -122,7 +135,7 @@ class Network:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
         }
-        self._side_by_side = min(threads, MOST_SIDE_BY_SIDE)
+        self.side_by_side = min(threads, MOST_SIDE_BY_SIDE)
         self._leave_out = opening.leave_out
         self._folder = folder
         self._core = openvino.Core()
@@ -135,21 +148,22 @@ class Network:
         self._expected.add(shape)
         self._keep(shape, 1)
 
-    def compiled(self, inputs: Arrays, calls: int) -> Compiled:
-        """What runs such inputs, some at the same time if there are enough.
+    def compiled(self, inputs: Arrays, requests: int) -> Compiled:
+        """What runs such inputs.
 
         Of large images' sizes only the last one's is kept, as each takes its memory.
 
         Args:
             inputs: of one inference.
-            calls: such inferences that wait.
+            requests: such inferences at the same time.
         """
         shape = inputs["image"].shape if "image" in inputs else None
-        if calls >= self._side_by_side > 1:
-            if (shape, self._side_by_side) not in self._kept:
-                self._kept.pop((shape, 1), None)  # who has images of many windows seldom has one of a single window
-                self._keep(shape, self._side_by_side)
-            return self._kept[shape, self._side_by_side]
+        if requests > 1:
+            if (shape, requests) not in self._kept:
+                if shape is not None:  # who has images of many windows seldom has one of a single window
+                    self._kept.pop((shape, 1), None)
+                self._keep(shape, requests)
+            return self._kept[shape, requests]
         if shape is not None and shape not in self._expected and prod(shape[2:]) >= LARGE:
             if shape not in self._large:
                 self._large.clear()  # before there is another
@@ -221,13 +235,11 @@ def runner(network: Network, inferences: Inferences) -> Runner:
     def run(inputs: Arrays) -> Arrays:
         outputs: Arrays = {}
         rows = len(inputs["image_index"] if "image_index" in inputs else inputs["image"])
-        parts = list(inferences(inputs))
         try:
-            compiled = network.compiled(parts[0][0], len(parts))
-            for first in range(0, len(parts), len(compiled.requests)):
-                some = parts[first : first + len(compiled.requests)]
-                for (_, own), found in zip(some, compiled.run(part for part, _ in some), strict=True):
-                    for name, array in found.items():
+            for requests, parts in inferences(inputs, network.side_by_side):
+                found = network.compiled(parts[0][0], requests).run(part for part, _ in parts)
+                for (_, own), arrays in zip(parts, found, strict=True):
+                    for name, array in arrays.items():
                         if name not in outputs:
                             outputs[name] = buffers.take((rows, *array.shape[1:]), array.dtype)
                         np.copyto(outputs[name][own], array[: own.stop - own.start])
@@ -238,28 +250,46 @@ def runner(network: Network, inferences: Inferences) -> Runner:
     return run
 
 
-def whole(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
+def whole(inputs: Arrays, _: int) -> Iterator[tuple[int, list[Part]]]:
     """As they are."""
-    yield inputs, slice(0, len(inputs["image"]))
+    yield 1, [(inputs, slice(0, len(inputs["image"])))]
 
 
-def one_by_one(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
+def one_by_one(inputs: Arrays, side_by_side: int) -> Iterator[tuple[int, list[Part]]]:
     """An encoder's windows singly: compiled for one, it is faster than for any number, and some run side by side."""
-    for row, image in enumerate(inputs["image"]):
-        yield {"image": image[None]}, slice(row, row + 1)
+    parts = [({"image": image[None]}, slice(row, row + 1)) for row, image in enumerate(inputs["image"])]
+    requests = side_by_side if len(parts) >= side_by_side else 1
+    for first in range(0, len(parts), requests):
+        yield requests, parts[first : first + requests]
 
 
-def filled_up(inputs: Arrays) -> Iterator[tuple[Arrays, slice]]:
+def in_groups(inputs: Arrays, side_by_side: int) -> Iterator[tuple[int, list[Part]]]:
+    """A decoder's prompts :data:`PROMPTS_SIDE_BY_SIDE` an inference; the rest together, filled up."""
+    count, size = len(inputs["image_index"]), PROMPTS_SIDE_BY_SIDE
+    grouped = count - count % (size * side_by_side) if side_by_side > 1 else 0
+    for first in range(0, grouped, size * side_by_side):
+        rows = [slice(start, start + size) for start in range(first, first + size * side_by_side, size)]
+        yield side_by_side, [(prompts(inputs, some), some) for some in rows]
+    if grouped < count:
+        rest = slice(grouped, count)
+        yield 1, [(filled_up(prompts(inputs, rest)), rest)]
+
+
+def prompts(inputs: Arrays, which: slice) -> Arrays:
+    """A decoder's inputs with some of the prompts."""
+    return {**inputs, **{name: inputs[name][which] for name in PROMPT_INPUTS}}
+
+
+def filled_up(inputs: Arrays) -> Arrays:
     """A decoder's inputs with the last prompt repeated up to :data:`PROMPT_STEP`."""
-    count = len(inputs["image_index"])
-    if extra := -count % PROMPT_STEP:
+    if extra := -len(inputs["image_index"]) % PROMPT_STEP:
         last = {name: np.repeat(inputs[name][-1:], extra, axis=0) for name in PROMPT_INPUTS}
-        inputs = {**inputs, **{name: np.concatenate([inputs[name], rows]) for name, rows in last.items()}}
-    yield inputs, slice(0, count)
+        return {**inputs, **{name: np.concatenate([inputs[name], rows]) for name, rows in last.items()}}
+    return inputs
 
 
 #: How each network is called.
-INFERENCES: dict[str, Inferences] = {"prompter": whole, "encoder": one_by_one, "decoder": filled_up}
+INFERENCES: dict[str, Inferences] = {"prompter": whole, "encoder": one_by_one, "decoder": in_groups}
 
 
 def reason(error: Exception) -> str:

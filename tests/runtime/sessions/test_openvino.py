@@ -147,6 +147,55 @@ def test_openvino_encodes_windows_side_by_side_and_then_keeps_no_network_for_a_s
     assert at_once == [1, 2, 2, 1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("side_by_side", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 8, 31, 32, 33, 64, 71, 200])
+def test_prompts_are_decoded_side_by_side_in_groups_of_one_size_and_the_rest_together(count, side_by_side):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    inputs = {
+        "point_coords": np.arange(2.0 * count).reshape(count, 1, 2),
+        "point_labels": np.ones((count, 1)),
+        "image_index": np.arange(count),
+        "features": np.zeros(3),
+    }
+    done, alone = [], 0
+    for requests, parts in module.in_groups(inputs, side_by_side):
+        assert len(parts) == requests
+        for given, rows in parts:
+            own = rows.stop - rows.start
+            for name in ("point_coords", "point_labels", "image_index"):
+                np.testing.assert_array_equal(given[name][:own], inputs[name][rows], err_msg=name)
+            assert given["features"] is inputs["features"]
+            done.extend(range(rows.start, rows.stop))
+            if requests > 1:
+                assert len(given["image_index"]) == own == module.PROMPTS_SIDE_BY_SIDE
+            else:
+                alone = own
+                assert len(given["image_index"]) == own + -own % module.PROMPT_STEP
+                assert (given["image_index"][own:] == given["image_index"][own - 1]).all()
+    assert done == list(range(count))
+    assert alone == (count if side_by_side == 1 else count % (side_by_side * module.PROMPTS_SIDE_BY_SIDE))
+
+
+@pytest.mark.parametrize(("wide", "networks"), [(True, [1, 2]), (False, [1])])
+def test_a_wide_decoder_in_openvino_decodes_prompts_side_by_side_and_gives_the_same(nano, monkeypatch, wide, networks):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    opened, make = [], module.Network.__init__
+
+    def noted(network, *args):
+        opened.append(network)
+        make(network, *args)
+
+    expected = run_tile(nano, open_sessions(nano, "onnxruntime", 1), prompts=45)
+    if wide:
+        monkeypatch.setattr(module, "WIDE_DECODER", nano.graph("decoder").bytes)
+    monkeypatch.setattr(module.Network, "__init__", noted)
+    found = run_tile(nano, open_sessions(nano, "openvino", 2), prompts=45)
+    (decoder,) = [network for network in opened if network.path.stem == "decoder"]
+    assert sorted(streams for _, streams in decoder._kept) == networks
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=2e-3, err_msg=name)
+
+
 def test_when_one_of_several_windows_fails_in_openvino_none_of_them_runs_on():
     module = pytest.importorskip("pnseg_runtime.sessions.openvino")
     waited = []
