@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Event, Thread
 from typing import IO, Any
 
 import numpy as np
@@ -44,6 +45,7 @@ PROMPTS_SIDE_BY_SIDE = 16
 #: Bytes from which a decoder gains by that (SAM's has 14 MB, nano's 3).
 WIDE_DECODER = 8_000_000
 _PAGE_OUT = 21  # MADV_PAGEOUT: what is not changed is read from the file again when it is looked at
+_MOMENT = 0.02  # seconds
 
 
 def problem(opening: Opening) -> str | None:
@@ -110,6 +112,20 @@ class Compiled:
                 running.callback(request.wait)
                 used.append(request)
         return [{name: request.get_tensor(name).data for name in self.outputs} for request in used]
+
+
+class _Into(BytesIO):
+    """A file as OpenVINO takes it to write a network to, which is a BytesIO; that would hold all weights once more."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
 
 
 class Network:
@@ -181,7 +197,8 @@ class Network:
         parts = ("openvino", openvino.__version__, self._digest, *sorted(self._leave_out), repr(shape), repr(settings))
 
         def make(scratch: Path) -> None:
-            scratch.write_bytes(self._export(shape, settings))
+            with scratch.open("wb") as file:
+                self._export(shape, settings, file)
 
         kept = cached(self._folder, parts, f".{self.path.stem}.openvino", make) if self._folder else None
         if kept is None:
@@ -194,8 +211,7 @@ class Network:
         """A large image's, through a file that nobody finds again: there may be a great many sizes for a disk."""
         settings = {**self._settings, "NUM_STREAMS": 1}
         with suppress(OSError), TemporaryFile(dir=writable(self._folder) if self._folder else None) as file:
-            file.write(self._export(shape, settings))
-            file.flush()
+            self._export(shape, settings, file)
             return Compiled.of(*self._import(file, settings))
         return Compiled.of(self._compile(shape, settings))
 
@@ -212,20 +228,40 @@ class Network:
     def _compile(self, shape: Shape | None, settings: dict[str, Any]) -> openvino.CompiledModel:
         return self._core.compile_model(self._read(shape), "CPU", settings)
 
-    def _export(self, shape: Shape | None, settings: dict[str, Any]) -> memoryview:
-        """The bytes of a compiled network: one that comes from a file has its weights once in memory, not twice."""
-        exported = BytesIO()
-        self._compile(shape, settings).export_model(exported)
-        return exported.getbuffer()
+    def _export(self, shape: Shape | None, settings: dict[str, Any], file: IO[bytes]) -> None:
+        """Write a compiled network: one that comes from a file has its weights once in memory, not twice."""
+        self._compile(shape, settings).export_model(_Into(file))
+        file.flush()
 
     def _import(self, file: IO[bytes], settings: dict[str, Any]) -> tuple[openvino.CompiledModel, openvino.Tensor]:
         """A compiled network and the file's bytes, which it needs for as long as it lives."""
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes no memory that is read-only
         weights = openvino.Tensor(np.frombuffer(pages, np.uint8), shared_memory=True)
-        network = self._core.import_model(weights, "CPU", settings)
+        with giving_back(pages):  # most weights lie in another order elsewhere then
+            return self._core.import_model(weights, "CPU", settings), weights
+
+
+@contextmanager
+def giving_back(pages: mmap.mmap) -> Iterator[None]:
+    """Let go of a file's pages in memory again and again while it is read, and when it has been."""
+
+    def give_back() -> None:
         with suppress(OSError):  # a kernel before 5.4
-            pages.madvise(_PAGE_OUT)  # most weights lie in another order elsewhere now
-        return network, weights
+            pages.madvise(_PAGE_OUT)
+
+    def keep_giving() -> None:
+        while not read.wait(_MOMENT):
+            give_back()
+
+    read = Event()
+    meanwhile = Thread(target=keep_giving, name="pnseg-pages", daemon=True)
+    meanwhile.start()
+    try:
+        yield
+    finally:
+        read.set()
+        meanwhile.join()
+        give_back()
 
 
 def runner(network: Network, inferences: Inferences) -> Runner:

@@ -2,6 +2,9 @@
 
 import errno
 import shutil
+from io import BytesIO
+from threading import Event
+from threading import enumerate as enumerate_threads
 
 import numpy as np
 import pytest
@@ -80,6 +83,41 @@ def test_openvino_compiles_for_a_window_for_any_size_and_for_a_large_image_and_g
             np.testing.assert_allclose(values, expected[index][name], atol=2e-3, err_msg=name)
     large = [("prompter", sizes[index], False) for index in (0, 1, 0)]
     assert compiled == [*large, ("prompter", window, True), ("prompter", None, True)]
+
+
+def test_openvino_writes_a_compiled_network_to_a_file_as_it_does_to_memory(nano, tmp_path):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    network = module.Network(nano.path("decoder", "float32"), Opening(threads=1, backend="openvino"), None)
+    compiled = network._compile(None, {})
+    with (tmp_path / "network").open("wb") as file:
+        compiled.export_model(module._Into(file))
+    compiled.export_model(memory := BytesIO())
+    assert (tmp_path / "network").read_bytes() == memory.getvalue()
+
+
+@pytest.mark.parametrize("kernel", ["new", "old"])
+def test_a_files_pages_are_given_back_while_it_is_read_and_afterwards_even_if_reading_fails(kernel):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    meanwhile, advice, before = Event(), [], []
+
+    class Pages:
+        def madvise(self, option):
+            advice.append(option)
+            meanwhile.set()
+            if kernel == "old":
+                raise OSError(errno.EINVAL, "Invalid argument")
+
+    def read_what_is_broken():
+        with module.giving_back(Pages()):
+            assert meanwhile.wait(60)
+            before.append(len(advice))
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        read_what_is_broken()
+    assert len(advice) > before[0]
+    assert set(advice) == {module._PAGE_OUT}
+    assert not [thread for thread in enumerate_threads() if thread.name == "pnseg-pages"]
 
 
 @pytest.mark.parametrize("disk", ["free", "full"])
