@@ -115,14 +115,23 @@ class Compiled:
 
 
 class _Into(BytesIO):
-    """A file as OpenVINO takes it to write a network to, which is a BytesIO; that would hold all weights once more."""
+    """A file as OpenVINO takes it to write a network to, which is a BytesIO; that would hold all weights once more.
+
+    Attributes:
+        error: why the file is not whole, None if it is; OpenVINO itself writes on and says nothing.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self._file = file
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
@@ -229,8 +238,14 @@ class Network:
         return self._core.compile_model(self._read(shape), "CPU", settings)
 
     def _export(self, shape: Shape | None, settings: dict[str, Any], file: IO[bytes]) -> None:
-        """Write a compiled network: one that comes from a file has its weights once in memory, not twice."""
-        self._compile(shape, settings).export_model(_Into(file))
+        """Write a compiled network: one that comes from a file has its weights once in memory, not twice.
+
+        Raises:
+            OSError: it does not fit on the disk, say.
+        """
+        self._compile(shape, settings).export_model(into := _Into(file))
+        if into.error is not None:
+            raise into.error
         file.flush()
 
     def _import(self, file: IO[bytes], settings: dict[str, Any]) -> tuple[openvino.CompiledModel, openvino.Tensor]:

@@ -3,6 +3,7 @@
 import errno
 import shutil
 from io import BytesIO
+from pathlib import Path
 from threading import Event
 from threading import enumerate as enumerate_threads
 
@@ -85,6 +86,48 @@ def test_openvino_compiles_for_a_window_for_any_size_and_for_a_large_image_and_g
     assert compiled == [*large, ("prompter", window, True), ("prompter", None, True)]
 
 
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def filling_up(file, room=100_000):
+    """A file on a disk that has room for some bytes more."""
+    write = file.write
+
+    def fitting(data):
+        return write(data) if file.tell() + len(data) <= room else no_space()
+
+    class Filling:
+        def __getattr__(self, name):
+            return fitting if name == "write" else getattr(file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            file.close()
+
+    return Filling()
+
+
+@pytest.mark.parametrize("room", [0, 1_000, 1_000_000])
+def test_a_network_that_openvino_could_not_write_whole_is_not_kept(nano, tmp_path, monkeypatch, room):
+    pytest.importorskip("pnseg_runtime.sessions.openvino")
+    shutil.copytree(SHIPPED / "nano", tmp_path / "nano", ignore=shutil.ignore_patterns(FOLDER))
+    opened = Path.open
+
+    def open_(path, mode="r", **how):
+        file = opened(path, mode, **how)
+        return filling_up(file, room) if mode == "wb" else file
+
+    monkeypatch.setattr(Path, "open", open_)
+    bundle = Bundle.open(tmp_path / "nano")
+    found = run_tile(bundle, open_sessions(bundle, "openvino", 1))
+    assert not list((bundle.folder / FOLDER).iterdir())
+    for name, values in run_tile(nano, open_sessions(nano, "openvino", 1)).items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
 def test_openvino_writes_a_compiled_network_to_a_file_as_it_does_to_memory(nano, tmp_path):
     module = pytest.importorskip("pnseg_runtime.sessions.openvino")
     network = module.Network(nano.path("decoder", "float32"), Opening(threads=1, backend="openvino"), None)
@@ -120,7 +163,7 @@ def test_a_files_pages_are_given_back_while_it_is_read_and_afterwards_even_if_re
     assert not [thread for thread in enumerate_threads() if thread.name == "pnseg-pages"]
 
 
-@pytest.mark.parametrize("disk", ["free", "full"])
+@pytest.mark.parametrize("disk", ["free", "full", "filling up"])
 def test_a_large_images_network_in_openvino_is_the_only_one_and_leaves_no_file(tmp_path, monkeypatch, disk):
     module = pytest.importorskip("pnseg_runtime.sessions.openvino")
     shutil.copytree(SHIPPED / "nano", tmp_path / "nano", ignore=shutil.ignore_patterns(FOLDER))
@@ -133,14 +176,12 @@ def test_a_large_images_network_in_openvino_is_the_only_one_and_leaves_no_file(t
     expected = network.compiled(small, 1).run([small])[0]["points"].copy()
     files = sorted((bundle.folder / FOLDER).iterdir())
     if disk == "full":
-
-        def full(**_):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(module, "TemporaryFile", full)
+        monkeypatch.setattr(module, "TemporaryFile", no_space)
+    if disk == "filling up":
+        monkeypatch.setattr(module, "TemporaryFile", lambda **_: filling_up((tmp_path / "scratch").open("w+b")))
     own = network.compiled(large, 1)
     assert own.run([large])[0]["region_logits"].shape[2:] == (1024, 1024)
-    assert (own.weights is None) == (disk == "full")
+    assert (own.weights is None) == (disk != "free")
     assert (list(network._large.values()), network._kept) == ([own], {})
     assert sorted((bundle.folder / FOLDER).iterdir()) == files
     np.testing.assert_array_equal(network.compiled(small, 1).run([small])[0]["points"], expected)
