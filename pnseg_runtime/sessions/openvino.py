@@ -118,7 +118,7 @@ class _Into(BytesIO):
     """A file as OpenVINO takes it to write a network to, which is a BytesIO; that would hold all weights once more.
 
     Attributes:
-        error: why the file is not whole, None if it is; OpenVINO itself writes on and says nothing.
+        error: why the file is not whole, None if it is; OpenVINO writes on and says nothing, or not what it was.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -127,14 +127,20 @@ class _Into(BytesIO):
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        try:
+        with self._noting():
             return self._file.write(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with self._noting():  # it writes what waits to be written
+            return self._file.seek(offset, whence)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             self.error = error
             raise
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
 
 
 class Network:
@@ -243,9 +249,12 @@ class Network:
         Raises:
             OSError: it does not fit on the disk, say.
         """
-        self._compile(shape, settings).export_model(into := _Into(file))
-        if into.error is not None:
-            raise into.error
+        network, into = self._compile(shape, settings), _Into(file)
+        try:
+            network.export_model(into)
+        finally:
+            if into.error is not None:
+                raise into.error
         file.flush()
 
     def _import(self, file: IO[bytes], settings: dict[str, Any]) -> tuple[openvino.CompiledModel, openvino.Tensor]:

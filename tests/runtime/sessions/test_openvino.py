@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from threading import Event
@@ -126,6 +127,15 @@ def test_a_network_that_openvino_could_not_write_whole_is_not_kept(nano, tmp_pat
     assert not list((bundle.folder / FOLDER).iterdir())
     for name, values in run_tile(nano, open_sessions(nano, "openvino", 1)).items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_openvino_says_when_the_disk_is_full(nano):
+    module = pytest.importorskip("pnseg_runtime.sessions.openvino")
+    network = module.Network(nano.path("decoder", "float32"), Opening(threads=1, backend="openvino"), None)
+    # Closing the file fails once more.
+    with suppress(OSError), Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space left"):
+        network._export(None, {}, full)
 
 
 def test_openvino_writes_a_compiled_network_to_a_file_as_it_does_to_memory(nano, tmp_path):
