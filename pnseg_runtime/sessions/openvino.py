@@ -70,12 +70,16 @@ def open_network(bundle: Bundle, graph: str, opening: Opening) -> Runner:
         BundleError: the bundle has no such graph, or one that OpenVINO cannot read.
     """
     stored = "float32" if opening.precision == "bfloat16" else opening.precision
-    path, digest = bundle.path(graph, stored), bundle.graph(graph, stored).sha256
+    path, entry = bundle.path(graph, stored), bundle.graph(graph, stored)
+    narrow = graph == "decoder" and entry.bytes < WIDE_DECODER
     try:
-        network = Network(path, opening, bundle.folder if opening.cache else None, digest)
-        if graph == "decoder" and bundle.graph(graph, stored).bytes < WIDE_DECODER:
-            network.side_by_side = 1
-        network.prepare(None if graph == "decoder" else (1, 3, *2 * [bundle.manifest.masking.window]))
+        folder = bundle.folder if opening.cache else None
+        network = Network(path, opening, folder, entry.sha256, 1 if narrow else MOST_SIDE_BY_SIDE)
+        if graph == "decoder":
+            for requests in {1, network.side_by_side}:  # few prompts will come, and many
+                network.prepare(None, requests)
+        else:
+            network.prepare((1, 3, *2 * [bundle.manifest.masking.window]))
     except Exception as error:
         raise BundleError(
             f"{path}: OpenVINO cannot read this network ({reason(error)}); choose --backend onnxruntime."
@@ -155,9 +159,17 @@ class Network:
         opening: how it is to run.
         folder: the bundle's, beside which compiled networks are kept; None if they are not.
         digest: of the graph, by which they are found there.
+        most_side_by_side: inferences at the same time; there are no more than threads.
     """
 
-    def __init__(self, path: Path, opening: Opening, folder: Path | None, digest: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        opening: Opening,
+        folder: Path | None,
+        digest: str = "",
+        most_side_by_side: int = MOST_SIDE_BY_SIDE,
+    ) -> None:
         self.path, self._digest = path, digest
         reduced = opening.precision == "bfloat16" or (opening.precision == "int8" and has_bfloat16())
         threads = opening.threads or physical_cores()
@@ -166,7 +178,7 @@ class Network:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
         }
-        self.side_by_side = min(threads, MOST_SIDE_BY_SIDE)
+        self.side_by_side = min(threads, most_side_by_side)
         self._leave_out = opening.leave_out
         self._folder = folder
         self._core = openvino.Core()
@@ -174,10 +186,10 @@ class Network:
         self._kept: dict[tuple[Shape | None, int], Compiled] = {}
         self._large: dict[Shape, Compiled] = {}
 
-    def prepare(self, shape: Shape | None) -> None:
+    def prepare(self, shape: Shape | None, requests: int = 1) -> None:
         """Compile for images of a shape (B, 3, H, W), None for any, that will come again and again."""
         self._expected.add(shape)
-        self._keep(shape, 1)
+        self._keep(shape, requests)
 
     def compiled(self, inputs: Arrays, requests: int) -> Compiled:
         """What runs such inputs.
@@ -270,7 +282,7 @@ def giving_back(pages: mmap.mmap) -> Iterator[None]:
     """Let go of a file's pages in memory again and again while it is read, and when it has been."""
 
     def give_back() -> None:
-        with suppress(OSError):  # a kernel before 5.4
+        with suppress(OSError, AttributeError):  # a kernel before 5.4, a system without this advice
             pages.madvise(_PAGE_OUT)
 
     def keep_giving() -> None:

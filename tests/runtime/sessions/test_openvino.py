@@ -148,8 +148,8 @@ def test_openvino_writes_a_compiled_network_to_a_file_as_it_does_to_memory(nano,
     assert (tmp_path / "network").read_bytes() == memory.getvalue()
 
 
-@pytest.mark.parametrize("kernel", ["new", "old"])
-def test_a_files_pages_are_given_back_while_it_is_read_and_afterwards_even_if_reading_fails(kernel):
+@pytest.mark.parametrize("refusal", [None, OSError(errno.EINVAL, "Invalid argument"), AttributeError("madvise")])
+def test_a_files_pages_are_given_back_while_it_is_read_and_afterwards_even_if_reading_fails(refusal):
     module = pytest.importorskip("pnseg_runtime.sessions.openvino")
     meanwhile, advice, before = Event(), [], []
 
@@ -157,8 +157,8 @@ def test_a_files_pages_are_given_back_while_it_is_read_and_afterwards_even_if_re
         def madvise(self, option):
             advice.append(option)
             meanwhile.set()
-            if kernel == "old":
-                raise OSError(errno.EINVAL, "Invalid argument")
+            if refusal is not None:
+                raise refusal
 
     def read_what_is_broken():
         with module.giving_back(Pages()):
@@ -265,22 +265,32 @@ def test_prompts_are_decoded_side_by_side_in_groups_of_one_size_and_the_rest_tog
     assert alone == (count if side_by_side == 1 else count % (side_by_side * module.PROMPTS_SIDE_BY_SIDE))
 
 
-@pytest.mark.parametrize(("wide", "networks"), [(True, [1, 2]), (False, [1])])
-def test_a_wide_decoder_in_openvino_decodes_prompts_side_by_side_and_gives_the_same(nano, monkeypatch, wide, networks):
+@pytest.mark.parametrize(("wide", "networks", "groups"), [(True, [1, 2], [2, 1]), (False, [1], [1])])
+def test_a_wide_decoder_in_openvino_is_opened_for_many_prompts_decodes_them_side_by_side_and_gives_the_same(
+    nano, monkeypatch, wide, networks, groups
+):
     module = pytest.importorskip("pnseg_runtime.sessions.openvino")
-    opened, make = [], module.Network.__init__
+    opened, at_once = [], []
+    make, run = module.Network.__init__, module.Compiled.run
 
     def noted(network, *args):
         opened.append(network)
         make(network, *args)
 
+    def counted(compiled, parts):
+        at_once.append(len(parts := list(parts)))
+        return run(compiled, parts)
+
     expected = run_tile(nano, open_sessions(nano, "onnxruntime", 1), prompts=45)
     if wide:
         monkeypatch.setattr(module, "WIDE_DECODER", nano.graph("decoder").bytes)
     monkeypatch.setattr(module.Network, "__init__", noted)
-    found = run_tile(nano, open_sessions(nano, "openvino", 2), prompts=45)
+    monkeypatch.setattr(module.Compiled, "run", counted)
+    sessions = open_sessions(nano, "openvino", 2)
     (decoder,) = [network for network in opened if network.path.stem == "decoder"]
-    assert sorted(streams for _, streams in decoder._kept) == networks
+    assert sorted(requests for _, requests in decoder._kept) == networks
+    found = run_tile(nano, sessions, prompts=45)
+    assert at_once == [1, 1, *groups]
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=2e-3, err_msg=name)
 
